@@ -1,0 +1,217 @@
+"""Every error Ensue raises, one tree, split by what the caller can do.
+
+    EnsueError
+    ├── Misuse                  fix the call
+    │   ├── DefinitionError     a declaration is wrong; raised when it is made
+    │   ├── WiringError         something is missing or doubled; raised at start-up
+    │   ├── MissingCapability   the backend cannot do what the application needs
+    │   ├── NotYetAvailable     declared in the public interface, not built yet
+    │   ├── InvalidEvent        a value that could not be read back
+    │   ├── DuplicateEventId    an event with this id is stored already
+    │   ├── IdempotencyKeyReused  the key was used for other events
+    │   ├── InsideHandler       a write or wait that would leave the handler's transaction
+    │   ├── WrongLog            a position of another log
+    │   └── ForeignConnection   a second SQLite library opened the log's file
+    ├── TryAgain                the same call may succeed later
+    │   ├── Conflict            what the decision was based on has changed
+    │   ├── NotCaughtUp         a wait did not reach its position in time
+    │   ├── Unavailable         the database cannot be reached; nothing was stored
+    │   ├── OutcomeUnknown      the answer was lost; ask again with the same idempotency key
+    │   ├── Fenced              another process owns this work now
+    │   └── ApplyFailed         a function inside the transaction failed; nothing was stored
+    └── GiveUp                  no call will help; a person must look
+        ├── HandlerFailed       something this write caused is a dead letter, or cannot run
+        ├── CorruptLog          the log contradicts itself or is not a log
+        ├── LogTooNew           a newer version of Ensue made this log
+        ├── ReadOnlyLog         the log cannot be written
+        ├── StorageFull         the disk is full
+        └── LogFileReplaced     the file was replaced under a running process
+
+`Refusal` stands beside the tree: it is the application's own typed answer, not a failure of Ensue.
+
+Every message says what was attempted, on what, what was found, and what to do next. The same facts are attributes
+where a program would act on them. No message holds a secret: URLs are shown without passwords.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, dataclass_transform
+
+__all__ = [
+    "ApplyFailed",
+    "Conflict",
+    "CorruptLog",
+    "DefinitionError",
+    "DuplicateEventId",
+    "EnsueError",
+    "Fenced",
+    "ForeignConnection",
+    "GiveUp",
+    "HandlerFailed",
+    "IdempotencyKeyReused",
+    "InsideHandler",
+    "InvalidEvent",
+    "LogFileReplaced",
+    "LogTooNew",
+    "Misuse",
+    "MissingCapability",
+    "NotCaughtUp",
+    "NotYetAvailable",
+    "OutcomeUnknown",
+    "ReadOnlyLog",
+    "Refusal",
+    "StorageFull",
+    "TryAgain",
+    "Unavailable",
+    "WiringError",
+    "WrongLog",
+]
+
+
+class EnsueError(Exception):
+    """Anything Ensue raises, except `Refusal`."""
+
+
+class Misuse(EnsueError):
+    """Fix the call. The same call will fail again."""
+
+
+class DefinitionError(Misuse):
+    """An event, handler or service is declared wrongly. Raised where it is declared, at import."""
+
+
+class WiringError(Misuse):
+    """A dependency, handler or module is missing or doubled. Raised at start-up, all of them at once."""
+
+
+class MissingCapability(Misuse):
+    """What the application needs and its backend lacks. Raised at start-up; names both."""
+
+
+class NotYetAvailable(Misuse):
+    """Part of the public interface whose engine does not exist in this version. Nothing was done."""
+
+
+class InvalidEvent(Misuse):
+    """A value that could not be read back: wrong type, NaN, infinity, empty key, too large. Nothing was stored."""
+
+
+class DuplicateEventId(Misuse):
+    """An event with this id is in the log already. Nothing of the request was stored."""
+
+
+class IdempotencyKeyReused(Misuse):
+    """The idempotency key was used before, for other events. Nothing was stored."""
+
+
+class InsideHandler(Misuse):
+    """A write or a wait inside a handler would commit apart from its checkpoint. Return the event instead."""
+
+
+class WrongLog(Misuse):
+    """The position belongs to another log."""
+
+
+class ForeignConnection(Misuse):
+    """A second SQLite library opened the log's file in this process, which can lose acknowledged events."""
+
+
+class TryAgain(EnsueError):
+    """The same call may succeed later."""
+
+
+class Conflict(TryAgain):
+    """An append condition did not hold. Nothing was stored.
+
+    `expected` and `actual` are stream versions, or the position the decision was based on and the position of the
+    event that contradicts it.
+    """
+
+    def __init__(self, message: str, /, *, expected: int, actual: int) -> None:
+        super().__init__(message)
+        self.expected = expected
+        self.actual = actual
+
+
+class NotCaughtUp(TryAgain):
+    """A wait did not reach its position in time. What was written stays written."""
+
+
+class Unavailable(TryAgain):
+    """The database cannot be reached or is busy. Certain: nothing was stored."""
+
+
+class OutcomeUnknown(TryAgain):
+    """The answer of a commit was lost: stored or not, nobody knows. Ask again with the same idempotency key."""
+
+
+class Fenced(TryAgain):
+    """Another process owns this part of the consumer now. Nothing was stored, and the work was discarded."""
+
+
+class ApplyFailed(TryAgain):
+    """A function that ran inside the transaction raised (its `__cause__`). Nothing of the request was stored.
+
+    `unit` is the index of the function among those of the request.
+    """
+
+    def __init__(self, message: str, /, *, unit: int) -> None:
+        super().__init__(message)
+        self.unit = unit
+
+
+class GiveUp(EnsueError):
+    """No call will help; a person must look."""
+
+
+class HandlerFailed(GiveUp):
+    """Something a write caused cannot finish: it is a dead letter, waits behind one, or its consumer is stopped.
+
+    `consumer` and `position` name the delivery; `dead_letter` is the id to look up, if there is one.
+    """
+
+    def __init__(self, message: str, /, *, consumer: str, position: int, dead_letter: int | None = None) -> None:
+        super().__init__(message)
+        self.consumer = consumer
+        self.position = position
+        self.dead_letter = dead_letter
+
+
+class CorruptLog(GiveUp):
+    """The log contradicts itself, or the file is not a log. Nothing was written to it."""
+
+
+class LogTooNew(GiveUp):
+    """A newer version of Ensue made this log. Nothing was written to it; install that version."""
+
+
+class ReadOnlyLog(GiveUp):
+    """The log cannot be written: permissions of the file or its folder. Reading still works."""
+
+
+class StorageFull(GiveUp):
+    """The disk is full. Certain: nothing of the request was stored; what was acknowledged before is safe."""
+
+
+class LogFileReplaced(GiveUp):
+    """The log's file or its write-ahead file was replaced or removed under the running process.
+
+    Nothing of the request was acknowledged. This process writes no more.
+    """
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(dataclasses.field,))
+class Refusal(Exception):
+    """A typed no: the application's own answer to a command, with fields.
+
+    `class Overdrawn(Refusal): available: Decimal`, raised as `Overdrawn(available=...)`. The caller of `send` gets it
+    back with its fields; nothing is appended.
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        dataclasses.dataclass(eq=False, kw_only=True)(cls)
+
+    def __str__(self) -> str:
+        return repr(self)

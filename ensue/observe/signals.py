@@ -1,0 +1,103 @@
+"""What Ensue tells about itself while it runs: each kind of news declared once, as data.
+
+A signal is a frozen value; who wants to hear gets a function called with each. Observers are called on the loop's thread
+and must not block or raise. Positions and counts are integers, durations are seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import msgspec
+
+__all__ = [
+    "AttemptFailed",
+    "ConsumerResumed",
+    "ConsumerStandsBy",
+    "ConsumerTripped",
+    "EventParked",
+    "HandlerStuck",
+    "Observer",
+    "SegmentsClaimed",
+    "SegmentsLost",
+    "SegmentsReleased",
+    "Signal",
+    "WriterTrouble",
+]
+
+
+class Signal(msgspec.Struct, frozen=True, kw_only=True):
+    """Any news. `consumer` is the name of the consumer it is about."""
+
+    consumer: str
+
+
+class AttemptFailed(Signal, frozen=True, kw_only=True):
+    """A handler failed and will be tried again."""
+
+    position: int
+    key: str
+    attempt: int
+    error: str
+
+
+class EventParked(Signal, frozen=True, kw_only=True):
+    """An event is given up: it is a dead letter, and its key waits."""
+
+    position: int
+    key: str
+    attempt: int
+    error: str
+
+
+class HandlerStuck(Signal, frozen=True, kw_only=True):
+    """A handler ran past its time limit and cannot be stopped; its key waits until it returns."""
+
+    position: int
+    seconds: float
+
+
+class ConsumerTripped(Signal, frozen=True, kw_only=True):
+    """The consumer stopped by itself: too many keys fail. It probes until one succeeds."""
+
+    reason: str
+
+
+class ConsumerResumed(Signal, frozen=True, kw_only=True):
+    """A tripped or paused consumer runs again."""
+
+
+class ConsumerStandsBy(Signal, frozen=True, kw_only=True):
+    """This process cannot read an event that the consumer handles; it leaves it to a newer one."""
+
+    reason: str
+
+
+class SegmentsClaimed(Signal, frozen=True, kw_only=True):
+    """This process owns these segments of the consumer now."""
+
+    segments: tuple[int, ...]
+
+
+class SegmentsLost(Signal, frozen=True, kw_only=True):
+    """Another process took these segments, or their fate is unknown. What was in work was discarded."""
+
+    segments: tuple[int, ...]
+    reason: str
+
+
+class SegmentsReleased(Signal, frozen=True, kw_only=True):
+    """This process gave these segments up, with nothing half done."""
+
+    segments: tuple[int, ...]
+
+
+class WriterTrouble(Signal, frozen=True, kw_only=True):
+    """A commit could not be stored and will be sent again."""
+
+    error: str
+    retry_in_seconds: float
+
+
+Observer: TypeAlias = Callable[[Signal], None]

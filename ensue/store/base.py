@@ -1,0 +1,394 @@
+"""The two ports of a store: `Log`, where events are, and `Checkpoints`, how far their consumers have come.
+
+One adapter implements both, because an event's effects and the progress of the consumer that made them are one
+transaction. An adapter contains no retry, no delivery order, no dead-letter policy: it checks, writes and reads.
+
+**Requests.** Everything that changes a store is a `Request` to its one writer. The writer takes what is queued, never
+waits for more, and stores all of it in one transaction (group commit). Each request is checked and answered by itself:
+
+1. its idempotency key: known with the same fingerprint → the first answer again; with another → `IdempotencyKeyReused`;
+2. its fence: the progress row has the stated `(fence, rev)`, else `Fenced`;
+3. its stream versions and conditions, against what is committed and what this batch has written so far, else `Conflict`;
+4. its functions (`apply`), under one savepoint, else `ApplyFailed` and nothing of the request is stored;
+5. its events get the next positions, contiguous, in the order given; then its rows.
+
+All checks come before any write of the request. Requests are taken in the order in which `write` was called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol, TypeAlias
+
+import msgspec
+
+from ensue.events.stored import Draft, Row
+from ensue.world import World
+
+__all__ = [
+    "Capabilities",
+    "Checkpoints",
+    "Condition",
+    "Consumer",
+    "ConsumerCommit",
+    "DeadLetter",
+    "Delivery",
+    "Emission",
+    "Expected",
+    "Fence",
+    "Lane",
+    "LaneState",
+    "Log",
+    "Node",
+    "Operation",
+    "Page",
+    "Progress",
+    "Request",
+    "Selection",
+    "SqlTransaction",
+    "Standing",
+    "Store",
+    "Term",
+    "Written",
+]
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backend can do. An application that needs more than its backend has does not start."""
+
+    durable: bool
+    """What was acknowledged survives the death of the process."""
+    sql: bool
+    """Handlers may take a `Transaction` and write tables of their own in the log's database."""
+    many_processes: bool
+    """Several processes may use the same log at the same time."""
+
+
+# ------------------------------------------------------------------------------------------------- selecting events
+
+
+class Term(msgspec.Struct, frozen=True):
+    """Any of these types (none given: any type) that carry all of these tags (hashes; a key is a tag as well)."""
+
+    types: tuple[str, ...] = ()
+    tags: tuple[bytes, ...] = ()
+
+
+Selection: TypeAlias = tuple[Term, ...]
+"""Events that match any term. The empty selection is every event. Type names include the former names of a type."""
+
+
+class Condition(msgspec.Struct, frozen=True):
+    """Holds if no event after position `after` matches. The dynamic consistency boundary of a decision."""
+
+    selection: Selection
+    after: int
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """Holds if the stream is at this version; 0 is a stream without events."""
+
+    stream: bytes
+    version: int
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Rows of one short read, ascending (descending when read backwards).
+
+    Every matching event between where the read began and `reached`, inclusive, is among `rows`. A forward read that
+    returned all there is has `reached` = the head at the time of the read.
+    """
+
+    rows: list[Row]
+    reached: int
+
+
+# ---------------------------------------------------------------------------------------------------------- writing
+
+
+class SqlTransaction(Protocol):
+    """The open transaction, given to functions that run inside it. Parameters are always bound, never formatted."""
+
+    def execute(self, sql: str, values: Sequence[object] | Mapping[str, object] = (), /) -> list[tuple[object, ...]]:
+        """Run one statement and return all its rows. Errors of the database are raised as they are."""
+
+
+Emission: TypeAlias = Callable[[SqlTransaction], Sequence[Draft]]
+"""A function that runs inside the transaction, may read and write rows, and returns the events to append."""
+
+
+class Fence(msgspec.Struct, frozen=True):
+    """The progress row a commit was computed from. Refused when anybody has changed it since."""
+
+    consumer: int
+    segment: int
+    fence: int
+    rev: int
+
+
+class LaneState:
+    """How a key stands that does not go at its segment's pace."""
+
+    LATE = "late"
+    RETRY = "retry"
+    PARKED = "parked"
+
+
+class Lane(msgspec.Struct, frozen=True, kw_only=True):
+    """One key of one consumer that fell behind: everything of the key after position `after` is still to be handled.
+
+    `state` is one of `LaneState`; `attempts` counts those already made at the next event; `due_at` (microseconds) is
+    when a retry may start. `edit` replaces the payload of the next event for this consumer; `edits` counts edits, and is
+    part of the outside idempotency key. `discard` asks the owner to pass over the next event. Rows in state parked are
+    written by operators only, all others by the owner of the segment only, under its fence.
+    """
+
+    consumer: int
+    segment: int
+    key: bytes
+    key_text: str
+    after: int
+    state: str
+    attempts: int = 0
+    due_at: int | None = None
+    error: str | None = None
+    edit: bytes | None = None
+    edits: int = 0
+    discard: bool = False
+    rev: int = 0
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """The history of one event that was given up, for people. The delivery machine never reads it.
+
+    `id` is 0 in a request and given by the store. `resolution` is None while it is open, else retried, edited or
+    discarded, with the note and the person.
+    """
+
+    id: int
+    consumer: int
+    position: int
+    key: bytes
+    key_text: str
+    reason: str
+    traceback: str
+    attempts: int
+    parked_at: int
+    resolution: str | None = None
+    note: str | None = None
+    by: str | None = None
+    resolved_at: int | None = None
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """One commit's deliveries: `packed` holds, for each, its position, duration in microseconds and outcome."""
+
+    consumer: int
+    first: int
+    last: int
+    at: int
+    packed: bytes
+
+
+class ConsumerCommit(msgspec.Struct, frozen=True, kw_only=True):
+    """What one commit of a segment changes beside the events it emits. All of it, or nothing."""
+
+    fence: Fence
+    position: int
+    ahead: tuple[int, ...]
+    count: int
+    """Deliveries handled or discarded by this commit, added to the row's count."""
+    digest: int
+    """The sum of their squared positions, added modulo 2**64."""
+    lanes: tuple[Lane, ...] = ()
+    lanes_dropped: tuple[bytes, ...] = ()
+    parked: tuple[DeadLetter, ...] = ()
+    delivery: Delivery | None = None
+    clear_unclean: bool = False
+    release: bool = False
+    """Give the segment up: nobody owns it after this commit."""
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """An operator's change of a parked lane, by compare-and-set on `(state, rev)`; else `Conflict`.
+
+    `lane` is the row as it shall be (state late); its `rev` is the one that was read. The open dead letters of the key
+    at the position after `lane.after` are resolved with `resolution`, `note` and `by`.
+    """
+
+    lane: Lane
+    position: int
+    resolution: str
+    note: str | None
+    by: str
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One unit of writing. See the module for the order of checks."""
+
+    events: Sequence[Draft] = ()
+    expected: tuple[Expected, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+    idempotency_key: bytes | None = None
+    fingerprint: bytes = b""
+    result: bytes = b""
+    apply: Sequence[Emission] = ()
+    """Run in order before `events` get their positions; what they return is appended before `events`."""
+    commit: ConsumerCommit | None = None
+    operation: Operation | None = None
+
+    @property
+    def size(self) -> int:
+        return sum(event.size for event in self.events)
+
+
+class Written(msgspec.Struct, frozen=True, gc=False):
+    """The answer to a request. `first` to `last` are its positions; `last` is `first - 1` if it had no events.
+
+    `replayed` says that the idempotency key was known: these are the positions and the result of the first time.
+    """
+
+    first: int
+    last: int
+    replayed: bool = False
+    result: bytes = b""
+
+
+# -------------------------------------------------------------------------------------------------------- consuming
+
+
+class Consumer(msgspec.Struct, frozen=True, kw_only=True):
+    """A consumer as the log knows it. `handles` maps type names to the position since which they are handled.
+
+    `status` is active, paused, tripped or retired. `key_tag` is None for the event's own key, "" for one global order,
+    else the name of the tag that is the consumer's key.
+    """
+
+    id: int
+    name: str
+    start: int
+    key_tag: str | None
+    segments: int
+    handles: Mapping[str, int]
+    status: str = "active"
+    reason: str | None = None
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far one segment of a consumer has come: all of it at or below `position`, and those `ahead` of it."""
+
+    consumer: int
+    segment: int
+    position: int
+    ahead: tuple[int, ...]
+    fence: int
+    owner: bytes | None
+    rev: int
+    unclean: int
+    count: int
+    digest: int
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """All progress and lane rows of one consumer, read in one transaction."""
+
+    progress: tuple[Progress, ...]
+    lanes: tuple[Lane, ...]
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True):
+    """A running process. `expires_at` in microseconds; after it, anybody may take what it owns."""
+
+    id: bytes
+    host: str
+    pid: int
+    started_at: int
+    expires_at: int
+
+
+class Log(Protocol):
+    """Where events are: dense positions from 1, in commit order."""
+
+    capabilities: Capabilities
+    log_id: str
+    """The identity of this log, given at its creation; part of every position token."""
+
+    async def open(self, world: World) -> None:
+        """Open or create. Errors: `CorruptLog`, `LogTooNew`, `ReadOnlyLog`, `Unavailable`, `StorageFull`."""
+
+    async def close(self) -> None:
+        """Answer what was queued, then close. Idempotent. Later calls raise `Unavailable`."""
+
+    def write(self, request: Request) -> Awaitable[Written]:
+        """Queue a request; the answer comes when it is durable. Not a coroutine: the order of calls is the order of
+        requests, and the awaitable may be dropped without cancelling the write.
+
+        Errors: `Conflict`, `Fenced`, `IdempotencyKeyReused`, `DuplicateEventId`, `ApplyFailed`, `StorageFull`,
+        `ReadOnlyLog`, `Unavailable` (all: nothing stored), `OutcomeUnknown`, `LogFileReplaced`, `CorruptLog`.
+        """
+
+    async def room(self) -> None:
+        """Back-pressure: return when the writer's queue is below its bound in bytes and requests."""
+
+    async def read(
+        self, selection: Selection = (), *, after: int = 0, before: int | None = None, limit: int = 1000,
+        backwards: bool = False,
+    ) -> Page:
+        """At most `limit` matching rows with `after` < position < `before`, in one short transaction.
+
+        Forwards from `after`, or backwards from `before` (None: the head). A page may hold fewer rows than `limit`
+        though more match: go on from `reached`, until `reached` is the head (backwards: `after`).
+        """
+
+    def head(self) -> int:
+        """The last committed position known in this process; 0 for an empty log. Never blocks, may lag other processes."""
+
+    async def changed(self, after: int) -> int:
+        """Wait until the head is beyond `after`; return it. Woken at once by commits of this process, within 50 ms by
+        those of another. While it waits it uses no processor time."""
+
+    async def types(self) -> Mapping[int, tuple[str, int]]:
+        """Number → (name, schema version) of every type in the log. Grows; numbers never change."""
+
+    async def position_at(self, time: int) -> int:
+        """The last position recorded before `time` (microseconds), 0 if none: a binary search."""
+
+
+class Checkpoints(Protocol):
+    """How far consumers have come. What changes with effects goes through `Log.write`, in the same transaction."""
+
+    async def define(self, consumer: Consumer) -> Consumer:
+        """Create the consumer if its name is new (`id` 0; progress rows begin at `start`), or add the types of
+        `handles` that the stored one lacks, handled since the head. Returns the stored one. One transaction."""
+
+    async def consumers(self) -> tuple[Consumer, ...]:
+        """All of them, by id."""
+
+    async def set_status(self, consumer: int, status: str, reason: str | None) -> None:
+        """Pause, trip, activate or retire."""
+
+    async def beat(self, node: Node) -> None:
+        """Write the node's row: it lives until `expires_at`. Losing a beat in a crash is harmless."""
+
+    async def claim(self, consumer: int, node: Node, *, now: int, most: int) -> Standing:
+        """Take at most `most` segments that are free, released, or owned by a node that is expired or known to be dead.
+
+        Raises the fence of each; `unclean` + 1 where the owner had not released. Returns the rows taken and their
+        lanes. One transaction. A node's lease more than one minute in the future counts as expired: the clock went back.
+        """
+
+    async def standing(self, consumer: int) -> Standing:
+        """Everything of one consumer, for waits, `verify` and people."""
+
+    async def nodes(self) -> tuple[Node, ...]:
+        """All node rows, the expired included."""
+
+    async def dead_letters(self, *, consumer: int | None = None, open_only: bool = True) -> tuple[DeadLetter, ...]:
+        """By id."""
+
+    async def deliveries(self, positions: Sequence[int]) -> tuple[Delivery, ...]:
+        """The delivery records that cover any of these positions."""
+
+
+class Store(Log, Checkpoints, Protocol):
+    """What an adapter is."""
