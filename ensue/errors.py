@@ -21,6 +21,7 @@
     │   └── ApplyFailed         a function inside the transaction failed; nothing was stored
     └── GiveUp                  no call will help; a person must look
         ├── HandlerFailed       something this write caused is a dead letter, or cannot run
+        ├── UnreadableEvent     an event that this code is too old for, or knows no way to read
         ├── CorruptLog          the log contradicts itself or is not a log
         ├── LogTooNew           a newer version of Ensue made this log
         ├── ReadOnlyLog         the log cannot be written
@@ -64,6 +65,7 @@ __all__ = [
     "StorageFull",
     "TryAgain",
     "Unavailable",
+    "UnreadableEvent",
     "WiringError",
     "WrongLog",
 ]
@@ -176,6 +178,10 @@ class HandlerFailed(GiveUp):
         self.consumer = consumer
         self.position = position
         self.dead_letter = dead_letter
+
+
+class UnreadableEvent(GiveUp):
+    """The event was written by newer code, or in an older version that no upcaster leads on from."""
 
 
 class CorruptLog(GiveUp):

@@ -310,13 +310,15 @@ class Machine:
 
     # -------------------------------------------------------------------------------------------------------- lanes
 
-    def wanted(self, now: int) -> list[Lookup]:
-        """Lanes that may go on now: where is their next event? Each must be answered by `found`."""
-        if self.routed < self.rest_until or not self.active:
+    def wanted(self, now: int, most: int) -> list[Lookup]:
+        """At most `most` lanes that may go on now: where is their next event? Each must be answered by `found`."""
+        if not self.active or self.routed < self.rest_until:
             return []
         busy = self.flight.busy if self.flight is not None else ()
         lookups: list[Lookup] = []
         for key, run in self.active.items():
+            if len(lookups) >= most:
+                break
             lane = run.lane
             idle = run.slot is None and not run.looking and key not in busy and key not in self.rows
             if idle and run.cleared < run.seen and (lane.due_at is None or lane.due_at <= now):
@@ -414,9 +416,9 @@ class Machine:
             if not self.by_position and slot.state is _COMMITTING:
                 self._next_of_key(slot)
 
-    def refused(self, unit: int, failure: Failure) -> None:
-        """The function of the `unit`-th delivery that runs inside the commit raised: nothing was stored. It fails; the
-        rest of the commit is taken back and goes into the next one."""
+    def refused(self, unit: int, failure: Failure) -> Slot:
+        """The function of the `unit`-th delivery that runs inside the commit raised: nothing was stored. It fails and is
+        returned; the rest of the commit is taken back and goes into the next one."""
         flight = self._landed()
         inside = [slot for slot in flight.units if slot.apply is not None]
         guilty = inside[unit]
@@ -434,6 +436,7 @@ class Machine:
             guilty.run.lane = guilty.before
             guilty.run.slot = guilty
         self._fail(guilty, failure)
+        return guilty
 
     # ------------------------------------------------------------------------------------------------------- inside
 

@@ -17,7 +17,8 @@ All checks come before any write of the request. Requests are taken in the order
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from asyncio import Future
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 import msgspec
@@ -68,10 +69,14 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Term(msgspec.Struct, frozen=True):
-    """Any of these types (none given: any type) that carry all of these tags (hashes; a key is a tag as well)."""
+    """Any of these types (none given: any type) that carry all of these tags (hashes; a key is a tag as well).
+
+    With `root`, only what the event at that position caused, directly or not; the event itself is not among it.
+    """
 
     types: tuple[str, ...] = ()
     tags: tuple[bytes, ...] = ()
+    root: int | None = None
 
 
 Selection: TypeAlias = tuple[Term, ...]
@@ -319,9 +324,9 @@ class Log(Protocol):
     async def close(self) -> None:
         """Answer what was queued, then close. Idempotent. Later calls raise `Unavailable`."""
 
-    def write(self, request: Request) -> Awaitable[Written]:
+    def write(self, request: Request) -> Future[Written]:
         """Queue a request; the answer comes when it is durable. Not a coroutine: the order of calls is the order of
-        requests, and the awaitable may be dropped without cancelling the write.
+        requests. Cancelling the future does not cancel the write.
 
         Errors: `Conflict`, `Fenced`, `IdempotencyKeyReused`, `DuplicateEventId`, `ApplyFailed`, `StorageFull`,
         `ReadOnlyLog`, `Unavailable` (all: nothing stored), `OutcomeUnknown`, `LogFileReplaced`, `CorruptLog`.

@@ -142,9 +142,8 @@ class SimulatedTest(Protocol[P]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None: ...
 
-    @property
-    def replay(self) -> Callable[Concatenate[str, P], None]:
-        """Run once what a text says: a seed, or the tape that a failure printed."""
+    replay: Callable[Concatenate[str, P], None]
+    """Run once what a text says: a seed, or the tape that a failure printed."""
 
 
 def simulate(

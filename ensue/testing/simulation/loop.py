@@ -351,7 +351,7 @@ class SimulationLoop(base_events.BaseEventLoop):
 
 
 @contextmanager
-def ordered_as_completed() -> Iterator[None]:
+def ordered_as_completed() -> Generator[None, None, None]:
     """`asyncio.as_completed` puts what it is given into a set, coroutines included: start them in order before."""
     original = asyncio.as_completed
 

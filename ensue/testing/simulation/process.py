@@ -2,8 +2,8 @@
 
 Every callback, timer and task carries the process it belongs to in its context (`PROCESS`). When a process dies,
 nothing of it is ever run again: its tasks stay suspended where they are, so no `finally` and no `except` of theirs
-runs, as with `kill -9`. Its SQLite connections are closed at once, which rolls back what they had not committed. Only the stack
-that hit the failpoint unwinds, because Python cannot freeze it: it does so with a dead world and closed databases.
+runs, as with `kill -9`. Its SQLite connections are closed at once, which rolls back what they had not committed. Only
+the stack that hit the failpoint unwinds, because Python cannot freeze it: with a dead world and closed databases.
 """
 
 from __future__ import annotations
@@ -78,9 +78,7 @@ class Process:
         self.dead = True
         abandoned, self.abandoned = self.abandoned, []
         for task in abandoned:
-            coroutine = task.get_coro()
-            if coroutine is not None:
-                with contextlib.suppress(BaseException):
-                    self.context.copy().run(coroutine.close)
+            with contextlib.suppress(BaseException):
+                self.context.copy().run(task.get_coro().close)
         self.release()
         self.withheld.clear()

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gc
 import itertools
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
@@ -104,17 +104,15 @@ def _close(simulation: Simulation[Any], loop: SimulationLoop) -> None:
     """End what is left: of the processes silently, of the test by closing its coroutines."""
     simulation.bury()
     for task in sorted(asyncio.all_tasks(loop), key=hash):
-        coroutine = task.get_coro()
-        if coroutine is not None:
-            with contextlib.suppress(BaseException):
-                coroutine.close()
+        with contextlib.suppress(BaseException):
+            task.get_coro().close()
     if simulation.failed.done():
         simulation.failed.exception()  # seen
     loop.close()
 
 
 @contextmanager
-def _database() -> Iterator[str]:
+def _database() -> Generator[str, None, None]:
     """An in-memory database that lives as long as the run. Names are used again, so that runs are alike."""
     number = next(number for number in itertools.count(1) if number not in _open_databases)
     _open_databases.add(number)
@@ -128,7 +126,7 @@ def _database() -> Iterator[str]:
 
 
 @contextmanager
-def _connections_die_with_their_process() -> Iterator[None]:
+def _connections_die_with_their_process() -> Generator[None, None, None]:
     def connected(connection: apsw.Connection) -> None:
         process = PROCESS.get()
         if process is not None:
@@ -142,7 +140,7 @@ def _connections_die_with_their_process() -> Iterator[None]:
 
 
 @contextmanager
-def _collector_at_rest() -> Iterator[None]:
+def _collector_at_rest() -> Generator[None, None, None]:
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -58,7 +58,7 @@ class Simulation(Generic[A]):
         self._start = start
         self._quiet = quiet
         self._nodes: list[Node[Any]] = []
-        self._supervisors: list[asyncio.Task[Any]] = []
+        self._supervisors: dict[Node[Any], asyncio.Task[Any]] = {}
         self._keys = 0
         self._first = self.start_another()
         self.app = self._first.app
@@ -89,7 +89,7 @@ class Simulation(Generic[A]):
 
         node = self._add(name, live)
         node.serves = False
-        return cast(T, await self._supervisors[self._nodes.index(node)])
+        return cast(T, await self._supervisors[node])
 
     async def run_until_quiet(self) -> None:
         """Let time pass until no process has anything left to do. Dead ones are started again first.
@@ -120,10 +120,10 @@ class Simulation(Generic[A]):
         """Stop all processes in order, and wait for them."""
         for node in self._nodes:
             node.stop()
-        _, pending = await asyncio.wait(self._supervisors, timeout=STOPS_WITHIN.total_seconds())
+        _, pending = await asyncio.wait(self._supervisors.values(), timeout=STOPS_WITHIN.total_seconds())
         if pending:
             raise Stuck(f"Not stopped after {STOPS_WITHIN} of virtual time:\n{self.surroundings.loop.waiting()}")
-        for supervisor in self._supervisors:
+        for supervisor in self._supervisors.values():
             supervisor.result()
 
     def bury(self) -> None:
@@ -142,12 +142,16 @@ class Simulation(Generic[A]):
         supervisor = self.world.spawn(node.run(), name=f"supervisor of {name}")
         supervisor.add_done_callback(self._supervised, context=Context())
         self._nodes.append(node)
-        self._supervisors.append(supervisor)
+        self._supervisors[node] = supervisor
         return node
 
     def _supervised(self, supervisor: asyncio.Task[Any]) -> None:
         if not supervisor.cancelled() and (error := supervisor.exception()) is not None and not self.failed.done():
             self.failed.set_exception(error)
+
+    async def ended(self, node: Node[Any]) -> None:
+        """Wait until a node has ended."""
+        await self._supervisors[node]
 
     def _processes(self) -> Iterator[Process]:
         for node in self._nodes:
@@ -210,9 +214,7 @@ class Started(Generic[A]):
     async def stop(self) -> None:
         """Stop it in order. It is not started again."""
         self._node.stop()
-        for node, supervisor in zip(self._simulation._nodes, self._simulation._supervisors, strict=True):
-            if node is self._node:
-                await supervisor
+        await self._simulation.ended(self._node)
 
     async def call(self, function: Callable[[A], Awaitable[T]], /) -> T:
         """Run a function of the test inside the process; again, in the next life, if it dies before answering."""

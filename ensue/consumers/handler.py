@@ -1,0 +1,176 @@
+"""What a handler's signature says: which events it reacts to, what it wants to be given, how it is run.
+
+Everything that is wrong with a handler is found here, when it is registered, and not when its first event comes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from ensue.consumers.policy import Retries
+from ensue.consumers.routing import ONE_ORDER
+from ensue.consumers.transaction import Transaction
+from ensue.errors import DefinitionError
+from ensue.events.context import Context
+from ensue.events.message import Event
+from ensue.events.recorded import Position, Recorded
+from ensue.events.registry import declaration
+
+__all__ = ["HandlerDefinition", "HandlerOptions", "Parameter", "Start", "Wants", "analyse", "hints_of"]
+
+Start: TypeAlias = Literal["beginning", "now"] | Position | datetime
+
+ASYNC_CONCURRENCY, THREAD_CONCURRENCY = 100, 8
+
+
+class Wants(Enum):
+    """What a parameter is given."""
+
+    EVENT = "event"
+    RECORDED = "recorded"
+    CONTEXT = "context"
+    TRANSACTION = "transaction"
+    DEPENDENCY = "dependency"
+
+
+class Parameter(msgspec.Struct, frozen=True):
+    """One parameter after the event. `wanted` is its annotation, `default` what it has if nothing is provided."""
+
+    name: str
+    wants: Wants
+    wanted: Any = None
+    default: Any = inspect.Parameter.empty
+
+
+class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What was said beside the function."""
+
+    name: str | None = None
+    retry: Retries | None = None
+    timeout: timedelta | None = None
+    concurrency: int | None = None
+    key: str | None = None
+    pure: bool = False
+    start: Start | None = None
+
+
+class HandlerDefinition(msgspec.Struct, frozen=True, kw_only=True):
+    """A handler as it was registered. `events` are the annotated types, without their subclasses."""
+
+    name: str
+    function: Callable[..., Any]
+    events: tuple[type[Event], ...]
+    recorded: bool
+    parameters: tuple[Parameter, ...]
+    is_async: bool
+    inside: bool
+    pure: bool
+    key: str | None
+    retry: Retries | None
+    timeout: timedelta | None
+    concurrency: int
+    start: Start | None
+
+
+def analyse(
+    function: Callable[..., Any], options: HandlerOptions, local_names: Mapping[str, Any], *, prefix: str = ""
+) -> HandlerDefinition:
+    """The definition of a handler. Errors: `DefinitionError`, naming the function and what to write instead."""
+    name = getattr(function, "__name__", repr(function))
+    hints = hints_of(function, local_names)
+    parameters = list(inspect.signature(function).parameters.values())
+    if not parameters:
+        raise DefinitionError(f"{name}: a handler takes the event it reacts to: def {name}(event: OrderPlaced)")
+    first = parameters[0]
+    events, recorded = _events(name, first.name, hints.get(first.name))
+    rest = tuple(_parameter(name, parameter, hints) for parameter in parameters[1:])
+    is_async = inspect.iscoroutinefunction(function)
+    inside = any(parameter.wants is Wants.TRANSACTION for parameter in rest)
+    if inspect.isasyncgenfunction(function):
+        raise DefinitionError(f"{name}: an async generator cannot be a handler; return a list of events")
+    if inside and is_async:
+        raise DefinitionError(
+            f"{name}: `async def` cannot take a Transaction: the log's only writer would wait for your network. Write "
+            "`def`, or split what calls the outside from what writes rows"
+        )
+    if options.pure and (is_async or inside or any(p.wants is Wants.DEPENDENCY for p in rest)):
+        raise DefinitionError(f"{name}: pure=True is for a plain `def` that takes the event and returns events, no more")
+    concurrency = options.concurrency or (ASYNC_CONCURRENCY if is_async else THREAD_CONCURRENCY)
+    if concurrency < 1:
+        raise DefinitionError(f"{name}: concurrency={options.concurrency}; at least one must run")
+    if options.timeout is not None and (options.timeout <= timedelta() or inside or options.pure):
+        raise DefinitionError(f"{name}: timeout= is a positive duration, for handlers that run outside the transaction")
+    _check_key(name, events, options.key)
+    return HandlerDefinition(
+        name=prefix + (options.name or name),
+        function=function,
+        events=events,
+        recorded=recorded,
+        parameters=rest,
+        is_async=is_async,
+        inside=inside,
+        pure=options.pure,
+        key=options.key,
+        retry=options.retry,
+        timeout=options.timeout,
+        concurrency=concurrency,
+        start=options.start,
+    )
+
+
+def hints_of(function: Callable[..., Any], local_names: Mapping[str, Any]) -> dict[str, Any]:
+    """The resolved annotations, also of functions declared inside others. Errors: `DefinitionError`."""
+    try:
+        return typing.get_type_hints(function, localns=dict(local_names), include_extras=True)
+    except NameError as error:
+        name = getattr(function, "__name__", repr(function))
+        raise DefinitionError(f"{name}: its annotations name something that is not imported: {error}") from error
+
+
+def _events(name: str, parameter: str, hint: Any) -> tuple[tuple[type[Event], ...], bool]:
+    if hint is None:
+        raise DefinitionError(f"{name}: annotate {parameter!r} with the event it reacts to: {parameter}: OrderPlaced")
+    recorded = typing.get_origin(hint) is Recorded
+    if recorded:
+        (hint,) = typing.get_args(hint)
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    found = typing.get_args(hint) if union else (hint,)
+    for event in found:
+        if not (isinstance(event, type) and issubclass(event, Event)):
+            shown = getattr(event, "__name__", repr(event))
+            raise DefinitionError(f"{name}: the first parameter, {parameter!r}, is annotated {shown}, which is not an Event")
+    return tuple(found), recorded
+
+
+def _parameter(name: str, parameter: inspect.Parameter, hints: Mapping[str, Any]) -> Parameter:
+    if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+        raise DefinitionError(f"{name}: a handler cannot take *{parameter.name}: say by annotations what it needs")
+    hint = hints.get(parameter.name)
+    if hint is Context:
+        return Parameter(parameter.name, Wants.CONTEXT)
+    if hint is Transaction:
+        return Parameter(parameter.name, Wants.TRANSACTION)
+    if hint is None and parameter.default is inspect.Parameter.empty:
+        raise DefinitionError(f"{name}: annotate {parameter.name!r}, so that it is known what to give it")
+    return Parameter(parameter.name, Wants.DEPENDENCY, hint, parameter.default)
+
+
+def _check_key(name: str, events: tuple[type[Event], ...], key: str | None) -> None:
+    if key is None or key == ONE_ORDER:
+        return
+    for event in events:
+        declared = declaration(event)
+        tags = [tag for _, tag in ((declared.key,) if declared.key else ()) + declared.tags]
+        if tags.count(key) != 1:
+            known = ", ".join(dict.fromkeys(tags)) or "none"
+            raise DefinitionError(
+                f"{name}: key={key!r} must be one tag of every event it handles; the tags of {declared.name} are: {known}"
+            )

@@ -1,0 +1,252 @@
+"""From a stored row to a handler's call, and from what it returned to events ready to be stored.
+
+One `Handling` is one registered handler, bound to the application's registry and dependencies. It decodes the payload,
+builds the arguments the handler asked for, checks the result and encodes it with cause, root and correlation. It
+decides nothing about order, retries or progress: that is the machine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
+from datetime import datetime
+from enum import Enum
+from typing import Any, Protocol
+
+from ensue.consumers.handler import HandlerDefinition, Parameter, Start, Wants
+from ensue.consumers.machine import Slot
+from ensue.consumers.policy import Retry, policy_for
+from ensue.consumers.routing import Routing, idempotency_key
+from ensue.consumers.transaction import Transaction
+from ensue.errors import InvalidEvent, UnreadableEvent
+from ensue.events.context import Context
+from ensue.events.message import Event
+from ensue.events.recorded import Position, Recorded, microseconds
+from ensue.events.registry import Registry
+from ensue.events.stored import Draft, Row, decode_meta
+from ensue.store.base import Consumer, Emission, SqlTransaction, Store
+from ensue.world import World
+
+__all__ = ["Handling", "Mode", "Scope", "UnreadableHere", "inside_handler"]
+
+DEPTH_LIMIT = 1_000
+"""How long a chain of causes may grow before it is called a loop."""
+
+inside_handler: ContextVar[str | None] = ContextVar("ensue_inside_handler", default=None)
+"""The name of the consumer whose handler runs in this context."""
+
+
+class Mode(Enum):
+    """How a handler is run. See docs/consumers.md."""
+
+    ASYNC = "async"
+    THREAD = "thread"
+    PURE = "pure"
+    INSIDE = "inside"
+
+
+class UnreadableHere(Exception):
+    """The event was written by newer code: not a failure of the event but of this process."""
+
+
+class Scope(Protocol):
+    """The application's dependencies: values by the type a parameter is annotated with."""
+
+    def value(self, parameter: Parameter) -> Any: ...
+
+
+class Handling:
+    """See the module. `bind` must be called before anything is handled."""
+
+    def __init__(
+        self, definition: HandlerDefinition, registry: Registry, world: World, scope: Scope, *, retry: Retry
+    ) -> None:
+        self.name = definition.name
+        self.start = definition.start
+        self.key_tag = definition.key
+        self.mode = _mode(definition)
+        self.concurrency = definition.concurrency
+        self.timeout_seconds = definition.timeout.total_seconds() if definition.timeout else None
+        self.default_retry = definition.retry if isinstance(definition.retry, Retry) else retry
+        covered = registry.covering(definition.events)
+        self.type_names = tuple(dict.fromkeys(registry.names(covered)))
+        self.former_names = {name: was for name, was in registry.former().items() if name in self.type_names}
+        self._retries = definition.retry
+        self._retry = retry
+        self._function = definition.function
+        self._parameters = definition.parameters
+        self._recorded = definition.recorded
+        self._registry = registry
+        self._world = world
+        self._scope = scope
+        self._routing = Routing(definition.key)
+        self._log_id = ""
+        self._maker = 0
+        self._types: Mapping[int, tuple[str, int]] = {}
+        self._decoders: dict[int, Callable[[bytes], Event]] = {}
+
+    @property
+    def segments(self) -> int:
+        return self._routing.segments
+
+    def bind(self, consumer: Consumer, log_id: str) -> None:
+        """Know the consumer's number and its log."""
+        self._maker = consumer.id
+        self._log_id = log_id
+
+    async def start_position(self, store: Store) -> int:
+        """The position after which a new consumer begins."""
+        start: Start | None = self.start
+        if isinstance(start, Position):
+            return start.within(store.log_id).last
+        if isinstance(start, datetime):
+            return await store.position_at(microseconds(start))
+        return store.head() if start == "now" else 0
+
+    def positions_since(self, handles: Mapping[str, int], types: Mapping[int, tuple[str, int]]) -> dict[int, int]:
+        """For each number of a type that is handled: the position after which it is."""
+        self._types = types
+        names = {number: self._registry.current_name(name) for number, (name, _) in types.items()}
+        return {number: handles[name] for number, name in names.items() if name in handles}
+
+    def policy(self, error: BaseException) -> Retry:
+        """When to try again after this error. What cannot be decoded never gets better by itself."""
+        if isinstance(error, _Undecodable):
+            return Retry.never
+        return policy_for(self._retries, error, self._retry)
+
+    # ------------------------------------------------------------------------------------------------------ calling
+
+    def call(self, slot: Slot) -> Sequence[Draft]:
+        """Run a plain handler here and now."""
+        arguments = self._arguments(slot)
+        token = inside_handler.set(self.name)
+        try:
+            return self.drafts(self._function(*arguments), slot)
+        finally:
+            inside_handler.reset(token)
+
+    async def acall(self, slot: Slot) -> Sequence[Draft]:
+        """Run an async handler."""
+        arguments = self._arguments(slot)
+        inside_handler.set(self.name)
+        return self.drafts(await self._function(*arguments), slot)
+
+    def prepare(self, slot: Slot) -> Callable[[], object]:
+        """The call of a plain handler, to be made on a thread. Its result goes to `drafts` on the loop's thread."""
+        arguments = self._arguments(slot)
+
+        def call() -> object:
+            token = inside_handler.set(self.name)
+            try:
+                result = self._function(*arguments)
+                return result if result is None or isinstance(result, Event) else _several(result)
+            finally:
+                inside_handler.reset(token)
+
+        return call
+
+    def check(self, slot: Slot) -> None:
+        """Whether the event can be decoded, before a commit is built on it."""
+        self._event(slot)
+
+    def emission(self, slot: Slot) -> Emission:
+        """The call of a handler that runs inside the commit."""
+
+        def emit(sql: SqlTransaction) -> Sequence[Draft]:
+            started = self._world.monotonic()
+            arguments = self._arguments(slot, Transaction(sql))
+            token = inside_handler.set(self.name)
+            try:
+                return self.drafts(self._function(*arguments), slot)
+            finally:
+                inside_handler.reset(token)
+                slot.micros = int((self._world.monotonic() - started) * 1_000_000)
+
+        return emit
+
+    def drafts(self, result: object, slot: Slot) -> Sequence[Draft]:
+        """What the handler returned, checked and encoded. Errors: `TypeError`, `InvalidEvent`."""
+        if result is None:
+            return ()
+        events = (result,) if isinstance(result, Event) else _several(result)
+        row = slot.row
+        meta = decode_meta(row[10])
+        if meta.depth >= DEPTH_LIMIT:
+            raise InvalidEvent(f"a chain of {DEPTH_LIMIT} causes ends here: do handlers emit what they react to?")
+        position, root = row[0], row[7]
+        draft, world = self._registry.draft, self._world
+        return [
+            draft(
+                event,
+                id=world.new_id(),
+                time=world.now(),
+                correlation=meta.correlation,
+                causation=row[1],
+                depth=meta.depth + 1,
+                traceparent=meta.traceparent,
+                tracestate=meta.tracestate,
+                cause=position,
+                root=position if root is None else root,
+                maker=self._maker,
+                nth=nth,
+            )
+            for nth, event in enumerate(events)
+        ]
+
+    def _arguments(self, slot: Slot, transaction: Transaction | None = None) -> list[Any]:
+        event = self._event(slot)
+        arguments: list[Any] = [event]
+        if self._recorded:
+            name, version = self._types[slot.row[2]]
+            arguments = [Recorded(event, slot.row, name, version, self._log_id)]
+        for parameter in self._parameters:
+            if parameter.wants is Wants.CONTEXT:
+                arguments.append(self._context(slot))
+            elif parameter.wants is Wants.TRANSACTION:
+                arguments.append(transaction)
+            else:
+                arguments.append(self._scope.value(parameter))
+        return arguments
+
+    def _context(self, slot: Slot) -> Context:
+        row: Row = slot.row
+        key = idempotency_key(self._log_id, self.name, row[0], slot.edits)
+        return Context(row, self._world, key=self._routing.text(row), attempt=slot.attempt, idempotency_key=key)
+
+    def _event(self, slot: Slot) -> Event:
+        number = slot.row[2]
+        decode = self._decoders.get(number)
+        if decode is None:
+            try:
+                decode = self._registry.decoder(*self._types[number])
+            except UnreadableEvent as error:
+                raise UnreadableHere(str(error)) from error
+            self._decoders[number] = decode
+        try:
+            return decode(slot.row[11] if slot.data is None else slot.data)
+        except Exception as error:
+            name, version = self._types[number]
+            raise _Undecodable(f"{name} version {version} cannot be decoded: {error}") from error
+
+
+class _Undecodable(Exception):
+    """The payload is not what its type says."""
+
+
+def _mode(definition: HandlerDefinition) -> Mode:
+    if definition.is_async:
+        return Mode.ASYNC
+    if definition.inside:
+        return Mode.INSIDE
+    return Mode.PURE if definition.pure else Mode.THREAD
+
+
+def _several(result: object) -> tuple[Event, ...]:
+    if isinstance(result, Iterable) and not isinstance(result, str | bytes | Mapping):
+        events = tuple(result)
+        wrong = next((event for event in events if not isinstance(event, Event)), None)
+        if wrong is None:
+            return events
+        raise TypeError(f"the handler returned a {type(wrong).__name__} among its events; it returns events, or None")
+    raise TypeError(f"the handler returned a {type(result).__name__}; it returns an event, several, or None")

@@ -1,0 +1,141 @@
+"""All consumers of one application in one process: defined, leased, run, and stopped together.
+
+Start: beat, define every consumer (one transaction each), then run them. Every `BEAT_SECONDS` the lease is renewed and
+the operators' words (pause, resume) are read. Stop: no consumer starts anything more, handlers end within the limit, what
+is finished is committed, segments are released, the lease ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from ensue.consumers.handling import Handling
+from ensue.consumers.lease import BEAT_SECONDS, Lease
+from ensue.consumers.runner import Runner
+from ensue.consumers.waiting import Bell
+from ensue.errors import EnsueError, TryAgain, WiringError
+from ensue.observe.signals import Observer, WriterTrouble
+from ensue.store.base import Consumer, Store, Term
+from ensue.world import World
+
+__all__ = ["Node", "define_consumers"]
+
+
+async def define_consumers(store: Store, handlings: Sequence[Handling]) -> list[Consumer]:
+    """Make every consumer known to the log, in the order given; returns them as stored.
+
+    Errors: `WiringError` for a new consumer on a log that already holds events it handles and that does not say where
+    to start, and for one that looks like another renamed: either would replay history.
+    """
+    known = {consumer.name: consumer for consumer in await store.consumers() if consumer.status != "retired"}
+    declared = {handling.name for handling in handlings}
+    problems: list[str] = []
+    defined: list[Consumer] = []
+    for handling in handlings:
+        if handling.name not in known:
+            problem = await _problem_of_new(store, handling, known, declared)
+            if problem is not None:
+                problems.append(problem)
+    if problems:
+        raise WiringError("\n".join(problems))
+    for handling in handlings:
+        for name, former in handling.former_names.items():
+            await store.rename(name, former)
+        start = 0 if handling.name in known else await handling.start_position(store)
+        defined.append(
+            await store.define(
+                Consumer(
+                    id=0,
+                    name=handling.name,
+                    start=start,
+                    key_tag=handling.key_tag,
+                    segments=handling.segments,
+                    handles=dict.fromkeys(handling.type_names, start),
+                )
+            )
+        )
+    return defined
+
+
+async def _problem_of_new(
+    store: Store, handling: Handling, known: dict[str, Consumer], declared: set[str]
+) -> str | None:
+    if handling.start is not None:
+        return None
+    page = await store.read((Term(types=handling.type_names),), limit=1)
+    while not page.rows and page.reached < store.head():
+        page = await store.read((Term(types=handling.type_names),), after=page.reached, limit=1)
+    if not page.rows:
+        return None
+    orphans = [
+        name
+        for name, consumer in known.items()
+        if name not in declared and set(consumer.handles) & set(handling.type_names)
+    ]
+    if orphans:
+        return (
+            f"the consumer {handling.name!r} is new to this log, and {orphans[0]!r}, which handled the same events, is "
+            f"gone from the code. If it was renamed, keep its progress with name={orphans[0]!r}; if not, retire the old "
+            f"one with `ensue consumers retire {orphans[0]}` and say start= on the new one."
+        )
+    return (
+        f"the consumer {handling.name!r} is new, and the log already holds events it handles. Say where it begins: "
+        'start="beginning" handles all of them, start="now" only what comes.'
+    )
+
+
+class Node:
+    """The consumers of this process. `start` returns when every consumer has tried to claim its segments once."""
+
+    def __init__(self, store: Store, world: World, observe: Observer, bell: Bell, *, host: str, pid: int) -> None:
+        self.runners: list[Runner] = []
+        self._store = store
+        self._world = world
+        self._observe = observe
+        self._bell = bell
+        self._lease = Lease(store, world, host=host, pid=pid)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._heart: asyncio.Task[None] | None = None
+
+    async def start(self, consumers: Sequence[Consumer], handlings: Sequence[Handling]) -> None:
+        await self._lease.beat()
+        for consumer, handling in zip(consumers, handlings, strict=True):
+            handling.bind(consumer, self._store.log_id)
+            runner = Runner(self._store, self._world, self._lease, consumer, handling, self._observe, self._bell)
+            self.runners.append(runner)
+            await runner.claim()
+            self._tasks.append(self._world.spawn(runner.run(), name=f"consumer {consumer.name}"))
+        self._heart = self._world.spawn(self._beat(), name="heartbeat")
+
+    async def stop(self, *, limit_seconds: float) -> None:
+        """See the module. Returns when nothing of this process can change the log any more."""
+        await asyncio.gather(*(runner.stop(limit_seconds=limit_seconds) for runner in self.runners))
+        for task in (*self._tasks, self._heart):
+            if task is not None:
+                task.cancel()
+        await asyncio.gather(*(task for task in (*self._tasks, self._heart) if task), return_exceptions=True)
+        try:
+            await self._lease.end()
+        except EnsueError:
+            pass  # the lease ends by itself; a broken store has been told by whoever wrote to it
+
+    @property
+    def failed(self) -> BaseException | None:
+        """The error that ended a consumer's task, if one did."""
+        for task in self._tasks:
+            if task.done() and not task.cancelled() and task.exception() is not None:
+                return task.exception()
+        return None
+
+    async def _beat(self) -> None:
+        while True:
+            await self._world.sleep(BEAT_SECONDS)
+            try:
+                await self._lease.beat()
+                status = {row.name: (row.status, row.reason) for row in await self._store.consumers()}
+            except TryAgain as error:
+                self._observe(WriterTrouble(consumer="", error=str(error), retry_in_seconds=BEAT_SECONDS))
+                continue
+            for runner in self.runners:
+                runner.set_status(*status[runner.consumer.name])

@@ -1,0 +1,210 @@
+"""Waiting until named consumers, or all that a write causes, are done with it.
+
+An event is *done* for a consumer when its effects are committed there or it was discarded: at or below the mark of its
+segment, or ahead of it, or passed by the lane of its key. Effects and "done" are one commit, so the order of reading
+decides: progress first, then the events. Reading the events first would call a write settled while a consumer that has
+finished is about to show what it emitted.
+
+Not waited for: retries that an operator has yet to make, and messages sent to other applications. A wait fails at once
+on a dead letter, on what waits behind one, and on a consumer that is paused, tripped or that nobody runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+from ensue.consumers.routing import Routing, segment_of
+from ensue.errors import HandlerFailed, NotCaughtUp
+from ensue.events.stored import Row
+from ensue.store.base import Consumer, Lane, LaneState, Standing, Store, Term
+from ensue.world import World
+
+__all__ = ["Bell", "Done", "wait_until_done", "wait_until_settled"]
+
+POLL_SECONDS = 0.05
+"""How late the progress of another process is noticed at most; this process's own rings the bell."""
+UNOWNED_SECONDS = 2.0
+PAGE = 1000
+
+
+class Bell:
+    """Wakes everybody who waits for progress."""
+
+    def __init__(self) -> None:
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    def ring(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
+
+    async def wait(self, world: World, seconds: float) -> None:
+        """Until the next ring, or for `seconds`."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        timer = world.call_later(seconds, lambda: waiter.done() or waiter.set_result(None))
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            self._waiters.discard(waiter)
+
+
+class Done:
+    """What one consumer has done, by one consistent reading of its rows."""
+
+    def __init__(self, consumer: Consumer, standing: Standing, handles: Mapping[int, int]) -> None:
+        self.consumer = consumer
+        self.owned = any(row.owner is not None for row in standing.progress)
+        self._handles = handles
+        self._routing = Routing(consumer.key_tag)
+        self._progress = {row.segment: row for row in standing.progress}
+        self._ahead = {row.segment: frozenset(row.ahead) for row in standing.progress}
+        self._lanes = {lane.key: lane for lane in standing.lanes}
+
+    def handles(self, row: Row) -> bool:
+        """Whether the event is this consumer's to handle."""
+        since = self._handles.get(row[2])
+        return since is not None and row[0] > since
+
+    def lane(self, row: Row) -> Lane | None:
+        return self._lanes.get(self._routing.key(row))
+
+    def done(self, row: Row) -> bool:
+        """True for events that are done, and for those the consumer does not handle."""
+        if not self.handles(row):
+            return True
+        key = self._routing.key(row)
+        lane = self._lanes.get(key)
+        if lane is not None:
+            return row[0] <= lane.after
+        segment = segment_of(key, self.consumer.segments)
+        return row[0] <= self._progress[segment].position or row[0] in self._ahead[segment]
+
+    def blocked(self, row: Row) -> str | None:
+        """Why the event cannot be done without a person's help, if so."""
+        if self.consumer.status in ("paused", "tripped"):
+            return f"the consumer is {self.consumer.status}: {self.consumer.reason or 'by an operator'}"
+        lane = self.lane(row)
+        if lane is None or lane.state != LaneState.PARKED or row[0] <= lane.after:
+            return None
+        return f"its key {lane.key_text} is parked: {lane.error}"
+
+
+class _Wait:
+    """One wait: its deadline, and a fresh reading of the consumers each time round."""
+
+    def __init__(self, store: Store, world: World, bell: Bell, timeout_seconds: float, names: Collection[str]) -> None:
+        self._store = store
+        self._world = world
+        self._bell = bell
+        self._names = names
+        self._began = world.monotonic()
+        self._deadline = self._began + timeout_seconds
+        self._timeout = timeout_seconds
+
+    async def reading(self) -> list[Done]:
+        types = await self._store.types()
+        consumers = [
+            consumer
+            for consumer in await self._store.consumers()
+            if consumer.status != "retired" and (not self._names or consumer.name in self._names)
+        ]
+        readings: list[Done] = []
+        for consumer in consumers:
+            handles = {
+                number: consumer.handles[name] for number, (name, _) in types.items() if name in consumer.handles
+            }
+            readings.append(Done(consumer, await self._store.standing(consumer.id), handles))
+        return readings
+
+    async def undone(self, rows: Iterable[Row], readings: list[Done]) -> list[Row]:
+        """The rows that some consumer has still to do. Raises `HandlerFailed` for one that will not be done."""
+        pending: list[Row] = []
+        for row in rows:
+            waiting_for = [reading for reading in readings if not reading.done(row)]
+            for reading in waiting_for:
+                await self._check(row, reading)
+            if waiting_for:
+                pending.append(row)
+        return pending
+
+    async def _check(self, row: Row, reading: Done) -> None:
+        name = reading.consumer.name
+        reason = reading.blocked(row)
+        if reason is None:
+            nobody = not reading.owned and self._world.monotonic() - self._began > UNOWNED_SECONDS
+            if not nobody:
+                return
+            reason = "no running process owns the consumer"
+        letters = await self._store.dead_letters(consumer=reading.consumer.id)
+        lane = reading.lane(row)
+        letter = next((letter for letter in letters if lane is not None and letter.key == lane.key), None)
+        raise HandlerFailed(
+            f"waited for {name} to handle the event at position {row[0]}, but {reason}. "
+            + (f"See `ensue dead-letters show {letter.id}`." if letter else "See `ensue consumers`."),
+            consumer=name,
+            position=row[0],
+            dead_letter=letter.id if letter else None,
+        )
+
+    async def pause(self, pending: list[Row], readings: list[Done]) -> None:
+        left = self._deadline - self._world.monotonic()
+        if left <= 0:
+            first = pending[0]
+            late = sorted(reading.consumer.name for reading in readings if not reading.done(first))
+            raise NotCaughtUp(
+                f"waited {self._timeout:g} s; the event at position {first[0]} is not done by {', '.join(late)}. "
+                "What was written is safe; wait longer, or see `ensue consumers`."
+            )
+        await self._bell.wait(self._world, min(left, POLL_SECONDS))
+
+
+async def wait_until_done(
+    store: Store, world: World, bell: Bell, rows: Iterable[Row], *, consumers: Collection[str], timeout_seconds: float
+) -> None:
+    """Until each named consumer that handles one of the rows is done with it. Errors: `HandlerFailed`, `NotCaughtUp`."""
+    wait = _Wait(store, world, bell, timeout_seconds, consumers)
+    pending = list(rows)
+    while True:
+        readings = await wait.reading()
+        pending = await wait.undone(pending, readings)
+        if not pending:
+            return
+        await wait.pause(pending, readings)
+
+
+async def wait_until_settled(
+    store: Store, world: World, bell: Bell, rows: Iterable[Row], *, timeout_seconds: float,
+    seen: Callable[[Row], bool] | None = None,
+) -> None:  # fmt: skip
+    """Until these events and everything they cause, directly or not, are done by every active consumer.
+
+    `seen` is called once with each caused event, in position order; when it returns True the wait is over.
+    Errors: `HandlerFailed`, `NotCaughtUp`.
+    """
+    wait = _Wait(store, world, bell, timeout_seconds, ())
+    pending = list(rows)
+    roots = tuple(Term(root=row[7] or row[0]) for row in pending)
+    origin = {row[0] for row in pending}
+    after = min(origin, default=0)
+    while True:
+        readings = await wait.reading()
+        while True:
+            page = await store.read(roots, after=after, limit=PAGE)
+            for row in page.rows:
+                if row[0] in origin:
+                    continue
+                if seen is not None and seen(row):
+                    return
+                pending.append(row)
+            if len(page.rows) < PAGE and page.reached >= store.head():
+                break
+            after = page.reached
+        after = max(after, page.reached)
+        pending = await wait.undone(pending, readings)
+        if not pending:
+            return
+        await wait.pause(pending, readings)

@@ -1,0 +1,222 @@
+"""What is said: events (facts), commands (wishes), queries (questions), and how an event declares its identity.
+
+    class OrderPlaced(Event, key="order_id", tags=("customer_id",)):
+        order_id: str
+        customer_id: str
+        total: Decimal
+
+An event is immutable and typed. Its *key* is what it is about: events of one key are handled in order and form a stream.
+Its other *tags* are what it can be found by. Both are texts `name=value`; a log keeps them beside the payload, so that an
+event that cannot be decoded still has its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeAlias, TypeVar, dataclass_transform
+from uuid import UUID
+
+import msgspec
+
+from ensue.errors import DefinitionError, InvalidEvent
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as _TypeVar
+
+    R_co = _TypeVar("R_co", covariant=True, default=object)
+else:
+    R_co = TypeVar("R_co", covariant=True)
+
+__all__ = ["Command", "Event", "EventType", "Message", "Personal", "Query", "Tags", "days", "hours", "minutes", "seconds"]
+
+T = TypeVar("T")
+M = TypeVar("M", bound="MessageMeta")
+
+Tags: TypeAlias = tuple[str, ...] | Mapping[str, str]
+
+GENERIC_NAMES = frozenset(("id", "key", "uuid", "name"))
+"""Field names that say nothing about what they identify: two event types would share streams by accident."""
+KEY_CHARACTERS = 512
+
+
+class EventType(msgspec.Struct, frozen=True, kw_only=True):
+    """What an event class declares. `key` and `tags` are pairs of a field and its tag's name."""
+
+    name: str
+    version: int
+    was: tuple[str, ...]
+    key: tuple[str, str] | None
+    tags: tuple[tuple[str, str], ...]
+
+
+class MessageMeta(msgspec.StructMeta):
+    """Makes messages frozen, with fields given by name; for events, checks the declaration."""
+
+    def __new__(
+        mcls: type[M],
+        cls_name: str,
+        bases: tuple[type, ...],
+        namespace: dict[str, Any],
+        /,
+        *,
+        key: str | Mapping[str, str] | None = None,
+        tags: Tags = (),
+        name: str | None = None,
+        version: int = 1,
+        was: tuple[str, ...] = (),
+        frozen: bool = True,
+        kw_only: bool = True,
+    ) -> M:
+        cls = super().__new__(mcls, cls_name, bases, namespace, frozen=frozen, kw_only=kw_only)
+        inherited = next((vars(base)["__ensue_type__"] for base in cls.__mro__[1:] if "__ensue_type__" in vars(base)), None)
+        own_key = _key(cls_name, cls, key)
+        type.__setattr__(
+            cls,
+            "__ensue_type__",
+            EventType(
+                name=_checked_name(cls_name, name or cls_name),
+                version=_checked_version(cls_name, version),
+                was=tuple(_checked_name(cls_name, former) for former in was),
+                key=own_key if own_key or inherited is None else inherited.key,
+                tags=_tags(cls_name, cls, tags) or (inherited.tags if inherited else ()),
+            ),
+        )
+        return cls
+
+
+def _fields(cls: type) -> tuple[str, ...]:
+    fields: tuple[str, ...] = getattr(cls, "__struct_fields__")  # noqa: B009
+    return fields
+
+
+def _checked_name(cls_name: str, name: str) -> str:
+    if not name or len(name) > 200 or not all(part.isidentifier() for part in name.replace("-", "_").split(".")):
+        raise DefinitionError(
+            f"{cls_name}: {name!r} is not a name for an event type; use letters, digits, _, - and dots, like shop.OrderPlaced"
+        )
+    return name
+
+
+def _checked_version(cls_name: str, version: int) -> int:
+    if type(version) is not int or version < 1:
+        raise DefinitionError(f"{cls_name}: version={version!r}; versions are whole numbers from 1")
+    return version
+
+
+def _checked_field(cls_name: str, cls: type, field: str, word: str) -> None:
+    if field not in _fields(cls):
+        known = ", ".join(_fields(cls)) or "none"
+        raise DefinitionError(f"{cls_name}: {word}={field!r} is not a field of it; its fields are: {known}")
+
+
+def _key(cls_name: str, cls: type, key: str | Mapping[str, str] | None) -> tuple[str, str] | None:
+    if key is None:
+        return None
+    if isinstance(key, Mapping):
+        if len(key) != 1:
+            raise DefinitionError(f"{cls_name}: key={dict(key)!r}; a key is one field: key={{'field': 'tag'}}")
+        ((field, tag),) = key.items()
+    else:
+        field = tag = key
+        if field in GENERIC_NAMES:
+            raise DefinitionError(
+                f"{cls_name}: the field {field!r} does not say what it identifies, and events of other types with such a "
+                f'key would share its streams. Name the tag: key={{"{field}": "order"}}'
+            )
+    _checked_field(cls_name, cls, field, "key")
+    return field, _checked_tag(cls_name, tag)
+
+
+def _checked_tag(cls_name: str, tag: str) -> str:
+    if not tag.isidentifier():
+        raise DefinitionError(f"{cls_name}: {tag!r} is not a name for a tag; use letters, digits and _")
+    return tag
+
+
+def _tags(cls_name: str, cls: type, tags: Tags) -> tuple[tuple[str, str], ...]:
+    if isinstance(tags, str):
+        raise DefinitionError(f'{cls_name}: tags={tags!r}; write tags=("{tags}",)')
+    pairs = tuple(tags.items()) if isinstance(tags, Mapping) else tuple((field, field) for field in tags)
+    for field, tag in pairs:
+        _checked_field(cls_name, cls, field, "tags")
+        _checked_tag(cls_name, tag)
+    return pairs
+
+
+def tag_text(message: object, field: str, tag: str) -> str | None:
+    """`tag=value` for a field of a message; None where the value is None. Errors: `InvalidEvent`."""
+    value = getattr(message, field)
+    if type(value) is not str:
+        if value is None:
+            return None
+        value = _text(message, field, value)
+    if not value or len(value) > KEY_CHARACTERS:
+        found = "is empty" if not value else f"has {len(value)} characters, the limit is {KEY_CHARACTERS}"
+        raise InvalidEvent(f"{type(message).__name__}: {field}, which is a key or tag, {found}")
+    return f"{tag}={value}"
+
+
+def _text(message: object, field: str, value: object) -> str:
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, str | UUID | Decimal) or (isinstance(value, int) and not isinstance(value, bool)):
+        return str(value)
+    if isinstance(value, date):
+        return value.isoformat()
+    raise InvalidEvent(
+        f"{type(message).__name__}: {field}={value!r}; a key or tag is a text, a whole number, a UUID, a date or an enum of "
+        f"these, not {type(value).__name__}"
+    )
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field,))
+class Message(msgspec.Struct, frozen=True, kw_only=True, metaclass=MessageMeta):
+    """What events, commands and queries share. Not for direct use."""
+
+
+class Event(Message):
+    """A fact: what happened, in the past tense, never changed.
+
+    Keywords of the class: `key`, a field or `{field: tag}`; `tags`, fields or `{field: tag}`, by which it can be found;
+    `name`, under which it is stored (the class's own by default); `version` of its fields, from 1; `was`, former names.
+    Key and tags are inherited by subclasses, name and version are not. Errors: `DefinitionError`, when it is declared.
+    """
+
+
+class Command(Message, Generic[R_co]):
+    """A wish. `Command[Withdrawn]` says what `send` answers when it is granted."""
+
+
+class Query(Message, Generic[R_co]):
+    """A question. `Query[list[OrderRow]]` says what `ask` answers."""
+
+
+class _Personal:
+    pass
+
+
+Personal = Annotated[T, _Personal()]
+"""A field that can be forgotten: `email: Personal[str]`."""
+
+
+def seconds(number: float, /) -> timedelta:
+    """A duration."""
+    return timedelta(seconds=number)
+
+
+def minutes(number: float, /) -> timedelta:
+    """A duration."""
+    return timedelta(minutes=number)
+
+
+def hours(number: float, /) -> timedelta:
+    """A duration."""
+    return timedelta(hours=number)
+
+
+def days(number: float, /) -> timedelta:
+    """A duration."""
+    return timedelta(days=number)
