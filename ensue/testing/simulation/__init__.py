@@ -1,6 +1,7 @@
 """Deterministic simulation: a whole application on its real code, in virtual time, with faults and crashes.
 
 tape        every choice of a run, recorded
+steps       what the loop runs
 loop        the event loop: virtual time, the order of steps from the tape
 process     a process and its death
 simulated   the `World` of a simulated process

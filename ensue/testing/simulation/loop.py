@@ -11,7 +11,6 @@ awaitables in order while the loop runs. Garbage is collected between runs only,
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import heapq
 import itertools
 from asyncio import base_events
@@ -22,6 +21,7 @@ from contextvars import Context
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 from ensue.testing.simulation.process import PROCESS, Crashed, Process
+from ensue.testing.simulation.steps import Step, Timer, name_of
 from ensue.testing.simulation.tape import Tape
 
 __all__ = ["Deadlock", "Livelock", "SimulatedTask", "SimulationLoop", "Stuck"]
@@ -31,8 +31,8 @@ Ts = TypeVarTuple("Ts")
 
 STEPS_PER_INSTANT = 200_000
 """More steps than this without time passing is a livelock: the largest honest burst seen is a few thousand."""
-STEPS_AT_MOST = 20_000_000
-"""In one run, which takes minutes then: it does not come to an end."""
+STEPS_AT_MOST = 10_000_000
+"""In one run, which takes a minute then: it does not come to an end."""
 _SUSPICIOUS_STEPS = 1_000
 """So many steps before the bound, the loop begins to count who runs."""
 
@@ -47,50 +47,6 @@ class Deadlock(Stuck):
 
 class Livelock(Stuck):
     """Steps follow each other for ever while no time passes."""
-
-
-class _Step(asyncio.Handle):
-    """A ready callback and the process it belongs to."""
-
-    __slots__ = ("process",)
-
-    def __init__(
-        self, callback: Callable[..., object], args: Any, loop: asyncio.AbstractEventLoop, context: Context | None
-    ) -> None:
-        if context is None:
-            context = contextvars.copy_context()
-        self.process = context.get(PROCESS)
-        super().__init__(callback, args, loop, context)
-
-    def run(self) -> None:
-        self._run()
-
-
-class _Timer(asyncio.TimerHandle):
-    """The same, due at an instant. Timers of one instant are due in the order in which they were set."""
-
-    __slots__ = ("number", "process")
-
-    def __init__(
-        self,
-        when: float,
-        number: int,
-        callback: Callable[..., object],
-        args: Any,
-        loop: asyncio.AbstractEventLoop,
-        context: Context | None,
-    ) -> None:
-        if context is None:
-            context = contextvars.copy_context()
-        self.process = context.get(PROCESS)
-        self.number = number
-        super().__init__(when, callback, args, loop, context)
-
-    def __lt__(self, other: Any) -> bool:
-        return bool((self.when(), self.number) < (other.when(), other.number))
-
-    def run(self) -> None:
-        self._run()
 
 
 class _Future(asyncio.Future[T]):
@@ -147,8 +103,8 @@ class SimulationLoop(base_events.BaseEventLoop):
         self.errors: list[BaseException] = []
         """What callbacks of living processes raised: nobody else hears of it."""
         self._now = 0.0
-        self._queue: deque[_Step | _Timer] = deque()
-        self._timers: list[_Timer] = []
+        self._queue: deque[Step | Timer] = deque()
+        self._timers: list[Timer] = []
         self._steps_at_instant = 0
         self._culprits: Counter[str] = Counter()
         self._idle: list[asyncio.Future[None]] = []
@@ -165,7 +121,7 @@ class SimulationLoop(base_events.BaseEventLoop):
         self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
         self._check_open()
-        step = _Step(callback, args, self, context)
+        step = Step(callback, args, self, context)
         self._queue.append(step)
         return step
 
@@ -185,7 +141,7 @@ class SimulationLoop(base_events.BaseEventLoop):
         self, when: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         self._check_open()
-        timer = _Timer(when, next(self.numbers), callback, args, self, context)
+        timer = Timer(when, next(self.numbers), callback, args, self, context)
         heapq.heappush(self._timers, timer)
         return timer
 
@@ -282,11 +238,11 @@ class SimulationLoop(base_events.BaseEventLoop):
             if self._steps_at_instant > STEPS_PER_INSTANT - _SUSPICIOUS_STEPS:
                 self._suspect(step)
             if self.on_step is not None:
-                self.on_step(process, _name(step))
+                self.on_step(process, name_of(step))
             step.run()
             return
 
-    def _choose(self) -> _Step | _Timer:
+    def _choose(self) -> Step | Timer:
         queue = self._queue
         index = self.tape.draw("schedule", len(queue))
         if not index:
@@ -294,7 +250,7 @@ class SimulationLoop(base_events.BaseEventLoop):
         step = queue[index]
         del queue[index]
         if self.on_disorder is not None and not step.cancelled():
-            self.on_disorder(f"{step.process or 'test'}: {_name(step)}", index)
+            self.on_disorder(f"{step.process or 'test'}: {name_of(step)}", index)
         return step
 
     def _pass_time(self) -> None:
@@ -326,8 +282,8 @@ class SimulationLoop(base_events.BaseEventLoop):
             waiter.set_result(answer)
         return bool(woken)
 
-    def _suspect(self, step: _Step | _Timer) -> None:
-        self._culprits[f"{step.process or 'test'}: {_name(step)}"] += 1
+    def _suspect(self, step: Step | Timer) -> None:
+        self._culprits[f"{step.process or 'test'}: {name_of(step)}"] += 1
         if self._steps_at_instant > STEPS_PER_INSTANT:
             often = "\n".join(f"  {count} x {name}" for name, count in self._culprits.most_common(3))
             raise Livelock(
@@ -377,13 +333,13 @@ def _hear_error(loop: asyncio.AbstractEventLoop, details: dict[str, Any]) -> Non
     assert isinstance(loop, SimulationLoop)
     error: BaseException | None = details.get("exception")
     handle: object = details.get("handle")
-    if error is None or isinstance(error, Crashed) or not isinstance(handle, _Step | _Timer):
+    if error is None or isinstance(error, Crashed) or not isinstance(handle, Step | Timer):
         return
     if handle.process is None or not handle.process.dead:
         loop.errors.append(error)
 
 
-def _is_void(timer: _Timer) -> bool:
+def _is_void(timer: Timer) -> bool:
     return timer.cancelled() or (timer.process is not None and timer.process.dead)
 
 
@@ -394,16 +350,6 @@ def _process_of(task: asyncio.Task[Any]) -> Process | None:
 def _owner(task: asyncio.Task[Any]) -> str:
     process = _process_of(task)
     return "" if process is None else f"{process}{' (paused)' if process.paused else ''}: "
-
-
-def _name(step: _Step | _Timer) -> str:
-    callback: Any = getattr(step, "_callback", None)
-    if callback is None:
-        return "cancelled"
-    owner = getattr(callback, "__self__", None)
-    if isinstance(owner, asyncio.Task):
-        return str(owner.get_name())
-    return str(getattr(callback, "__qualname__", type(callback).__qualname__))
 
 
 def _site(task: asyncio.Task[Any]) -> str:

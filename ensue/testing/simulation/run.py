@@ -8,6 +8,7 @@ import gc
 import itertools
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import apsw
@@ -130,7 +131,7 @@ def _connections_die_with_their_process() -> Generator[None, None, None]:
     def connected(connection: apsw.Connection) -> None:
         process = PROCESS.get()
         if process is not None:
-            process.owns(connection.close)
+            process.owns(partial(connection.close, True))
 
     apsw.connection_hooks.append(connected)
     try:

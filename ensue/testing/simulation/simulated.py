@@ -231,7 +231,12 @@ class SimulatedWorld:
         return context
 
     def _lateness(self) -> float:
-        return _DELAYS[self._draw("delay", len(_DELAYS))] if self.process is not None else 0.0
+        if self.process is None:
+            return 0.0
+        seconds = _DELAYS[self._draw("delay", len(_DELAYS))]
+        if seconds:
+            self.surroundings.tell(self.process, "is late", f"by {seconds:g} s")
+        return seconds
 
     def run_soon(self, callback: Callable[..., None], *args: Any) -> None:
         """Run a step of this process, in time or late."""

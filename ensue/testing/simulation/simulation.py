@@ -32,9 +32,9 @@ Start = Callable[[SimulatedWorld, str], AbstractAsyncContextManager[A]]
 Quiet = Callable[[A], Awaitable[bool]]
 """Whether nothing is left to do for an application but to wait for its next input."""
 
-QUIET_WITHIN = timedelta(days=1)
-"""So much virtual time an application gets to become quiet; retries with backoff end well before."""
 
+ANSWERS_WITHIN = timedelta(days=1)
+"""Of virtual time, for a call of the application by the test."""
 STOPS_WITHIN = timedelta(hours=1)
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -91,19 +91,19 @@ class Simulation(Generic[A]):
         node.serves = False
         return cast(T, await self._supervisors[node])
 
-    async def run_until_quiet(self) -> None:
+    async def run_until_quiet(self, *, within: timedelta = timedelta(hours=1)) -> None:
         """Let time pass until no process has anything left to do. Dead ones are started again first.
 
-        `NotQuiet` after a day of virtual time.
+        `NotQuiet` after so much virtual time; retries with a long backoff may need more than the default.
         """
         loop = self.surroundings.loop
-        deadline = loop.time() + QUIET_WITHIN.total_seconds()
+        deadline = loop.time() + within.total_seconds()
         while True:
             await loop.idle()
             if await self._is_quiet():
                 return
             if loop.time() > deadline:
-                raise NotQuiet(f"The application is not quiet after {QUIET_WITHIN} of virtual time:\n{loop.waiting()}")
+                raise NotQuiet(f"The application is not quiet within {within} of virtual time:\n{loop.waiting()}")
             if not await loop.next_instant():
                 raise NotQuiet(f"Nothing is left to run, but the application is not quiet:\n{loop.waiting()}")
 
@@ -181,12 +181,19 @@ class Simulation(Generic[A]):
             return await getattr(application, name)(*args, **options)
 
         while True:
+            limit = asyncio.timeout(ANSWERS_WITHIN.total_seconds())
             try:
-                answer = await node.call(call, name=f"call of {name}")
+                async with limit:
+                    answer = await node.call(call, name=f"call of {name}")
             except OutcomeUnknown:
                 if not keyed:
                     raise
                 continue
+            except TimeoutError as error:
+                if not limit.expired():
+                    raise
+                waiting = self.surroundings.loop.waiting()
+                raise Stuck(f"{name} has not answered within {ANSWERS_WITHIN}; these wait:\n{waiting}") from error
             if keyed and self.world.fault(f"{name} is repeated by the caller"):
                 continue
             return answer

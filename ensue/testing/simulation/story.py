@@ -56,7 +56,7 @@ def story_of(outcome: Outcome) -> list[str]:
 def _grouped(trace: Sequence[Entry]) -> Iterator[list[Entry]]:
     """Neighbours of one process that only pass failpoints or run late are told together."""
     for (_, kind), entries in groupby(trace, key=lambda entry: (entry.who, entry.kind)):
-        if kind in ("passes", "runs"):
+        if kind in ("is late", "passes", "runs"):
             yield list(entries)
         else:
             yield from ([entry] for entry in entries)
@@ -73,6 +73,8 @@ def _sentence(entries: list[Entry]) -> str:
         return f"- {entries[0].what}"
     if kind == "runs" and len(entries) > 1:
         return f"runs {entries[0].what}, and {len(entries) - 1} more steps out of order"
+    if kind == "is late" and len(entries) > 1:
+        return f"is late {len(entries)} times, first {entries[0].what}"
     return f"{kind} {entries[0].what}".rstrip()
 
 
