@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Concatenate, Generic, Literal, NoReturn, ParamSpec, Protocol, TypeAlias, TypeVar, cast
@@ -221,7 +220,7 @@ def _spread(total: int, budget: int, seed: int) -> Iterator[int]:
     if total <= budget:
         yield from range(total)
         return
-    chance = random.Random(f"{seed}:pairs")
+    chance = Tape.boring(seed).stream("pairs")
     for number in range(budget):
         first = number * total // budget
         yield chance.randrange(first, (number + 1) * total // budget)

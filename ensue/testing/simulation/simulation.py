@@ -91,7 +91,7 @@ class Simulation(Generic[A]):
         node.serves = False
         return cast(T, await self._supervisors[node])
 
-    async def run_until_quiet(self, *, within: timedelta = timedelta(hours=1)) -> None:
+    async def run_until_quiet(self, *, within: timedelta = timedelta(minutes=10)) -> None:
         """Let time pass until no process has anything left to do. Dead ones are started again first.
 
         `NotQuiet` after so much virtual time; retries with a long backoff may need more than the default.
@@ -103,7 +103,10 @@ class Simulation(Generic[A]):
             if await self._is_quiet():
                 return
             if loop.time() > deadline:
-                raise NotQuiet(f"The application is not quiet within {within} of virtual time:\n{loop.waiting()}")
+                raise NotQuiet(
+                    f"The application is not quiet within {within} of virtual time (run_until_quiet(within=...) waits"
+                    f" longer); these wait:\n{loop.waiting()}"
+                )
             if not await loop.next_instant():
                 raise NotQuiet(f"Nothing is left to run, but the application is not quiet:\n{loop.waiting()}")
 

@@ -25,6 +25,7 @@ from ensue.testing.simulation import (
 )
 from ensue.testing.simulation import run as run_setting
 from ensue.testing.simulation.simulated import STARTS_AT
+from ensue.world import World
 
 
 class Diary:
@@ -102,7 +103,7 @@ def test_a_call_that_dies_is_made_again_in_the_next_life() -> None:
 def test_a_dead_process_is_told_so_by_every_call_of_its_world() -> None:
     async def scenario(sim: Simulation[Diary]) -> None:
         await sim.run_until_quiet()
-        world = sim.app.world
+        world: World = sim.app.world
         await sim.crash()
         asks: list[Callable[[], object]] = [
             world.now, world.monotonic, world.random, world.new_id, lambda: world.failpoint("late"),
@@ -267,3 +268,40 @@ def test_what_a_dead_process_had_not_committed_is_rolled_back() -> None:
         assert await sim.process(program, name="program") == ["program#2"]
 
     passes(scenario, Choice("crash/program/written", 0, 1))
+
+
+def test_code_that_swallows_its_death_stays_dead() -> None:
+    async def scenario(sim: Simulation[Diary]) -> None:
+        async def program(world: SimulatedWorld, _database: str) -> str:
+            try:
+                world.failpoint("dies")
+            except BaseException:
+                await asyncio.sleep(1)
+                world.outside("diary", list[str]).append("lived on")
+            return str(world.process)
+
+        assert await sim.process(program, name="program") == "program#2"
+        assert "lived on" not in lines(sim)
+
+    passes(scenario, Choice("crash/program/dies", 0, 1))
+
+
+def test_a_call_on_a_thread_that_dies_is_never_answered() -> None:
+    async def scenario(sim: Simulation[Diary]) -> None:
+        answers: list[object] = []
+
+        async def program(world: SimulatedWorld, _database: str) -> str:
+            answered = asyncio.Event()
+
+            def done(result: object, error: object) -> None:
+                answers.append((result, error))
+                answered.set()
+
+            world.threads(1, name="pool").run(partial(world.failpoint, "on a thread"), done)
+            await answered.wait()
+            return str(world.process)
+
+        assert await sim.process(program, name="program") == "program#2"
+        assert answers == [(None, None)]
+
+    passes(scenario, Choice("crash/program/on a thread", 0, 1))
