@@ -109,7 +109,6 @@ class SimulationLoop(base_events.BaseEventLoop):
         self._culprits: Counter[str] = Counter()
         self._idle: list[asyncio.Future[None]] = []
         self._instant: list[asyncio.Future[bool]] = []
-        self.set_task_factory(_make_task)
         self.set_exception_handler(_hear_error)
 
     # ---------------------------------------------------------------------------------------------- what asyncio asks
@@ -147,6 +146,12 @@ class SimulationLoop(base_events.BaseEventLoop):
 
     def create_future(self) -> asyncio.Future[Any]:
         return _Future(loop=self)
+
+    def create_task(self, coro: Any, *, name: object = None, **options: Any) -> asyncio.Task[Any]:
+        self._check_open()
+        if name is None:  # asyncio would number its tasks on through all runs
+            name = getattr(coro, "__qualname__", type(coro).__qualname__)
+        return SimulatedTask(coro, loop=self, name=str(name), **options)
 
     def run_in_executor(  # type: ignore[override]
         self, executor: object, func: Callable[..., T], *args: Any
@@ -319,13 +324,6 @@ def ordered_as_completed() -> Generator[None, None, None]:
         yield
     finally:
         setattr(asyncio, "as_completed", original)  # noqa: B010
-
-
-def _make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
-    assert isinstance(loop, SimulationLoop)
-    if options.get("name") is None:  # asyncio numbers its tasks on through all runs
-        options["name"] = getattr(coroutine, "__qualname__", type(coroutine).__qualname__)
-    return SimulatedTask(coroutine, loop=loop, **options)
 
 
 def _hear_error(loop: asyncio.AbstractEventLoop, details: dict[str, Any]) -> None:
