@@ -30,6 +30,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
+from functools import partial
 
 import msgspec
 
@@ -53,6 +54,7 @@ __all__ = ["Failure", "LaneRun", "Lookup", "Machine", "Slot", "SlotState"]
 SUSPECT_AFTER = 2
 """Take-overs without progress from owners that had not released, until attempts are written before they are made."""
 SUSPECT_DELIVERIES = 64
+_HANDLED, _DISCARDED = Outcome.HANDLED.value, Outcome.DISCARDED.value
 _DIGEST = (1 << 64) - 1
 
 
@@ -474,12 +476,6 @@ class Machine:
                 apply.append(slot.apply)
             else:
                 events.extend(slot.events)
-            outcome = Outcome.DISCARDED if slot.discarded else Outcome.HANDLED
-            flight.records.append(Delivered(slot.position, slot.micros, outcome, slot.attempt))
-        delivery = None
-        if flight.records:
-            touched = [record.position for record in flight.records]
-            delivery = Delivery(self.consumer, min(touched), max(touched), now, pack(flight.records))
         commit = ConsumerCommit(
             fence=Fence(self.consumer, self.segment, self.fence, self.rev),
             position=flight.mark,
@@ -489,11 +485,19 @@ class Machine:
             lanes=tuple(run.lane for run in flight.rows.values()),
             lanes_dropped=tuple(flight.dropped),
             parked=tuple(flight.letters),
-            delivery=delivery,
+            delivery=partial(self._delivery, flight, now) if flight.units or flight.records else None,
             clear_unclean=self.unclean > 0 and flight.mark > self.mark,
             release=release,
         )
         return Request(events=events, apply=apply, commit=commit)
+
+    def _delivery(self, flight: _Flight, now: int) -> Delivery:
+        records = flight.records + [
+            Delivered(slot.position, slot.micros, _DISCARDED if slot.discarded else _HANDLED, slot.attempt)
+            for slot in flight.units
+        ]
+        touched = [record.position for record in records]
+        return Delivery(self.consumer, min(touched), max(touched), now, pack(records))
 
     def _next_of_key(self, slot: Slot) -> None:
         others = self.keys.get(slot.key)

@@ -121,12 +121,9 @@ class Node:
             pass  # the lease ends by itself; a broken store has been told by whoever wrote to it
 
     @property
-    def failed(self) -> BaseException | None:
-        """The error that ended a consumer's task, if one did."""
-        for task in self._tasks:
-            if task.done() and not task.cancelled() and task.exception() is not None:
-                return task.exception()
-        return None
+    def tasks(self) -> tuple[asyncio.Task[None], ...]:
+        """The consumers' tasks: one that ends before `stop` met a broken store."""
+        return tuple(self._tasks)
 
     async def _beat(self) -> None:
         while True:

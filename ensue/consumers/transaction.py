@@ -6,6 +6,7 @@ from typing import LiteralString, TypeVar
 
 import msgspec
 
+from ensue.events.message import Event
 from ensue.store.base import SqlTransaction
 
 __all__ = ["Transaction"]
@@ -21,10 +22,15 @@ class Transaction:
     A raised exception undoes all that the handler did.
     """
 
-    __slots__ = ("_sql",)
+    __slots__ = ("_sql", "emitted")
 
     def __init__(self, sql: SqlTransaction, /) -> None:
         self._sql = sql
+        self.emitted: list[Event] = []
+
+    def emit(self, *events: Event) -> None:
+        """Append these events in this transaction, for functions that return something else (`app.transact`)."""
+        self.emitted.extend(events)
 
     def execute(self, sql: LiteralString, /, *values: object) -> list[tuple[object, ...]]:
         """Run one statement; returns its rows. Errors of the database are raised as they are."""

@@ -12,7 +12,7 @@ on a dead letter, on what waits behind one, and on a consumer that is paused, tr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 
 from ensue.consumers.routing import Routing, segment_of
 from ensue.errors import HandlerFailed, NotCaughtUp
@@ -178,7 +178,7 @@ async def wait_until_done(
 
 async def wait_until_settled(
     store: Store, world: World, bell: Bell, rows: Iterable[Row], *, timeout_seconds: float,
-    seen: Callable[[Row], bool] | None = None,
+    seen: Callable[[Row], bool] | None = None, before_reading: Callable[[], Awaitable[None]] | None = None,
 ) -> None:  # fmt: skip
     """Until these events and everything they cause, directly or not, are done by every active consumer.
 
@@ -193,6 +193,8 @@ async def wait_until_settled(
     while True:
         readings = await wait.reading()
         while True:
+            if before_reading is not None:
+                await before_reading()
             page = await store.read(roots, after=after, limit=PAGE)
             for row in page.rows:
                 if row[0] in origin:

@@ -208,7 +208,8 @@ class ConsumerCommit(msgspec.Struct, frozen=True, kw_only=True):
     lanes: tuple[Lane, ...] = ()
     lanes_dropped: tuple[bytes, ...] = ()
     parked: tuple[DeadLetter, ...] = ()
-    delivery: Delivery | None = None
+    delivery: Callable[[], Delivery] | None = None
+    """Called when the functions of the request have run, so that it can tell how long they took."""
     clear_unclean: bool = False
     release: bool = False
     """Give the segment up: nobody owns it after this commit."""
@@ -354,6 +355,9 @@ class Log(Protocol):
 
     async def types(self) -> Mapping[int, tuple[str, int]]:
         """Number → (name, schema version) of every type in the log. Grows; numbers never change."""
+
+    async def rename(self, name: str, former: Sequence[str]) -> None:
+        """Events stored under a `former` name count as events of type `name` in every selection. Idempotent."""
 
     async def position_at(self, time: int) -> int:
         """The last position recorded before `time` (microseconds), 0 if none: a binary search."""

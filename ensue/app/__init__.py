@@ -1,0 +1,20 @@
+"""The application: what is registered, how a URL becomes a store, how it runs."""
+
+from ensue.app.application import App, Portal, Settings
+from ensue.app.dead_letters import DeadLetters
+from ensue.app.log import LogView, Receipt
+from ensue.app.service import ONE_ORDER, Reaction, Service
+from ensue.app.urls import open_store
+
+__all__ = [
+    "ONE_ORDER",
+    "App",
+    "DeadLetters",
+    "LogView",
+    "Portal",
+    "Reaction",
+    "Receipt",
+    "Service",
+    "Settings",
+    "open_store",
+]

@@ -1,0 +1,172 @@
+"""Registration: what a user declares, kept as data until an application opens."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import timedelta
+from typing import Any, Concatenate, Literal, Never, TypeAlias, TypeVar, overload
+
+from ensue.app.dependencies import Factory, factory_of
+from ensue.consumers.handler import HandlerDefinition, HandlerOptions, Start, analyse
+from ensue.consumers.policy import Retries
+from ensue.consumers.routing import ONE_ORDER
+from ensue.domain import Decider, SqlView, View
+from ensue.errors import DefinitionError, NotYetAvailable
+from ensue.events.message import Event
+
+__all__ = ["ONE_ORDER", "Reaction", "Service"]
+
+Reaction: TypeAlias = Event | Iterable[Event] | None
+"""What a handler may return: an event, several, or none."""
+
+# The bound of each says which functions may be registered; the decorators give back exactly what they got.
+Handler = TypeVar("Handler", bound=Callable[Concatenate[Never, ...], Reaction | Awaitable[Reaction]])
+Workflow = TypeVar("Workflow", bound=Callable[Concatenate[Never, ...], Awaitable[Reaction]])
+Answerer = TypeVar("Answerer", bound=Callable[Concatenate[Never, ...], object])
+Timed = TypeVar("Timed", bound=Callable[..., Reaction | Awaitable[Reaction]])
+Provider = TypeVar("Provider", bound=Callable[..., object])
+Projected = TypeVar("Projected", bound=SqlView)
+V = TypeVar("V", bound=View)
+
+
+class Service:
+    """Handlers that belong together. `app.include(service)`; a service knows nothing of the others.
+
+    The name of a consumer is `service.function`; it is how the log knows how far the handler has come, so renaming a
+    function needs `name=` with the old name.
+    """
+
+    def __init__(self, name: str, /, *, retry: Retries | None = None) -> None:
+        """`retry` is the policy of handlers that say none themselves."""
+        if not name or not name.replace("-", "_").isidentifier():
+            raise DefinitionError(f"{name!r} is not a name for a service; use letters, digits, _ and -")
+        self.name = name
+        self._retry = retry
+        self._handlers: list[HandlerDefinition] = []
+        self._factories: list[Factory] = []
+        self._included: list[Service] = []
+
+    @overload
+    def on(self, handler: Handler, /) -> Handler: ...
+    @overload
+    def on(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        retry: Retries | None = None,
+        timeout: timedelta | None = None,
+        concurrency: int | None = None,
+        key: str | None = None,
+        pure: bool = False,
+        start: Start | None = None,
+    ) -> Callable[[Handler], Handler]: ...
+    def on(self, handler: Any = None, /, **options: Any) -> Any:
+        """React to the events the first parameter is annotated with; append what is returned.
+
+        The handler may be `async def`, a plain `def` (runs on a thread), or a plain `def` that takes a `Transaction`
+        (runs inside the commit). It may ask for a `Context`, and for anything the application provides.
+
+        `key` is a tag that all its events carry, by which they are ordered instead of by their own key; `ONE_ORDER`
+        handles them one after another. `pure=True` promises that the handler does nothing but compute from the event: it
+        then runs ahead of its predecessors' commits, several times as fast. `concurrency` bounds how many run at once
+        (100 async, 8 on threads). `timeout` is for one attempt. `start` says where a new consumer begins on a log with
+        history: "beginning", "now", a position or a time.
+
+        Order: events of one key one after another, each after the commit of the one before. Errors: `DefinitionError`.
+        """
+        local_names = sys._getframe(1).f_locals
+
+        def register(function: Any) -> Any:
+            known = HandlerOptions(**options)
+            definition = analyse(function, known, local_names, prefix=self._prefix)
+            if definition.retry is None and self._retry is not None:
+                definition = _with_retry(definition, self._retry)
+            if any(other.name == definition.name for other in self._handlers):
+                raise DefinitionError(
+                    f"two handlers are called {definition.name!r}; the name is how the log knows how far each has come: "
+                    'give one of them name="…"'
+                )
+            self._handlers.append(definition)
+            return function
+
+        return register(handler) if handler is not None else register
+
+    @overload
+    def provide(self, factory: Provider, /) -> Provider: ...
+    @overload
+    def provide(self, /) -> Callable[[Provider], Provider]: ...
+    def provide(self, factory: Any = None, /) -> Any:
+        """Give handlers what this factory's return annotation says; made once, when the application opens.
+
+        Sync or async; a generator's rest runs when the application stops. Errors: `DefinitionError`.
+        """
+        local_names = dict(sys._getframe(1).f_locals)
+
+        def register(function: Any) -> Any:
+            self._factories.append(factory_of(function, local_names))
+            return function
+
+        return register(factory) if factory is not None else register
+
+    def include(self, *services: Service | Decider[Any, Any, Any]) -> None:
+        """Make these services part of this one. A service may be part of several applications."""
+        for service in services:
+            if not isinstance(service, Service):
+                raise NotYetAvailable("deciders are declared, but this version cannot run them yet")
+            self._included.append(service)
+
+    @overload
+    def command(self, handler: Answerer, /) -> Answerer: ...
+    @overload
+    def command(self, /, *, attempts: int = 10, timeout: timedelta | None = None) -> Callable[[Answerer], Answerer]: ...
+    def command(self, handler: Any = None, /, **options: Any) -> Any:
+        """Decide a command. Not yet available."""
+        raise NotYetAvailable("commands are declared, but this version cannot decide them yet; use @on for events")
+
+    def query(self, handler: Answerer, /) -> Answerer:
+        """Answer a query. Not yet available."""
+        raise NotYetAvailable("queries are declared, but this version cannot answer them yet")
+
+    @overload
+    def view(self, row: type[V], /) -> type[V]: ...
+    @overload
+    def view(self, /, *, when: Literal["after", "inline", "live"] = "after") -> Callable[[type[V]], type[V]]: ...
+    @overload
+    def view(self, /, *, schema: str, when: Literal["after", "inline"] = "after") -> Callable[[Projected], Projected]: ...
+    def view(self, row: Any = None, /, **options: Any) -> Any:
+        """Keep a table of these rows from the log. Not yet available."""
+        raise NotYetAvailable("views are declared, but this version cannot keep them yet; use @on with a Transaction")
+
+    @overload
+    def workflow(self, function: Workflow, /) -> Workflow: ...
+    @overload
+    def workflow(self, /, *, name: str | None = None, version: int = 1) -> Callable[[Workflow], Workflow]: ...
+    def workflow(self, function: Any = None, /, **options: Any) -> Any:
+        """Begin this function, durably, at each event of its first parameter. Not yet available."""
+        raise NotYetAvailable("workflows are declared, but this version cannot run them yet")
+
+    @overload
+    def schedule(self, cron: str, /, *, timezone: str) -> Callable[[Timed], Timed]: ...
+    @overload
+    def schedule(self, /, *, every: timedelta) -> Callable[[Timed], Timed]: ...
+    def schedule(self, cron: str | None = None, /, **options: Any) -> Any:
+        """Run at times. Not yet available."""
+        raise NotYetAvailable("schedules are declared, but this version cannot run them yet")
+
+    @property
+    def _prefix(self) -> str:
+        return f"{self.name}."
+
+    def _all_handlers(self) -> list[HandlerDefinition]:
+        return self._handlers + [handler for service in self._included for handler in service._all_handlers()]
+
+    def _all_factories(self) -> list[Factory]:
+        return self._factories + [factory for service in self._included for factory in service._all_factories()]
+
+
+def _with_retry(definition: HandlerDefinition, retry: Retries) -> HandlerDefinition:
+    import msgspec
+
+    return msgspec.structs.replace(definition, retry=retry)

@@ -1,0 +1,162 @@
+"""How far consumers have come, in SQL: each function is one short reading, or one part of a batch's transaction."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import apsw
+import msgspec
+
+from ensue.store.base import Consumer, DeadLetter, Delivery, Node, Standing
+from ensue.store.sqlite import rows
+from ensue.store.sqlite.rows import ahead_bytes
+
+__all__ = [
+    "beat",
+    "claim",
+    "claimable",
+    "consumers",
+    "dead_letters",
+    "define",
+    "deliveries",
+    "nodes",
+    "set_status",
+    "standing",
+]
+
+LONGEST_LEASE = 60_000_000
+"""A lease that ends later than this, in microseconds from now, was made before the clock went back."""
+DELIVERIES_KEPT = 7 * 24 * 3600 * 1_000_000
+PURGED_AT_ONCE = 10_000
+
+
+def consumers(sql: apsw.Connection) -> tuple[Consumer, ...]:
+    return tuple(map(rows.consumer, sql.execute("SELECT * FROM ensue_consumer ORDER BY id")))
+
+
+def define(sql: apsw.Connection, consumer: Consumer) -> Consumer:
+    known = {row.name: row for row in consumers(sql)}.get(consumer.name)
+    if known is None:
+        found = sql.execute(
+            "INSERT INTO ensue_consumer (name, start, key_tag, segments, handles, status) VALUES (?, ?, ?, ?, ?, ?) "
+            "RETURNING id",
+            (
+                consumer.name, consumer.start, consumer.key_tag, consumer.segments,
+                msgspec.json.encode(dict(consumer.handles)), consumer.status,
+            ),  # fmt: skip
+        )
+        number: int = next(iter(found))[0]
+        sql.executemany(
+            "INSERT INTO ensue_progress VALUES (?, ?, ?, ?, 0, NULL, 0, 0, 0, 0)",
+            [(number, segment, consumer.start, ahead_bytes(())) for segment in range(consumer.segments)],
+        )
+        return msgspec.structs.replace(consumer, id=number)
+    ((head,),) = sql.execute("SELECT position FROM ensue_log")
+    handles = {**dict.fromkeys(consumer.handles, head), **known.handles}
+    status = "active" if known.status == "retired" else known.status
+    sql.execute(
+        "UPDATE ensue_consumer SET handles = ?, status = ? WHERE id = ?",
+        (msgspec.json.encode(handles), status, known.id),
+    )
+    return msgspec.structs.replace(known, handles=handles, status=status)
+
+
+def set_status(sql: apsw.Connection, consumer: int, status: str, reason: str | None) -> None:
+    sql.execute("UPDATE ensue_consumer SET status = ?, reason = ? WHERE id = ?", (status, reason, consumer))
+
+
+def beat(sql: apsw.Connection, node: Node, now: int) -> None:
+    sql.execute(
+        "INSERT OR REPLACE INTO ensue_node VALUES (?, ?, ?, ?, ?)",
+        (node.id, node.host, node.pid, node.started_at, node.expires_at),
+    )
+    sql.execute(
+        "DELETE FROM ensue_node WHERE expires_at < ? AND id NOT IN "
+        "(SELECT owner FROM ensue_progress WHERE owner IS NOT NULL)",
+        (now - LONGEST_LEASE,),
+    )
+    sql.execute(
+        "DELETE FROM ensue_delivery WHERE rowid IN (SELECT rowid FROM ensue_delivery WHERE at < ? LIMIT ?)",
+        (now - DELIVERIES_KEPT, PURGED_AT_ONCE),
+    )
+
+
+def nodes(sql: apsw.Connection) -> tuple[Node, ...]:
+    return tuple(map(rows.node, sql.execute("SELECT * FROM ensue_node ORDER BY id")))
+
+
+def _free(sql: apsw.Connection, consumer: int, node: Node, now: int) -> list[tuple[int, bool]]:
+    """Segments that may be taken, and whether their last owner had not released them."""
+    living = {
+        other.id
+        for other in nodes(sql)
+        if other.id == node.id or (now < other.expires_at < now + LONGEST_LEASE and not _dead(other))
+    }
+    owners = sql.execute("SELECT segment, owner FROM ensue_progress WHERE consumer = ? ORDER BY segment", (consumer,))
+    found: list[tuple[int, Any]] = list(owners)
+    return [(segment, owner is not None) for segment, owner in found if owner not in living]
+
+
+def _dead(node: Node) -> bool:
+    """Whether a process of this machine is known to be gone, so that nobody has to wait for its lease to end."""
+    if node.host != socket.gethostname() or node.pid == os.getpid():
+        return False
+    try:
+        os.kill(node.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def claimable(sql: apsw.Connection, consumer: int, node: Node, now: int) -> bool:
+    return bool(_free(sql, consumer, node, now))
+
+
+def claim(sql: apsw.Connection, consumer: int, node: Node, now: int, most: int) -> Standing:
+    taken = _free(sql, consumer, node, now)[:most]
+    for segment, unclean in taken:
+        sql.execute(
+            "UPDATE ensue_progress SET owner = ?, fence = fence + 1, unclean = unclean + ? "
+            "WHERE consumer = ? AND segment = ?",
+            (node.id, int(unclean), consumer, segment),
+        )
+    everything = standing(sql, consumer)
+    segments = {segment for segment, _ in taken}
+    return Standing(
+        tuple(row for row in everything.progress if row.segment in segments),
+        tuple(lane for lane in everything.lanes if lane.segment in segments),
+    )
+
+
+def standing(sql: apsw.Connection, consumer: int) -> Standing:
+    with sql:
+        progress = list(
+            sql.execute(f"SELECT {rows.PROGRESS} FROM ensue_progress WHERE consumer = ? ORDER BY segment", (consumer,))
+        )
+        lanes = list(sql.execute(f"SELECT {rows.LANE} FROM ensue_lane WHERE consumer = ?", (consumer,)))
+    return rows.standing(progress, lanes)
+
+
+def dead_letters(sql: apsw.Connection, consumer: int | None, open_only: bool) -> tuple[DeadLetter, ...]:
+    found = sql.execute(
+        "SELECT * FROM ensue_dead_letter WHERE (?1 IS NULL OR consumer = ?1) AND (NOT ?2 OR resolved_at IS NULL) "
+        "ORDER BY id",
+        (consumer, open_only),
+    )
+    return tuple(map(rows.dead_letter, found))
+
+
+def deliveries(sql: apsw.Connection, positions: Sequence[int]) -> tuple[Delivery, ...]:
+    found: dict[int, Any] = {}
+    for position in positions:
+        for row in sql.execute(
+            "SELECT rowid, consumer, first, last, at, packed FROM ensue_delivery WHERE last >= ?1 AND first <= ?1",
+            (position,),
+        ):
+            found[row[0]] = rows.delivery(row[1:])
+    return tuple(found[number] for number in sorted(found))

@@ -1,0 +1,159 @@
+"""Keeping a SQLite log's file safe between processes, and telling other processes that it changed.
+
+Three dangers are met here, each measured to lose acknowledged events otherwise:
+
+- A second SQLite library in this process (the standard `sqlite3` module beside ours) drops our locks or removes the
+  write-ahead file when it closes. A guard descriptor holds an open-file-description lock on the range that SQLite uses for
+  its shared lock, which stops the removal; the audit hook refuses such a connection before it is made.
+- Whatever happens all the same is noticed before an answer is given: the write-ahead file must still be the one that was
+  opened.
+- Processes take turns by `flock` on a file beside the log. That lock cannot be dropped by the bug above, and it is fairer
+  and faster than SQLite's busy timeout.
+
+The same side file carries the news: a commit touches it, and whoever waits in another process watches it (inotify).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ensue.errors import ForeignConnection, LogFileReplaced
+
+__all__ = ["LogFiles", "Watch"]
+
+_SHARED_FIRST, _SHARED_SIZE = 0x40000002, 510
+_IN_ATTRIB, _IN_NONBLOCK, _IN_CLOEXEC = 0x4, 0o4000, 0o2000000
+
+_guarded: set[tuple[int, int]] = set()
+_hooked = False
+
+
+def _refuse_second_library(event: str, arguments: tuple[object, ...]) -> None:
+    if event != "sqlite3.connect" or not _guarded or not isinstance(arguments[0], str | bytes | os.PathLike):
+        return
+    path = os.fsdecode(arguments[0]).removeprefix("file:").partition("?")[0]
+    try:
+        found = os.stat(path)
+    except OSError:
+        return
+    if (found.st_dev, found.st_ino) in _guarded:
+        raise ForeignConnection(
+            f"{path} is an Ensue log that this process has open, and a second SQLite library on the same file can lose "
+            "acknowledged events. Read it with app.sql(), or from another process"
+        )
+
+
+class LogFiles:
+    """The files of one open log. `guard=False` leaves the dangers open; only tests do that."""
+
+    def __init__(self, path: str, *, guard: bool = True) -> None:
+        global _hooked
+        self.path = path
+        self._guard_on = guard
+        self._lock = os.open(f"{path}-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._guard = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self._wal: tuple[int, int] | None = None
+        if guard:
+            found = os.fstat(self._guard)
+            self._identity = (found.st_dev, found.st_ino)
+            _guarded.add(self._identity)
+            if not _hooked:
+                sys.addaudithook(_refuse_second_library)
+                _hooked = True
+
+    def _hold_shared_range(self) -> None:
+        if not hasattr(fcntl, "F_OFD_SETLK"):
+            return
+        lock = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, _SHARED_FIRST, _SHARED_SIZE, 0)
+        fcntl.fcntl(self._guard, fcntl.F_OFD_SETLK, lock)
+
+    def opened(self) -> None:
+        """Hold the guard and remember the write-ahead file, once the log is open: its first opening, when the file's mode is
+        set, needs the range for itself."""
+        if self._guard_on:
+            self._hold_shared_range()
+        self._wal = _identity(f"{self.path}-wal")
+
+    def check(self) -> None:
+        """Errors: `LogFileReplaced` if the write-ahead file is not the one that was opened."""
+        if self._guard_on and _identity(f"{self.path}-wal") != self._wal:
+            raise LogFileReplaced(
+                f"{self.path}-wal was replaced or removed while the log was open, by a second SQLite library or by hand. "
+                "What was just written is not acknowledged, and this process writes no more: restart it"
+            )
+
+    def try_lock(self) -> bool:
+        """Take the turn to write, if it is free."""
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def lock(self) -> None:
+        """Take the turn to write. Blocks while another process writes."""
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def unlock(self) -> None:
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def tell_others(self) -> None:
+        """Wake whoever watches the log in other processes."""
+        os.utime(self._lock)
+
+    def close(self) -> None:
+        if self._guard_on:
+            _guarded.discard(self._identity)
+        os.close(self._guard)
+        os.close(self._lock)
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+class Watch:
+    """Calls back on the loop when the lock file beside a log is touched. Costs nothing while nothing happens."""
+
+    def __init__(self, path: str, add_reader: Callable[..., None], remove_reader: Callable[[int], object]) -> None:
+        """Errors: `OSError` where the system has no inotify, or no watch left."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        if not hasattr(libc, "inotify_init1"):
+            raise OSError("this system has no inotify")
+        self._remove_reader = remove_reader
+        self._add_reader = add_reader
+        self._descriptor = libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC)
+        if self._descriptor < 0 or libc.inotify_add_watch(self._descriptor, os.fsencode(f"{path}-lock"), _IN_ATTRIB) < 0:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+            raise OSError(ctypes.get_errno(), "inotify cannot watch the log")
+
+    def start(self, callback: Callable[[], None]) -> None:
+        def read() -> None:
+            try:
+                os.read(self._descriptor, 65536)
+            except BlockingIOError:
+                return
+            callback()
+
+        self._add_reader(self._descriptor, read)
+
+    def close(self) -> None:
+        self._remove_reader(self._descriptor)
+        os.close(self._descriptor)
+
+
+def writable(path: str) -> bool:
+    """Whether the file, or its folder if there is none yet, can be written by this process."""
+    target = Path(path)
+    return os.access(target if target.exists() else target.parent, os.W_OK)

@@ -1,0 +1,526 @@
+"""The one writer of a SQLite log: group commit.
+
+States: idle → a batch is begun (turn taken, checked, inserted: all on the loop's thread) → its COMMIT runs on the commit
+thread → answered; then the next batch, at once if something waits. Everything queued when a batch begins is in it.
+
+Why SQL runs on the loop's thread and only COMMIT leaves it: the binding gives up the interpreter's lock around every
+step of a statement. With a busy thread beside it, each step waits up to five milliseconds to get it back; a thousand
+inserts then take five seconds instead of ten milliseconds. COMMIT is one step and the only slow one: the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import apsw
+
+from ensue.errors import (
+    ApplyFailed,
+    Conflict,
+    EnsueError,
+    Fenced,
+    IdempotencyKeyReused,
+    LogFileReplaced,
+    OutcomeUnknown,
+    Unavailable,
+)
+from ensue.events.stored import Draft
+from ensue.store.base import ConsumerCommit, Operation, Request, Selection, Written
+from ensue.store.sqlite.errors import translated
+from ensue.store.sqlite.files import LogFiles
+from ensue.store.sqlite.reading import select
+from ensue.store.sqlite.rows import ahead_bytes, lane_values, signed
+from ensue.world import Threads, World
+
+__all__ = ["Job", "Writer"]
+
+BATCH_EVENTS = 2_000
+BATCH_BYTES = 4 * 1024 * 1024
+STREAMS_CACHED = 100_000
+_INSERT_EVENT = "INSERT INTO ensue_event VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_TAG = "INSERT INTO ensue_event_tag VALUES (?, ?, ?)"
+_INSERT_REQUEST = "INSERT INTO ensue_request VALUES (?, ?, ?, ?, ?, ?)"
+_DIGEST = (1 << 64) - 1
+
+Job = Callable[[apsw.Connection], Any]
+"""Anything else that is written in a batch's transaction, such as taking a segment."""
+
+
+class _Pending:
+    __slots__ = ("alone", "answer", "error", "future", "work")
+
+    def __init__(self, work: Request | Job, future: asyncio.Future[Any]) -> None:
+        self.work = work
+        self.future = future
+        self.answer: Any = None
+        self.error: BaseException | None = None
+        self.alone = False
+
+
+class Types:
+    """Numbers of (name, version), and which names count as which."""
+
+    def __init__(self) -> None:
+        self.by_number: dict[int, tuple[str, int]] = {}
+        self.numbers: dict[tuple[str, int], int] = {}
+        self.former: dict[str, str] = {}
+
+    def load(self, connection: apsw.Connection) -> None:
+        self.by_number = {row[0]: (row[1], row[2]) for row in connection.execute("SELECT * FROM ensue_event_type")}
+        self.numbers = {pair: number for number, pair in self.by_number.items()}
+        self.former = dict(connection.execute("SELECT former, name FROM ensue_former_name"))
+
+    def expand(self, names: Sequence[str]) -> list[int]:
+        """All numbers whose name is one of these, now or formerly."""
+        if not names:
+            return []
+        wanted = {self.former.get(name, name) for name in names}
+        return [number for number, (name, _) in self.by_number.items() if self.former.get(name, name) in wanted]
+
+
+class Writer:
+    """See the module. All methods are called on the loop's thread."""
+
+    def __init__(
+        self,
+        connection: apsw.Connection,
+        world: World,
+        files: LogFiles | None,
+        types: Types,
+        announce: Callable[[int], None],
+    ) -> None:
+        self.broken: BaseException | None = None
+        self.head = 0
+        self.bytes_queued = 0
+        self._sql = connection
+        self._world = world
+        self._files = files
+        self._types = types
+        self._announce = announce
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[_Pending] = deque()
+        self._thread: Threads = world.threads(1, name="ensue commit")
+        self._in_flight: list[_Pending] = []
+        self._scheduled = False
+        self._streams: dict[bytes, int] = {}
+        self._batch = b""
+        self._recorded_at = 0
+        self._pid = os.getpid()
+        self._idle: asyncio.Future[None] | None = None
+        self._events: list[tuple[object, ...]] = []
+        self._tags: list[tuple[object, ...]] = []
+        self._keys: dict[bytes, tuple[object, ...]] = {}
+
+    # ------------------------------------------------------------------------------------------------------ queueing
+
+    def put(self, work: Request | Job) -> asyncio.Future[Any]:
+        """Queue; the future is answered when it is durable."""
+        future = self._loop.create_future()
+        if self.broken is not None:
+            future.set_exception(self._broken_again(self.broken))
+            return future
+        if self._pid != os.getpid():
+            future.set_exception(Unavailable("this log was opened before a fork; open it in the process that uses it"))
+            return future
+        if isinstance(work, Request):
+            self.bytes_queued += work.size
+            self._world.failpoint("append.queued")
+        self._queue.append(_Pending(work, future))
+        if not self._in_flight and not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._turn)
+        return future
+
+    @property
+    def queued(self) -> int:
+        return len(self._queue)
+
+    async def drain(self) -> None:
+        """Until nothing is queued or in flight."""
+        while self._queue or self._in_flight:
+            self._idle = self._loop.create_future()
+            await self._idle
+
+    def stop(self) -> None:
+        self._thread.close()
+
+    @staticmethod
+    def _broken_again(error: BaseException) -> EnsueError:
+        kind = type(error) if isinstance(error, LogFileReplaced) else Unavailable
+        return kind(f"this process writes no more since an earlier failure: {error}")
+
+    # ------------------------------------------------------------------------------------------------------ batches
+
+    def _turn(self) -> None:
+        """Begin a batch with all that is queued, up to the bounds."""
+        self._scheduled = False
+        if self._in_flight or not self._queue:
+            return
+        self._in_flight = self._take()
+        if self._files is None or self._files.try_lock():
+            self._begin()
+        else:
+            self._thread.run(self._files.lock, lambda _, error: self._begin())
+
+    def _take(self) -> list[_Pending]:
+        batch: list[_Pending] = []
+        events = size = 0
+        while self._queue and events < BATCH_EVENTS and size < BATCH_BYTES:
+            pending = self._queue[0]
+            if batch and (pending.alone or batch[0].alone):
+                break
+            batch.append(self._queue.popleft())
+            if isinstance(pending.work, Request):
+                events += max(1, len(pending.work.events))
+                size += pending.work.size
+        return batch
+
+    def _begin(self) -> None:
+        batch = self._in_flight
+        self._world.failpoint("append.locked")
+        try:
+            self._sql.execute("BEGIN IMMEDIATE")
+            self._load_head()
+            for pending in batch:
+                self._one(pending)
+            self._flush()
+            self._store_head()
+            self._world.failpoint("append.rows written")
+        except Exception as error:
+            self._roll_back()
+            self._begin_failed(batch, error)
+            return
+        self._thread.run(self._commit, self._committed)
+
+    def _begin_failed(self, batch: list[_Pending], error: Exception) -> None:
+        """Nothing is stored. The request at fault is found by running each alone."""
+        self._in_flight = []
+        if self._files is not None:
+            self._files.unlock()
+        if len(batch) == 1:
+            batch[0].error = error if isinstance(error, EnsueError) else translated(error, "write to the log")
+            self._answer(batch)
+        else:
+            for pending in batch:
+                pending.alone, pending.error, pending.answer = True, None, None
+            self._queue.extendleft(reversed(batch))
+        self._next()
+
+    def _commit(self) -> None:
+        self._world.failpoint("append.commit")
+        self._sql.execute("COMMIT")
+        self._world.failpoint("append.committed")
+
+    def _committed(self, _: object, error: BaseException | None) -> None:
+        batch, self._in_flight = self._in_flight, []
+        if error is None and self._files is not None:
+            try:
+                self._files.check()
+            except LogFileReplaced as replaced:
+                error = self.broken = replaced
+        if error is not None:
+            self._commit_failed(batch, error)
+        else:
+            self._announce(self.head)
+            self._answer(batch)
+            self._world.failpoint("append.answered")
+        if self._files is not None:
+            self._files.unlock()
+            self._files.tell_others()
+        self._next()
+
+    def _commit_failed(self, batch: list[_Pending], error: BaseException) -> None:
+        if isinstance(error, apsw.Error):
+            self._roll_back()
+            if isinstance(error, apsw.IOError):
+                # After a failed fsync nothing that is read back proves that it is on disk.
+                self.broken = OutcomeUnknown(f"the disk failed while a commit was written: {error}")
+                error = self.broken
+            else:
+                error = translated(error, "commit to the log")
+        elif not isinstance(error, EnsueError):
+            self.broken = OutcomeUnknown(f"a commit ended in {type(error).__name__}: {error}")
+            error = self.broken
+        for pending in batch:
+            pending.error = error
+        self._answer(batch)
+
+    def _answer(self, batch: list[_Pending]) -> None:
+        for pending in batch:
+            if isinstance(pending.work, Request):
+                self.bytes_queued -= pending.work.size
+            if pending.future.done():
+                continue
+            if pending.error is not None:
+                pending.future.set_exception(pending.error)
+            else:
+                pending.future.set_result(pending.answer)
+
+    def _next(self) -> None:
+        if self._queue:
+            self._turn()
+        elif self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+
+    def _roll_back(self) -> None:
+        self._events.clear()
+        self._tags.clear()
+        self._keys.clear()
+        self._streams.clear()
+        self._batch = b""
+        if self._sql.in_transaction:
+            self._sql.execute("ROLLBACK")
+        self._types.load(self._sql)
+
+    # --------------------------------------------------------------------------------------------------------- head
+
+    def _load_head(self) -> None:
+        ((position, recorded_at, batch),) = self._sql.execute("SELECT position, recorded_at, batch FROM ensue_log")
+        if batch != self._batch or len(self._streams) > STREAMS_CACHED:
+            # Somebody else wrote, or enough is remembered. Never in the middle of a batch: rows that wait to be inserted
+            # are known to this cache only.
+            self._streams.clear()
+            self._types.load(self._sql)
+        self.head = position
+        self._recorded_at = max(recorded_at, self._world.now())
+
+    def _store_head(self) -> None:
+        self._batch = self._world.new_id()
+        self._sql.execute(
+            "UPDATE ensue_log SET position = ?, recorded_at = ?, batch = ?", (self.head, self._recorded_at, self._batch)
+        )
+
+    def _flush(self) -> None:
+        if self._events:
+            self._sql.executemany(_INSERT_EVENT, self._events)
+            self._events.clear()
+        if self._tags:
+            self._sql.executemany(_INSERT_TAG, self._tags)
+            self._tags.clear()
+        if self._keys:
+            self._sql.executemany(_INSERT_REQUEST, self._keys.values())
+            self._keys.clear()
+
+    # ----------------------------------------------------------------------------------------------------- requests
+
+    def _one(self, pending: _Pending) -> None:
+        """Check and write one request. One that is refused has written nothing."""
+        work = pending.work
+        if not isinstance(work, Request):
+            self._flush()
+            self._job(pending, work)
+            return
+        try:
+            pending.answer = self._replay(work) or self._request(work)
+        except EnsueError as refused:
+            pending.error = refused
+
+    def _job(self, pending: _Pending, job: Job) -> None:
+        self._sql.execute("SAVEPOINT ensue_job")
+        try:
+            pending.answer = job(self._sql)
+        except EnsueError as refused:
+            self._sql.execute("ROLLBACK TO ensue_job")
+            pending.error = refused
+        self._sql.execute("RELEASE ensue_job")
+
+    def _replay(self, request: Request) -> Written | None:
+        key = request.idempotency_key
+        if key is None:
+            return None
+        row: Any = self._keys.get(key)
+        if row is None:
+            row = next(iter(self._sql.execute("SELECT * FROM ensue_request WHERE key = ?", (key,))), None)
+        if row is None:
+            return None
+        if row[1] != request.fingerprint:
+            raise IdempotencyKeyReused(
+                f"the idempotency key was used for other events, stored at positions {row[2]} to {row[3]}. Use a new key "
+                "for a new write; the same key repeats the same write"
+            )
+        return Written(row[2], row[3], True, row[4])
+
+    def _request(self, request: Request) -> Written:
+        commit = request.commit
+        progress = self._fenced(commit) if commit is not None else ()
+        for expected in request.expected:
+            actual = self._version(expected.stream)
+            if actual != expected.version:
+                raise Conflict(
+                    f"the stream is at version {actual}, expected was {expected.version}: somebody appended to it. Read it "
+                    "again and decide anew",
+                    expected=expected.version,
+                    actual=actual,
+                )
+        for condition in request.conditions:
+            self._hold(condition.selection, condition.after)
+        if request.operation is not None:
+            self._operate(request.operation)
+        emitted = self._apply(request) if request.apply else ()
+        first = self.head + 1
+        for draft in emitted:
+            self._append(draft)
+        for draft in request.events:
+            self._append(draft)
+        if request.idempotency_key is not None:
+            key = request.idempotency_key
+            row = (key, request.fingerprint, first, self.head, request.result, self._recorded_at)
+            self._keys[key] = row
+        if commit is not None:
+            self._store_commit(commit, progress)
+        return Written(first, self.head, False, request.result)
+
+    def _hold(self, selection: Selection, after: int) -> None:
+        self._flush()
+        text, values = select(selection, self._types.expand, after=after, before=self.head + 1, limit=1, backwards=False)
+        for row in self._sql.execute(text, values):
+            position: int = row[0]
+            raise Conflict(
+                f"the event at position {position} matches what must not have happened since {after}. Read again and decide "
+                "anew",
+                expected=after,
+                actual=position,
+            )
+
+    def _apply(self, request: Request) -> list[Draft]:
+        transaction = SqliteTransaction(self._sql)
+        emitted: list[Draft] = []
+        unit = 0
+        self._sql.execute("SAVEPOINT ensue_request")
+        try:
+            for unit, function in enumerate(request.apply):  # noqa: B007: named in the error below
+                emitted.extend(function(transaction))
+        except Exception as error:
+            self._sql.execute("ROLLBACK TO ensue_request")
+            self._sql.execute("RELEASE ensue_request")
+            raise ApplyFailed(f"a function inside the transaction raised {type(error).__name__}: {error}", unit=unit) from error
+        self._sql.execute("RELEASE ensue_request")
+        return emitted
+
+    def _version(self, stream: bytes) -> int:
+        version = self._streams.get(stream)
+        if version is None:
+            found = self._sql.execute("SELECT max(version) FROM ensue_event WHERE stream = ?", (stream,))
+            version = next(iter(found))[0] or 0
+            self._streams[stream] = version
+        return version
+
+    def _append(self, draft: Draft) -> None:
+        self.head = position = self.head + 1
+        stream = draft.stream
+        version = None
+        if stream is not None:
+            version = self._streams.get(stream)
+            if version is None:
+                version = self._version(stream)
+            version += 1
+            self._streams[stream] = version
+        number = self._types.numbers.get((draft.type_name, draft.type_version)) or self._new_type(draft)
+        self._events.append(
+            (
+                position, draft.id, number, stream, version, self._recorded_at, draft.cause, draft.root, draft.maker,
+                draft.nth, draft.meta, draft.data,
+            )  # fmt: skip
+        )
+        for tag in draft.tags:
+            self._tags.append((tag, position, number))
+
+    def _new_type(self, draft: Draft) -> int:
+        pair = (draft.type_name, draft.type_version)
+        found = self._sql.execute("INSERT INTO ensue_event_type (name, version) VALUES (?, ?) RETURNING id", pair)
+        number: int = next(iter(found))[0]
+        self._types.numbers[pair] = number
+        self._types.by_number = {**self._types.by_number, number: pair}
+        return number
+
+    # ---------------------------------------------------------------------------------------------------- consumers
+
+    def _fenced(self, commit: ConsumerCommit) -> tuple[int, int]:
+        fence = commit.fence
+        found = self._sql.execute(
+            "SELECT fence, rev, count, digest FROM ensue_progress WHERE consumer = ? AND segment = ?",
+            (fence.consumer, fence.segment),
+        )
+        row = next(iter(found), None)
+        if row is None or row[:2] != (fence.fence, fence.rev):
+            raise Fenced(
+                f"segment {fence.segment} of consumer {fence.consumer} is at fence and revision {row and row[:2]}, the "
+                f"commit was computed from {(fence.fence, fence.rev)}: another process owns it now"
+            )
+        return row[2], row[3]
+
+    def _store_commit(self, commit: ConsumerCommit, before: Sequence[int]) -> None:
+        sql, fence = self._sql.execute, commit.fence
+        sql(
+            "UPDATE ensue_progress SET position = ?, ahead = ?, rev = rev + 1, count = ?, digest = ?"
+            + (", unclean = 0" if commit.clear_unclean or commit.release else "")
+            + (", owner = NULL" if commit.release else "")
+            + " WHERE consumer = ? AND segment = ?",
+            (
+                commit.position,
+                ahead_bytes(commit.ahead),
+                before[0] + commit.count,
+                signed((before[1] + commit.digest) & _DIGEST),
+                fence.consumer,
+                fence.segment,
+            ),
+        )
+        for lane in commit.lanes:
+            sql("INSERT OR REPLACE INTO ensue_lane VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", lane_values(lane))
+        for key in commit.lanes_dropped:
+            sql("DELETE FROM ensue_lane WHERE consumer = ? AND key = ?", (fence.consumer, key))
+        for letter in commit.parked:
+            sql(
+                "INSERT INTO ensue_dead_letter (consumer, position, key, key_text, reason, traceback, attempts, parked_at) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    letter.consumer, letter.position, letter.key, letter.key_text, letter.reason, letter.traceback,
+                    letter.attempts, letter.parked_at,
+                ),  # fmt: skip
+            )
+        if commit.delivery is not None:
+            record = commit.delivery()
+            sql(
+                "INSERT INTO ensue_delivery VALUES (?, ?, ?, ?, ?)",
+                (record.consumer, record.first, record.last, record.at, record.packed),
+            )
+
+    def _operate(self, operation: Operation) -> None:
+        lane = operation.lane
+        self._sql.execute(
+            "UPDATE ensue_lane SET state = ?, attempts = ?, due_at = ?, error = ?, edit = ?, edits = ?, discard = ?, "
+            "rev = rev + 1 WHERE consumer = ? AND key = ? AND state = 'parked' AND rev = ?",
+            (
+                lane.state, lane.attempts, lane.due_at, lane.error, lane.edit, lane.edits, int(lane.discard),
+                lane.consumer, lane.key, lane.rev,
+            ),  # fmt: skip
+        )
+        if self._sql.changes() != 1:
+            raise Conflict(
+                f"the key {lane.key_text} is not parked as it was when it was read: somebody else has changed it. Look again",
+                expected=lane.rev,
+                actual=-1,
+            )
+        self._sql.execute(
+            "UPDATE ensue_dead_letter SET resolution = ?, note = ?, by = ?, resolved_at = ? "
+            "WHERE consumer = ? AND key = ? AND position = ? AND resolved_at IS NULL",
+            (
+                operation.resolution, operation.note, operation.by, self._world.now(), lane.consumer, lane.key,
+                operation.position,
+            ),  # fmt: skip
+        )
+
+
+class SqliteTransaction:
+    """What functions inside the transaction are given."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+
+    def execute(self, sql: str, values: Sequence[object] | Mapping[str, object] = (), /) -> list[tuple[object, ...]]:
+        """Run one statement and return all its rows."""
+        return list(self._connection.execute(sql, values))  # type: ignore[arg-type]
