@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
-__all__ = ["RealWorld", "World"]
+__all__ = ["LoopThread", "RealWorld", "Threads", "World"]
 
 T = TypeVar("T")
 
@@ -32,30 +32,39 @@ class World(Protocol):
 
     def now(self) -> int:
         """Wall-clock time in microseconds since 1970 UTC. It may jump either way."""
+        ...
 
     def monotonic(self) -> float:
         """Seconds of a clock that never goes back, for durations and time limits."""
+        ...
 
     def random(self) -> float:
         """A number in [0, 1)."""
+        ...
 
     def new_id(self) -> bytes:
         """A UUIDv7 of 16 bytes. Within a process ids ascend, also when the wall clock goes back."""
+        ...
 
     async def sleep(self, seconds: float) -> None:
         """Suspend the calling task for at least `seconds`."""
+        ...
 
     def spawn(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
         """Start a task. The caller keeps the reference and awaits or cancels it."""
+        ...
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
         """Call back on the loop after `seconds`."""
+        ...
 
     def threads(self, count: int, *, name: str) -> Threads:
         """A pool of `count` threads for blocking calls."""
+        ...
 
     def failpoint(self, name: str) -> None:
         """A named place where a process may die. Nothing happens in production."""
+        ...
 
 
 class Threads(Protocol):
@@ -63,9 +72,11 @@ class Threads(Protocol):
 
     def run(self, call: Callable[[], T], done: Callable[[T | None, BaseException | None], None]) -> None:
         """Run `call` on a thread, then `done(result, error)` on the loop's thread. Calls start in the order given."""
+        ...
 
     def close(self) -> None:
         """Let running calls end, start no more. Does not wait: a call that blocks for ever must not hold the exit."""
+        ...
 
 
 class RealWorld:
@@ -128,7 +139,9 @@ class _RealThreads:
         self._loop = loop
         self._started = 0
         self._waiting = 0
-        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Callable[[Any, Any], None]] | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Callable[[Any, Any], None]] | None] = (
+            queue.SimpleQueue()
+        )
         self._results: queue.SimpleQueue[tuple[Callable[[Any, Any], None], Any, BaseException | None]] = (
             queue.SimpleQueue()
         )
@@ -167,3 +180,27 @@ class _RealThreads:
             done, result, error = self._results.get()
             self._waiting -= 1
             done(result, error)
+
+
+class LoopThread:
+    """An event loop that runs in a thread of its own, for plain synchronous programs."""
+
+    def __init__(self, name: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
+        self._thread.start()
+
+    def call(self, work: Coroutine[Any, Any, T], *, timeout_seconds: float | None = None) -> T:
+        """Run the coroutine on the loop and block until it is done. Errors: its own, `TimeoutError`."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result(timeout_seconds)
+        except TimeoutError:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        """Stop the loop and wait for its thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()

@@ -2,7 +2,8 @@
 
 from ensue.app.application import App, Portal, Settings
 from ensue.app.dead_letters import DeadLetters
-from ensue.app.log import LogView, Receipt
+from ensue.app.log import LogView
+from ensue.app.receipt import Receipt
 from ensue.app.service import ONE_ORDER, Reaction, Service
 from ensue.app.urls import open_store
 

@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import timedelta
 from types import TracebackType
@@ -18,19 +17,20 @@ import msgspec
 from ensue.app.dead_letters import DeadLetters
 from ensue.app.dependencies import Dependencies
 from ensue.app.engine import Engine
-from ensue.app.log import LogView, Receipt
+from ensue.app.log import LogView
+from ensue.app.receipt import Receipt
 from ensue.app.service import Service
 from ensue.app.urls import open_store
 from ensue.consumers.handler import HandlerDefinition
 from ensue.consumers.policy import Retries, Retry
 from ensue.consumers.transaction import Transaction
-from ensue.errors import DefinitionError, NotYetAvailable, Unavailable
+from ensue.errors import DefinitionError, InvalidEvent, NotYetAvailable, Unavailable
 from ensue.events.message import Command, Event, Query
 from ensue.events.registry import Registry
 from ensue.observe.log import log_signal
 from ensue.observe.signals import Observer, Signal
 from ensue.store.base import Store
-from ensue.world import RealWorld, World
+from ensue.world import LoopThread, RealWorld, World
 
 __all__ = ["App", "Portal", "Settings"]
 
@@ -117,7 +117,9 @@ class App(Service):
         names = [handler.name for handler in handlers]
         for name in names:
             if names.count(name) > 1:
-                raise DefinitionError(f"two handlers are called {name!r}; give one of them, or its service, another name")
+                raise DefinitionError(
+                    f"two handlers are called {name!r}; give one of them, or its service, another name"
+                )
         return tuple(handlers)
 
     @property
@@ -136,7 +138,7 @@ class App(Service):
         await self._close()
 
     @contextlib.asynccontextmanager
-    async def connected(self) -> AsyncIterator[Self]:
+    async def connected(self) -> AsyncGenerator[Self, None]:
         """Publish, read and wait without running any consumer here."""
         await self._open(consume=False)
         try:
@@ -265,7 +267,7 @@ class App(Service):
         """For ASGI frameworks: `FastAPI(lifespan=shop.lifespan)` runs the consumers as long as the web application."""
 
         @contextlib.asynccontextmanager
-        async def run() -> AsyncIterator[None]:
+        async def run() -> AsyncGenerator[None, None]:
             async with self:
                 yield
 
@@ -279,14 +281,11 @@ class App(Service):
         return self._blocking(consume=consume)
 
     @contextlib.contextmanager
-    def _blocking(self, *, consume: bool) -> Iterator[Portal]:
-        loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=loop.run_forever, name=f"{self.name} loop", daemon=True)  # noqa: TID251
-        thread.start()
+    def _blocking(self, *, consume: bool) -> Generator[Portal, None, None]:
+        thread = LoopThread(f"{self.name} loop")
 
         def call(work: Coroutine[Any, Any, R], /, *, timeout: timedelta | None = None) -> R:
-            future = asyncio.run_coroutine_threadsafe(work, loop)
-            return future.result(timeout.total_seconds() if timeout is not None else None)
+            return thread.call(work, timeout_seconds=timeout.total_seconds() if timeout is not None else None)
 
         try:
             call(self._open(consume=consume))
@@ -295,9 +294,7 @@ class App(Service):
             finally:
                 call(self._close())
         finally:
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
-            loop.close()
+            thread.close()
 
 
 HEADERS, HEADER_CHARACTERS = 64, 4096
@@ -305,11 +302,10 @@ HEADERS, HEADER_CHARACTERS = 64, 4096
 
 def checked_headers(headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
     """Errors: `InvalidEvent`."""
-    from ensue.errors import InvalidEvent
-
     if not headers:
         return None
-    if any(not isinstance(name, str) or not isinstance(value, str) for name, value in headers.items()):
+    texts: list[object] = [*headers.keys(), *headers.values()]
+    if not all(isinstance(text, str) for text in texts):
         raise InvalidEvent("headers are texts by name")
     size = sum(len(name) + len(value) for name, value in headers.items())
     if len(headers) > HEADERS or size > HEADER_CHARACTERS:
@@ -321,8 +317,6 @@ def checked_headers(headers: Mapping[str, str] | None) -> Mapping[str, str] | No
 
 def checked_traceparent(traceparent: str | None) -> str | None:
     """A W3C trace context parent. Errors: `InvalidEvent`."""
-    from ensue.errors import InvalidEvent
-
     if traceparent is None:
         return None
     parts = traceparent.split("-")

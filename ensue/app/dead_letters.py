@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ensue.app.engine import Engine
 from ensue.consumers.operations import release
 from ensue.errors import Conflict, InvalidEvent
 from ensue.events.message import Event
 from ensue.store.base import DeadLetter
-
-if TYPE_CHECKING:
-    from ensue.app.engine import Engine
 
 __all__ = ["DeadLetters"]
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from ensue.app.dependencies import Dependencies
-from ensue.app.log import Receipt
+from ensue.app.receipt import Receipt
 from ensue.consumers.handler import HandlerDefinition
 from ensue.consumers.handling import Handling, inside_handler
 from ensue.consumers.node import Node, define_consumers
@@ -74,9 +74,7 @@ class Engine:
 
     async def _consume(self, consumers: Sequence[Consumer]) -> None:
         await self._dependencies.open()
-        self.node = Node(
-            self.store, self.world, self._observe, self._bell, host=socket.gethostname(), pid=os.getpid()
-        )
+        self.node = Node(self.store, self.world, self._observe, self._bell, host=socket.gethostname(), pid=os.getpid())
         await self.node.start(consumers, self._handlings)
 
     async def close(self) -> None:
@@ -136,7 +134,9 @@ class Engine:
         written = await self.store.write(request)
         return self._receipt(written, None)
 
-    async def transact(self, function: Callable[[Transaction], T], idempotency_key: str | None) -> tuple[T, Receipt[None]]:
+    async def transact(
+        self, function: Callable[[Transaction], T], idempotency_key: str | None
+    ) -> tuple[T, Receipt[None]]:
         """Run a function inside the writer's transaction."""
         self._outside("open a transaction")
         results: list[T] = []

@@ -1,67 +1,24 @@
-"""The application's log, bare: append, read, follow; and the receipt of a write."""
+"""The application's log, bare: append, read, follow."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
+from datetime import datetime
+from typing import Any, TypeVar
 
+from ensue.app.engine import Engine
+from ensue.app.receipt import Receipt
 from ensue.events.message import Event
 from ensue.events.recorded import Criteria, Position, Recorded
 from ensue.events.registry import declaration
 from ensue.events.stored import tag_hash
 from ensue.store.base import Condition, Expected, Term
 
-if TYPE_CHECKING:
-    from ensue.app.engine import Engine
+__all__ = ["LogView"]
 
-__all__ = ["LogView", "Receipt"]
-
-R_co = TypeVar("R_co", covariant=True)
 E = TypeVar("E", bound=Event)
-E1 = TypeVar("E1", bound=Event)
-E2 = TypeVar("E2", bound=Event)
-E3 = TypeVar("E3", bound=Event)
 
-WAIT = timedelta(seconds=30)
 PAGE = 1000
-
-
-class Receipt(Generic[R_co]):
-    """What a write returns, when it is durable."""
-
-    __slots__ = ("_engine", "position", "replayed", "result")
-
-    def __init__(self, engine: Engine, position: Position, result: R_co, *, replayed: bool) -> None:
-        self._engine = engine
-        self.position = position
-        """Where the events are: the token that reads and waits take."""
-        self.result = result
-        self.replayed = replayed
-        """The idempotency key was known: nothing was stored, this is the first write's receipt."""
-
-    async def wait(self, *consumers: Callable[..., object] | str, timeout: timedelta = WAIT) -> Self:
-        """Until these consumers (handlers, or their names) are done with what was written; without any, until all that
-        it causes is done, directly or not, by every consumer of the log, in every process.
-
-        Errors: `HandlerFailed` at once when one of them failed for good, waits behind such a failure, is paused or
-        tripped, or nobody runs it; `NotCaughtUp` after `timeout`; `InsideHandler` in a handler.
-        """
-        await self._engine.wait(self.position, consumers, timeout.total_seconds())
-        return self
-
-    @overload
-    async def first(self, a: type[E1], /, *, timeout: timedelta = WAIT) -> E1: ...
-    @overload
-    async def first(self, a: type[E1], b: type[E2], /, *, timeout: timedelta = WAIT) -> E1 | E2: ...
-    @overload
-    async def first(self, a: type[E1], b: type[E2], c: type[E3], /, *, timeout: timedelta = WAIT) -> E1 | E2 | E3: ...
-    async def first(self, *types: type[Event], timeout: timedelta = WAIT) -> Any:
-        """The first event of these types that this write caused, directly or not: a request and its typed reply.
-
-        Errors: as `wait`; `NotCaughtUp` also when all that the write caused is done and no such event came.
-        """
-        return await self._engine.first(self.position, types, timeout.total_seconds())
 
 
 class LogView:
@@ -155,4 +112,3 @@ class LogView:
         engine = self._engine()
         head = engine.store.head()
         return Position.of(engine.store.log_id, head, head)
-

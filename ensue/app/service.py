@@ -134,7 +134,9 @@ class Service:
     @overload
     def view(self, /, *, when: Literal["after", "inline", "live"] = "after") -> Callable[[type[V]], type[V]]: ...
     @overload
-    def view(self, /, *, schema: str, when: Literal["after", "inline"] = "after") -> Callable[[Projected], Projected]: ...
+    def view(
+        self, /, *, schema: str, when: Literal["after", "inline"] = "after"
+    ) -> Callable[[Projected], Projected]: ...
     def view(self, row: Any = None, /, **options: Any) -> Any:
         """Keep a table of these rows from the log. Not yet available."""
         raise NotYetAvailable("views are declared, but this version cannot keep them yet; use @on with a Transaction")

@@ -23,7 +23,9 @@ def open_store(url: str) -> Store:
 
         path = unquote(parts.path).removeprefix("/")
         if parts.netloc or not path or parts.query:
-            raise WiringError(f"the URL {shown(url)} is not of the form sqlite:///file.db or sqlite:////absolute/file.db")
+            raise WiringError(
+                f"the URL {shown(url)} is not of the form sqlite:///file.db or sqlite:////absolute/file.db"
+            )
         return SqliteStore(path)
     raise WiringError(
         f"no store for the URL {shown(url)}: this version knows sqlite:///file.db and memory:. A file's name needs the "

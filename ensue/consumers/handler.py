@@ -102,7 +102,9 @@ def analyse(
             "`def`, or split what calls the outside from what writes rows"
         )
     if options.pure and (is_async or inside or any(p.wants is Wants.DEPENDENCY for p in rest)):
-        raise DefinitionError(f"{name}: pure=True is for a plain `def` that takes the event and returns events, no more")
+        raise DefinitionError(
+            f"{name}: pure=True is for a plain `def` that takes the event and returns events, no more"
+        )
     concurrency = options.concurrency or (ASYNC_CONCURRENCY if is_async else THREAD_CONCURRENCY)
     if concurrency < 1:
         raise DefinitionError(f"{name}: concurrency={options.concurrency}; at least one must run")
@@ -146,7 +148,9 @@ def _events(name: str, parameter: str, hint: Any) -> tuple[tuple[type[Event], ..
     for event in found:
         if not (isinstance(event, type) and issubclass(event, Event)):
             shown = getattr(event, "__name__", repr(event))
-            raise DefinitionError(f"{name}: the first parameter, {parameter!r}, is annotated {shown}, which is not an Event")
+            raise DefinitionError(
+                f"{name}: the first parameter, {parameter!r}, is annotated {shown}, which is not an Event"
+            )
     return tuple(found), recorded
 
 

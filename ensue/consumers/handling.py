@@ -62,7 +62,7 @@ class Handling:
         self, definition: HandlerDefinition, registry: Registry, world: World, scope: Scope, *, retry: Retry
     ) -> None:
         self.name = definition.name
-        self.start = definition.start
+        self.start: Start | None = definition.start
         self.key_tag = definition.key
         self.mode = _mode(definition)
         self.concurrency = definition.concurrency
@@ -96,7 +96,7 @@ class Handling:
 
     async def start_position(self, store: Store) -> int:
         """The position after which a new consumer begins."""
-        start: Start | None = self.start
+        start = self.start
         if isinstance(start, Position):
             return start.within(store.log_id).last
         if isinstance(start, datetime):

@@ -31,9 +31,7 @@ class Lease:
         sent_at = self._world.monotonic()
         expires_at = self._world.now() + int(LEASE_SECONDS * 1_000_000)
         node = self.node
-        self.node = Node(
-            id=node.id, host=node.host, pid=node.pid, started_at=node.started_at, expires_at=expires_at
-        )
+        self.node = Node(id=node.id, host=node.host, pid=node.pid, started_at=node.started_at, expires_at=expires_at)
         await self._store.beat(self.node)
         self._beaten_at = sent_at
 

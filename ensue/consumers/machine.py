@@ -87,8 +87,22 @@ class Slot:
     payload after an operator's edit.
     """
 
-    __slots__ = ("apply", "attempt", "before", "data", "discarded", "edits", "events", "key", "micros", "position",
-                 "row", "run", "started", "state")  # fmt: skip
+    __slots__ = (
+        "apply",
+        "attempt",
+        "before",
+        "data",
+        "discarded",
+        "edits",
+        "events",
+        "key",
+        "micros",
+        "position",
+        "row",
+        "run",
+        "started",
+        "state",
+    )
 
     def __init__(self, position: int, key: bytes, row: Row) -> None:
         self.position = position
@@ -299,7 +313,8 @@ class Machine:
 
     def detach(self, slot: Slot) -> None:
         """The slot is slow and the window is full: its key becomes a lane, and the call goes on as the lane's."""
-        assert slot.state is _RUNNING and slot.run is None, "only a running slot of the window can be detached"
+        assert slot.state is _RUNNING, "only a running slot can be detached"
+        assert slot.run is None, "a lane's slot is detached already"
         run = LaneRun(self._row(slot, state=LaneState.LATE), seen=slot.position)
         self._give(slot, run)
         placeholder = Slot(slot.position, slot.key, slot.row)  # stands in the window for what the lane owns now
@@ -541,14 +556,25 @@ class Machine:
         self._keep(run)
         self.rows[slot.key] = run
 
-    def _row(self, slot: Slot, *, state: str, attempts: int = 0, due_at: int | None = None, error: str | None = None) -> Lane:
+    def _row(
+        self, slot: Slot, *, state: str, attempts: int = 0, due_at: int | None = None, error: str | None = None
+    ) -> Lane:
         """The lane row of a slot's key, standing before the slot."""
         before = slot.before
         return Lane(
-            consumer=self.consumer, segment=self.segment, key=slot.key, key_text=self._text(slot),
-            after=before.after if before else slot.position - 1, state=state, attempts=attempts, due_at=due_at,
-            error=error, edit=slot.data, edits=slot.edits, rev=before.rev + 1 if before else 0,
-        )  # fmt: skip
+            consumer=self.consumer,
+            segment=self.segment,
+            key=slot.key,
+            key_text=self._text(slot),
+            after=before.after if before else slot.position - 1,
+            state=state,
+            attempts=attempts,
+            due_at=due_at,
+            error=error,
+            edit=slot.data,
+            edits=slot.edits,
+            rev=before.rev + 1 if before else 0,
+        )
 
     def _text(self, slot: Slot) -> str:
         return slot.before.key_text if slot.before is not None else self.describe(slot.row)
@@ -557,9 +583,14 @@ class Machine:
         """The lane's event is done: the row moves past it in the commit that holds its effects."""
         lane = run.lane
         run.lane = Lane(
-            consumer=lane.consumer, segment=lane.segment, key=lane.key, key_text=lane.key_text,
-            after=slot.position, state=LaneState.LATE, rev=lane.rev + 1,
-        )  # fmt: skip
+            consumer=lane.consumer,
+            segment=lane.segment,
+            key=lane.key,
+            key_text=lane.key_text,
+            after=slot.position,
+            state=LaneState.LATE,
+            rev=lane.rev + 1,
+        )
         run.cleared = slot.position
         run.slot = None
         run.charged = False
@@ -596,10 +627,16 @@ class Machine:
     def _park(self, slot: Slot, reason: str, traceback: str, now: int) -> None:
         self.letters.append(
             DeadLetter(
-                id=0, consumer=self.consumer, position=slot.position, key=slot.key,
-                key_text=self._text(slot), reason=reason, traceback=traceback,
-                attempts=slot.attempt, parked_at=now,
-            )  # fmt: skip
+                id=0,
+                consumer=self.consumer,
+                position=slot.position,
+                key=slot.key,
+                key_text=self._text(slot),
+                reason=reason,
+                traceback=traceback,
+                attempts=slot.attempt,
+                parked_at=now,
+            )
         )
 
     def _write_ahead(self, slot: Slot) -> None:

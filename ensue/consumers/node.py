@@ -8,6 +8,7 @@ is finished is committed, segments are released, the lease ends.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 
 from ensue.consumers.handling import Handling
@@ -115,10 +116,9 @@ class Node:
             if task is not None:
                 task.cancel()
         await asyncio.gather(*(task for task in (*self._tasks, self._heart) if task), return_exceptions=True)
-        try:
+        # The lease ends by itself, too; a broken store has been told by whoever wrote to it.
+        with contextlib.suppress(EnsueError):
             await self._lease.end()
-        except EnsueError:
-            pass  # the lease ends by itself; a broken store has been told by whoever wrote to it
 
     @property
     def tasks(self) -> tuple[asyncio.Task[None], ...]:

@@ -497,9 +497,12 @@ class Runner:
         signal = EventParked if parked else AttemptFailed
         self._observe(
             signal(
-                consumer=self.consumer.name, position=slot.position,
-                key=run.lane.key_text if run else "", attempt=slot.attempt, error=failure.error,
-            )  # fmt: skip
+                consumer=self.consumer.name,
+                position=slot.position,
+                key=run.lane.key_text if run else "",
+                attempt=slot.attempt,
+                error=failure.error,
+            )
         )
         self._failing.add(slot.key)
         if self.tripped is not None:
@@ -593,9 +596,7 @@ class Runner:
             self._lose(machine, "another process owns it now")
         elif isinstance(error, StorageFull | Unavailable) and not self._stopping:
             self._observe(
-                WriterTrouble(
-                    consumer=self.consumer.name, error=str(error), retry_in_seconds=STORAGE_RETRY_SECONDS
-                )
+                WriterTrouble(consumer=self.consumer.name, error=str(error), retry_in_seconds=STORAGE_RETRY_SECONDS)
             )
             self._world.call_later(STORAGE_RETRY_SECONDS, partial(self._send, machine, request))
         else:
@@ -607,4 +608,3 @@ class Runner:
         failure = self._failure(cause)
         slot = machine.refused(error.unit, failure)
         self._tell_failure(machine, slot, failure)
-

@@ -40,11 +40,19 @@ class Bell:
                 waiter.set_result(None)
         self._waiters.clear()
 
+    @staticmethod
+    def _silence(waiter: asyncio.Future[None]) -> Callable[[], None]:
+        def wake() -> None:
+            if not waiter.done():
+                waiter.set_result(None)
+
+        return wake
+
     async def wait(self, world: World, seconds: float) -> None:
         """Until the next ring, or for `seconds`."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
-        timer = world.call_later(seconds, lambda: waiter.done() or waiter.set_result(None))
+        timer = world.call_later(seconds, self._silence(waiter))
         try:
             await waiter
         finally:

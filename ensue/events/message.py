@@ -30,7 +30,19 @@ if TYPE_CHECKING:
 else:
     R_co = TypeVar("R_co", covariant=True)
 
-__all__ = ["Command", "Event", "EventType", "Message", "Personal", "Query", "Tags", "days", "hours", "minutes", "seconds"]
+__all__ = [
+    "Command",
+    "Event",
+    "EventType",
+    "Message",
+    "Personal",
+    "Query",
+    "Tags",
+    "days",
+    "hours",
+    "minutes",
+    "seconds",
+]
 
 T = TypeVar("T")
 M = TypeVar("M", bound="MessageMeta")
@@ -71,7 +83,9 @@ class MessageMeta(msgspec.StructMeta):
         kw_only: bool = True,
     ) -> M:
         cls = super().__new__(mcls, cls_name, bases, namespace, frozen=frozen, kw_only=kw_only)
-        inherited = next((vars(base)["__ensue_type__"] for base in cls.__mro__[1:] if "__ensue_type__" in vars(base)), None)
+        inherited = next(
+            (vars(base)["__ensue_type__"] for base in cls.__mro__[1:] if "__ensue_type__" in vars(base)), None
+        )
         own_key = _key(cls_name, cls, key)
         type.__setattr__(
             cls,

@@ -318,4 +318,3 @@ def _hints(event: type[Event]) -> dict[str, Any]:
     from typing import get_type_hints
 
     return get_type_hints(event, include_extras=True)
-

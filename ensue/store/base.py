@@ -116,6 +116,7 @@ class SqlTransaction(Protocol):
 
     def execute(self, sql: str, values: Sequence[object] | Mapping[str, object] = (), /) -> list[tuple[object, ...]]:
         """Run one statement and return all its rows. Errors of the database are raised as they are."""
+        ...
 
 
 Emission: TypeAlias = Callable[[SqlTransaction], Sequence[Draft]]
@@ -321,9 +322,11 @@ class Log(Protocol):
 
     async def open(self, world: World) -> None:
         """Open or create. Errors: `CorruptLog`, `LogTooNew`, `ReadOnlyLog`, `Unavailable`, `StorageFull`."""
+        ...
 
     async def close(self) -> None:
         """Answer what was queued, then close. Idempotent. Later calls raise `Unavailable`."""
+        ...
 
     def write(self, request: Request) -> Future[Written]:
         """Queue a request; the answer comes when it is durable. Not a coroutine: the order of calls is the order of
@@ -332,12 +335,19 @@ class Log(Protocol):
         Errors: `Conflict`, `Fenced`, `IdempotencyKeyReused`, `DuplicateEventId`, `ApplyFailed`, `StorageFull`,
         `ReadOnlyLog`, `Unavailable` (all: nothing stored), `OutcomeUnknown`, `LogFileReplaced`, `CorruptLog`.
         """
+        ...
 
     async def room(self) -> None:
         """Back-pressure: return when the writer's queue is below its bound in bytes and requests."""
+        ...
 
     async def read(
-        self, selection: Selection = (), *, after: int = 0, before: int | None = None, limit: int = 1000,
+        self,
+        selection: Selection = (),
+        *,
+        after: int = 0,
+        before: int | None = None,
+        limit: int = 1000,
         backwards: bool = False,
     ) -> Page:
         """At most `limit` matching rows with `after` < position < `before`, in one short transaction.
@@ -345,22 +355,28 @@ class Log(Protocol):
         Forwards from `after`, or backwards from `before` (None: the head). A page may hold fewer rows than `limit`
         though more match: go on from `reached`, until `reached` is the head (backwards: `after`).
         """
+        ...
 
     def head(self) -> int:
         """The last committed position known in this process; 0 for an empty log. Never blocks, may lag other processes."""
+        ...
 
     async def changed(self, after: int) -> int:
         """Wait until the head is beyond `after`; return it. Woken at once by commits of this process, within 50 ms by
         those of another. While it waits it uses no processor time."""
+        ...
 
     async def types(self) -> Mapping[int, tuple[str, int]]:
         """Number → (name, schema version) of every type in the log. Grows; numbers never change."""
+        ...
 
     async def rename(self, name: str, former: Sequence[str]) -> None:
         """Events stored under a `former` name count as events of type `name` in every selection. Idempotent."""
+        ...
 
     async def position_at(self, time: int) -> int:
         """The last position recorded before `time` (microseconds), 0 if none: a binary search."""
+        ...
 
 
 class Checkpoints(Protocol):
@@ -369,15 +385,19 @@ class Checkpoints(Protocol):
     async def define(self, consumer: Consumer) -> Consumer:
         """Create the consumer if its name is new (`id` 0; progress rows begin at `start`), or add the types of
         `handles` that the stored one lacks, handled since the head. Returns the stored one. One transaction."""
+        ...
 
     async def consumers(self) -> tuple[Consumer, ...]:
         """All of them, by id."""
+        ...
 
     async def set_status(self, consumer: int, status: str, reason: str | None) -> None:
         """Pause, trip, activate or retire."""
+        ...
 
     async def beat(self, node: Node) -> None:
         """Write the node's row: it lives until `expires_at`. Losing a beat in a crash is harmless."""
+        ...
 
     async def claim(self, consumer: int, node: Node, *, now: int, most: int) -> Standing:
         """Take at most `most` segments that are free, released, or owned by a node that is expired or known to be dead.
@@ -385,18 +405,23 @@ class Checkpoints(Protocol):
         Raises the fence of each; `unclean` + 1 where the owner had not released. Returns the rows taken and their
         lanes. One transaction. A node's lease more than one minute in the future counts as expired: the clock went back.
         """
+        ...
 
     async def standing(self, consumer: int) -> Standing:
         """Everything of one consumer, for waits, `verify` and people."""
+        ...
 
     async def nodes(self) -> tuple[Node, ...]:
         """All node rows, the expired included."""
+        ...
 
     async def dead_letters(self, *, consumer: int | None = None, open_only: bool = True) -> tuple[DeadLetter, ...]:
         """By id."""
+        ...
 
     async def deliveries(self, positions: Sequence[int]) -> tuple[Delivery, ...]:
         """The delivery records that cover any of these positions."""
+        ...
 
 
 class Store(Log, Checkpoints, Protocol):

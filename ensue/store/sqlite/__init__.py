@@ -321,7 +321,7 @@ class SqliteStore:
 
     def query(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Run a reading statement of the user's. Errors of the database are raised as they are."""
-        return list(self._sql.execute(sql, values))  # type: ignore[arg-type]
+        return list(self._sql.execute(sql, values))
 
     # -------------------------------------------------------------------------------------------------- checkpoints
 
@@ -367,5 +367,3 @@ class SqliteStore:
     async def deliveries(self, positions: Sequence[int]) -> tuple[Delivery, ...]:
         """See `Checkpoints.deliveries`."""
         return checkpoints.deliveries(self._sql, positions)
-
-

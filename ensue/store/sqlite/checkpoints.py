@@ -44,9 +44,13 @@ def define(sql: apsw.Connection, consumer: Consumer) -> Consumer:
             "INSERT INTO ensue_consumer (name, start, key_tag, segments, handles, status) VALUES (?, ?, ?, ?, ?, ?) "
             "RETURNING id",
             (
-                consumer.name, consumer.start, consumer.key_tag, consumer.segments,
-                msgspec.json.encode(dict(consumer.handles)), consumer.status,
-            ),  # fmt: skip
+                consumer.name,
+                consumer.start,
+                consumer.key_tag,
+                consumer.segments,
+                msgspec.json.encode(dict(consumer.handles)),
+                consumer.status,
+            ),
         )
         number: int = next(iter(found))[0]
         sql.executemany(
@@ -134,6 +138,8 @@ def claim(sql: apsw.Connection, consumer: int, node: Node, now: int, most: int) 
 
 
 def standing(sql: apsw.Connection, consumer: int) -> Standing:
+    progress: list[Any] = []
+    lanes: list[Any] = []
     with sql:
         progress = list(
             sql.execute(f"SELECT {rows.PROGRESS} FROM ensue_progress WHERE consumer = ? ORDER BY segment", (consumer,))

@@ -133,7 +133,10 @@ class Watch:
         self._remove_reader = remove_reader
         self._add_reader = add_reader
         self._descriptor = libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC)
-        if self._descriptor < 0 or libc.inotify_add_watch(self._descriptor, os.fsencode(f"{path}-lock"), _IN_ATTRIB) < 0:
+        if (
+            self._descriptor < 0
+            or libc.inotify_add_watch(self._descriptor, os.fsencode(f"{path}-lock"), _IN_ATTRIB) < 0
+        ):
             if self._descriptor >= 0:
                 os.close(self._descriptor)
             raise OSError(ctypes.get_errno(), "inotify cannot watch the log")

@@ -21,7 +21,9 @@ def select(
     """One statement for at most `limit` rows with `after` < position < `before`. `numbers` gives those of type names."""
     order = "DESC" if backwards else "ASC"
     if not selection:
-        text = f"SELECT {COLUMNS} FROM ensue_event WHERE position > ? AND position < ? ORDER BY position {order} LIMIT ?"
+        text = (
+            f"SELECT {COLUMNS} FROM ensue_event WHERE position > ? AND position < ? ORDER BY position {order} LIMIT ?"
+        )
         return text, [after, before, limit]
     parts: list[str] = []
     values: list[object] = []
@@ -37,7 +39,14 @@ def select(
 
 
 def _term(
-    term: Term, numbers: Numbers, after: int, before: int, limit: int, order: str, parts: list[str], values: list[object]
+    term: Term,
+    numbers: Numbers,
+    after: int,
+    before: int,
+    limit: int,
+    order: str,
+    parts: list[str],
+    values: list[object],
 ) -> None:
     types = list(numbers(term.types))
     if term.types and not types:

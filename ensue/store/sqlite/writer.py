@@ -376,7 +376,9 @@ class Writer:
 
     def _hold(self, selection: Selection, after: int) -> None:
         self._flush()
-        text, values = select(selection, self._types.expand, after=after, before=self.head + 1, limit=1, backwards=False)
+        text, values = select(
+            selection, self._types.expand, after=after, before=self.head + 1, limit=1, backwards=False
+        )
         for row in self._sql.execute(text, values):
             position: int = row[0]
             raise Conflict(
@@ -392,12 +394,15 @@ class Writer:
         unit = 0
         self._sql.execute("SAVEPOINT ensue_request")
         try:
-            for unit, function in enumerate(request.apply):  # noqa: B007: named in the error below
+            for function in request.apply:
                 emitted.extend(function(transaction))
+                unit += 1
         except Exception as error:
             self._sql.execute("ROLLBACK TO ensue_request")
             self._sql.execute("RELEASE ensue_request")
-            raise ApplyFailed(f"a function inside the transaction raised {type(error).__name__}: {error}", unit=unit) from error
+            raise ApplyFailed(
+                f"a function inside the transaction raised {type(error).__name__}: {error}", unit=unit
+            ) from error
         self._sql.execute("RELEASE ensue_request")
         return emitted
 
@@ -422,9 +427,19 @@ class Writer:
         number = self._types.numbers.get((draft.type_name, draft.type_version)) or self._new_type(draft)
         self._events.append(
             (
-                position, draft.id, number, stream, version, self._recorded_at, draft.cause, draft.root, draft.maker,
-                draft.nth, draft.meta, draft.data,
-            )  # fmt: skip
+                position,
+                draft.id,
+                number,
+                stream,
+                version,
+                self._recorded_at,
+                draft.cause,
+                draft.root,
+                draft.maker,
+                draft.nth,
+                draft.meta,
+                draft.data,
+            )
         )
         for tag in draft.tags:
             self._tags.append((tag, position, number))
@@ -478,9 +493,15 @@ class Writer:
                 "INSERT INTO ensue_dead_letter (consumer, position, key, key_text, reason, traceback, attempts, parked_at) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    letter.consumer, letter.position, letter.key, letter.key_text, letter.reason, letter.traceback,
-                    letter.attempts, letter.parked_at,
-                ),  # fmt: skip
+                    letter.consumer,
+                    letter.position,
+                    letter.key,
+                    letter.key_text,
+                    letter.reason,
+                    letter.traceback,
+                    letter.attempts,
+                    letter.parked_at,
+                ),
             )
         if commit.delivery is not None:
             record = commit.delivery()
@@ -495,9 +516,17 @@ class Writer:
             "UPDATE ensue_lane SET state = ?, attempts = ?, due_at = ?, error = ?, edit = ?, edits = ?, discard = ?, "
             "rev = rev + 1 WHERE consumer = ? AND key = ? AND state = 'parked' AND rev = ?",
             (
-                lane.state, lane.attempts, lane.due_at, lane.error, lane.edit, lane.edits, int(lane.discard),
-                lane.consumer, lane.key, lane.rev,
-            ),  # fmt: skip
+                lane.state,
+                lane.attempts,
+                lane.due_at,
+                lane.error,
+                lane.edit,
+                lane.edits,
+                int(lane.discard),
+                lane.consumer,
+                lane.key,
+                lane.rev,
+            ),
         )
         if self._sql.changes() != 1:
             raise Conflict(
@@ -509,9 +538,14 @@ class Writer:
             "UPDATE ensue_dead_letter SET resolution = ?, note = ?, by = ?, resolved_at = ? "
             "WHERE consumer = ? AND key = ? AND position = ? AND resolved_at IS NULL",
             (
-                operation.resolution, operation.note, operation.by, self._world.now(), lane.consumer, lane.key,
+                operation.resolution,
+                operation.note,
+                operation.by,
+                self._world.now(),
+                lane.consumer,
+                lane.key,
                 operation.position,
-            ),  # fmt: skip
+            ),
         )
 
 
@@ -523,4 +557,4 @@ class SqliteTransaction:
 
     def execute(self, sql: str, values: Sequence[object] | Mapping[str, object] = (), /) -> list[tuple[object, ...]]:
         """Run one statement and return all its rows."""
-        return list(self._connection.execute(sql, values))  # type: ignore[arg-type]
+        return list(self._connection.execute(sql, values))

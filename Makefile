@@ -1,0 +1,56 @@
+# One line a task; each sets up what it needs. The environment is rebuilt when pyproject.toml changes.
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	command -v $$python >/dev/null 2>&1 && $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$python && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test check format bench-store bench-pipeline clean
+
+help:
+	@echo "make demo            a shop with simulated customers, for ten seconds"
+	@echo "make test            every proof in this repository"
+	@echo "make check           format, lint, types, the import contract, the limits on size"
+	@echo "make bench-store     the log against its peers and the raw limit"
+	@echo "make bench-pipeline  consumers against the raw limit"
+	@echo "make format          write the format that make check wants"
+
+$(VENV)/ready: pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then echo "Python 3.11 or later is needed; on Debian: apt install python3 python3-venv" >&2; exit 1; fi
+	@echo "Making an environment in $(VENV) with $(PYTHON) ..."
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { echo "Making it failed; on Debian: apt install python3-venv" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(VENV)/bench-ready: $(VENV)/ready
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	@touch $@
+
+demo: $(VENV)/ready
+	@$(BIN)/ensue demo shop --seconds 10
+
+test: $(VENV)/ready
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: $(VENV)/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/tidy
+
+format: $(VENV)/ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench-store: $(VENV)/bench-ready
+	@$(BIN)/python -m bench.store
+
+bench-pipeline: $(VENV)/bench-ready
+	@$(BIN)/python -m bench.pipeline
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build

@@ -1,0 +1,396 @@
+"""The log in memory: for tests and trials, and the oracle that other adapters are compared with.
+
+Plain lists and dictionaries, written without a look at the SQL. Nothing survives the process, functions inside the
+transaction have no SQL, and only one process can use it: its capabilities say so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from ensue.errors import (
+    ApplyFailed,
+    Conflict,
+    DuplicateEventId,
+    EnsueError,
+    Fenced,
+    IdempotencyKeyReused,
+    MissingCapability,
+    Unavailable,
+)
+from ensue.events.stored import Draft, Row
+from ensue.store.base import (
+    Capabilities,
+    Consumer,
+    ConsumerCommit,
+    DeadLetter,
+    Delivery,
+    Lane,
+    LaneState,
+    Node,
+    Operation,
+    Page,
+    Progress,
+    Request,
+    Selection,
+    Standing,
+    Term,
+    Written,
+)
+from ensue.world import World
+
+__all__ = ["MemoryStore"]
+
+LONGEST_LEASE = 60_000_000
+
+
+class _NoSql:
+    def execute(self, sql: str, values: Sequence[object] | Mapping[str, object] = (), /) -> list[tuple[object, ...]]:
+        raise MissingCapability("the log in memory has no SQL; use a sqlite: URL")
+
+
+class MemoryStore:
+    """See the module. It keeps its contents when it is closed, and may be opened again."""
+
+    def __init__(self) -> None:
+        self.capabilities = Capabilities(durable=False, sql=False, many_processes=False)
+        self.log_id = ""
+        self._rows: list[Row] = []
+        self._ids: set[bytes] = set()
+        self._row_tags: list[frozenset[bytes]] = []
+        self._versions: dict[bytes, int] = {}
+        self._types: dict[int, tuple[str, int]] = {}
+        self._former: dict[str, str] = {}
+        self._requests: dict[bytes, tuple[bytes, Written]] = {}
+        self._consumers: dict[int, Consumer] = {}
+        self._progress: dict[tuple[int, int], Progress] = {}
+        self._lanes: dict[tuple[int, bytes], Lane] = {}
+        self._letters: list[DeadLetter] = []
+        self._deliveries: list[Delivery] = []
+        self._nodes: dict[bytes, Node] = {}
+        self._recorded_at = 0
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._open = False
+
+    async def open(self, world: World) -> None:
+        """See `Log.open`."""
+        self._world = world
+        self._open = True
+        self.log_id = self.log_id or world.new_id().hex()
+
+    async def close(self) -> None:
+        """See `Log.close`."""
+        self._open = False
+        for waiter in self._waiters:
+            waiter.cancel()
+
+    def abandon(self) -> None:
+        """The process died: what was written stays."""
+        self._open = False
+
+    # ------------------------------------------------------------------------------------------------------ writing
+
+    def write(self, request: Request) -> asyncio.Future[Written]:
+        """See `Log.write`."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Written] = loop.create_future()
+        if not self._open:
+            future.set_exception(Unavailable("the log in memory is closed"))
+            return future
+        self._world.failpoint("append.queued")
+        loop.call_soon(self._answer, request, future)
+        return future
+
+    def _answer(self, request: Request, future: asyncio.Future[Written]) -> None:
+        self._world.failpoint("append.commit")
+        try:
+            written = self._request(request)
+        except EnsueError as error:
+            if not future.done():
+                future.set_exception(error)
+            return
+        self._world.failpoint("append.committed")
+        waiters, self._waiters = self._waiters, set()
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        if not future.done():
+            future.set_result(written)
+
+    def _request(self, request: Request) -> Written:
+        key = request.idempotency_key
+        if key is not None and key in self._requests:
+            fingerprint, first = self._requests[key]
+            if fingerprint != request.fingerprint:
+                raise IdempotencyKeyReused("the idempotency key was used for other events")
+            return msgspec.structs.replace(first, replayed=True)
+        self._check(request)
+        events = self._apply(request) + list(request.events)
+        ids = [event.id for event in events]
+        if len(set(ids)) < len(ids) or self._ids & set(ids):
+            raise DuplicateEventId("an event with this id is in the log already; nothing was stored")
+        if request.operation is not None:
+            self._operate(request.operation)
+        self._recorded_at = max(self._recorded_at, self._world.now())
+        written = Written(len(self._rows) + 1, len(self._rows) + len(events), False, request.result)
+        for event in events:
+            self._append(event)
+        if key is not None:
+            self._requests[key] = (request.fingerprint, written)
+        if request.commit is not None:
+            self._commit(request.commit)
+        return written
+
+    def _check(self, request: Request) -> None:
+        if request.commit is not None:
+            fence = request.commit.fence
+            row = self._progress.get((fence.consumer, fence.segment))
+            if row is None or (row.fence, row.rev) != (fence.fence, fence.rev):
+                raise Fenced("another process owns the segment now")
+        for expected in request.expected:
+            actual = self._versions.get(expected.stream, 0)
+            if actual != expected.version:
+                raise Conflict("the stream is at another version", expected=expected.version, actual=actual)
+        for condition in request.conditions:
+            for event in self._rows[condition.after :]:
+                if self._matches(event, condition.selection):
+                    raise Conflict("what must not have happened has", expected=condition.after, actual=event[0])
+        if request.operation is not None:
+            self._parked(request.operation)
+
+    def _apply(self, request: Request) -> list[Draft]:
+        events: list[Draft] = []
+        unit = 0
+        try:
+            for function in request.apply:
+                events.extend(function(_NoSql()))
+                unit += 1
+        except Exception as error:
+            raise ApplyFailed(f"a function raised {type(error).__name__}: {error}", unit=unit) from error
+        return events
+
+    def _append(self, draft: Draft) -> None:
+        version = None
+        if draft.stream is not None:
+            version = self._versions[draft.stream] = self._versions.get(draft.stream, 0) + 1
+        pair = (draft.type_name, draft.type_version)
+        number = next((number for number, known in self._types.items() if known == pair), 0)
+        if not number:
+            number = len(self._types) + 1
+            self._types = {**self._types, number: pair}
+        self._rows.append(
+            (
+                len(self._rows) + 1,
+                draft.id,
+                number,
+                draft.stream,
+                version,
+                self._recorded_at,
+                draft.cause,
+                draft.root,
+                draft.maker,
+                draft.nth,
+                draft.meta,
+                draft.data,
+            )
+        )
+        self._ids.add(draft.id)
+        self._row_tags.append(
+            frozenset((*draft.tags, draft.stream)) - {None} if draft.stream else frozenset(draft.tags)
+        )
+
+    def _commit(self, commit: ConsumerCommit) -> None:
+        place = (commit.fence.consumer, commit.fence.segment)
+        row = self._progress[place]
+        self._progress[place] = msgspec.structs.replace(
+            row,
+            position=commit.position,
+            ahead=commit.ahead,
+            rev=row.rev + 1,
+            count=row.count + commit.count,
+            digest=(row.digest + commit.digest) % (1 << 64),
+            unclean=0 if commit.clear_unclean or commit.release else row.unclean,
+            owner=None if commit.release else row.owner,
+        )
+        for lane in commit.lanes:
+            self._lanes[lane.consumer, lane.key] = lane
+        for key in commit.lanes_dropped:
+            self._lanes.pop((commit.fence.consumer, key), None)
+        for letter in commit.parked:
+            self._letters.append(msgspec.structs.replace(letter, id=len(self._letters) + 1))
+        if commit.delivery is not None:
+            self._deliveries.append(commit.delivery())
+
+    def _parked(self, operation: Operation) -> Lane:
+        lane = self._lanes.get((operation.lane.consumer, operation.lane.key))
+        if lane is None or lane.state != LaneState.PARKED or lane.rev != operation.lane.rev:
+            raise Conflict("the key is not parked as it was when it was read", expected=operation.lane.rev, actual=-1)
+        return lane
+
+    def _operate(self, operation: Operation) -> None:
+        lane = operation.lane
+        self._lanes[lane.consumer, lane.key] = msgspec.structs.replace(lane, rev=lane.rev + 1)
+        self._letters = [
+            msgspec.structs.replace(
+                letter,
+                resolution=operation.resolution,
+                note=operation.note,
+                by=operation.by,
+                resolved_at=self._world.now(),
+            )
+            if (letter.consumer, letter.key, letter.position, letter.resolved_at)
+            == (lane.consumer, lane.key, operation.position, None)
+            else letter
+            for letter in self._letters
+        ]
+
+    async def room(self) -> None:
+        """See `Log.room`. Nothing is queued here."""
+
+    # ------------------------------------------------------------------------------------------------------ reading
+
+    def _matches(self, row: Row, selection: Selection) -> bool:
+        return not selection or any(self._matches_term(row, term) for term in selection)
+
+    def _matches_term(self, row: Row, term: Term) -> bool:
+        name = self._types[row[2]][0]
+        wanted = {self._former.get(other, other) for other in term.types}
+        return (
+            (not wanted or self._former.get(name, name) in wanted)
+            and set(term.tags) <= self._row_tags[row[0] - 1]
+            and (term.root is None or row[7] == term.root)
+        )
+
+    async def read(
+        self,
+        selection: Selection = (),
+        *,
+        after: int = 0,
+        before: int | None = None,
+        limit: int = 1000,
+        backwards: bool = False,
+    ) -> Page:
+        """See `Log.read`."""
+        if not self._open:
+            raise Unavailable("the log in memory is closed")
+        end = len(self._rows) + 1 if before is None else min(before, len(self._rows) + 1)
+        rows = self._rows[after : max(after, end - 1)]
+        found: list[Row] = []
+        for row in reversed(rows) if backwards else rows:
+            if self._matches(row, selection):
+                found.append(row)
+                if len(found) >= limit:
+                    return Page(found, row[0])
+        return Page(found, after if backwards else max(after, end - 1))
+
+    def head(self) -> int:
+        """See `Log.head`."""
+        return len(self._rows)
+
+    async def changed(self, after: int) -> int:
+        """See `Log.changed`."""
+        while len(self._rows) <= after:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiters.discard(waiter)
+        return len(self._rows)
+
+    async def types(self) -> Mapping[int, tuple[str, int]]:
+        """See `Log.types`."""
+        return self._types
+
+    async def rename(self, name: str, former: Sequence[str]) -> None:
+        """See `Log.rename`."""
+        self._former.update(dict.fromkeys(former, name))
+
+    async def position_at(self, time: int) -> int:
+        """See `Log.position_at`."""
+        return bisect_left(self._rows, time, key=lambda row: row[5])
+
+    # -------------------------------------------------------------------------------------------------- checkpoints
+
+    async def define(self, consumer: Consumer) -> Consumer:
+        """See `Checkpoints.define`."""
+        known = next((row for row in self._consumers.values() if row.name == consumer.name), None)
+        if known is None:
+            known = msgspec.structs.replace(consumer, id=len(self._consumers) + 1)
+            for segment in range(known.segments):
+                self._progress[known.id, segment] = Progress(
+                    consumer=known.id,
+                    segment=segment,
+                    position=known.start,
+                    ahead=(),
+                    fence=0,
+                    owner=None,
+                    rev=0,
+                    unclean=0,
+                    count=0,
+                    digest=0,
+                )
+        else:
+            handles = {**dict.fromkeys(consumer.handles, len(self._rows)), **known.handles}
+            status = "active" if known.status == "retired" else known.status
+            known = msgspec.structs.replace(known, handles=handles, status=status)
+        self._consumers[known.id] = known
+        return known
+
+    async def consumers(self) -> tuple[Consumer, ...]:
+        """See `Checkpoints.consumers`."""
+        return tuple(self._consumers.values())
+
+    async def set_status(self, consumer: int, status: str, reason: str | None) -> None:
+        """See `Checkpoints.set_status`."""
+        self._consumers[consumer] = msgspec.structs.replace(self._consumers[consumer], status=status, reason=reason)
+
+    async def beat(self, node: Node) -> None:
+        """See `Checkpoints.beat`."""
+        self._nodes[node.id] = node
+
+    async def claim(self, consumer: int, node: Node, *, now: int, most: int) -> Standing:
+        """See `Checkpoints.claim`."""
+        living = {row.id for row in self._nodes.values() if now < row.expires_at < now + LONGEST_LEASE} | {node.id}
+        taken: list[Progress] = []
+        for place, row in self._progress.items():
+            if place[0] == consumer and row.owner not in living and len(taken) < most:
+                unclean = row.unclean + (row.owner is not None)
+                self._progress[place] = msgspec.structs.replace(
+                    row, owner=node.id, fence=row.fence + 1, unclean=unclean
+                )
+                taken.append(self._progress[place])
+        segments = {row.segment for row in taken}
+        everything = await self.standing(consumer)
+        return Standing(tuple(taken), tuple(lane for lane in everything.lanes if lane.segment in segments))
+
+    async def standing(self, consumer: int) -> Standing:
+        """See `Checkpoints.standing`."""
+        return Standing(
+            tuple(row for (owner, _), row in self._progress.items() if owner == consumer),
+            tuple(lane for (owner, _), lane in sorted(self._lanes.items()) if owner == consumer),
+        )
+
+    async def nodes(self) -> tuple[Node, ...]:
+        """See `Checkpoints.nodes`."""
+        return tuple(self._nodes[number] for number in sorted(self._nodes))
+
+    async def dead_letters(self, *, consumer: int | None = None, open_only: bool = True) -> tuple[DeadLetter, ...]:
+        """See `Checkpoints.dead_letters`."""
+        return tuple(
+            letter
+            for letter in self._letters
+            if (consumer is None or letter.consumer == consumer) and not (open_only and letter.resolved_at is not None)
+        )
+
+    async def deliveries(self, positions: Sequence[int]) -> tuple[Delivery, ...]:
+        """See `Checkpoints.deliveries`."""
+        return tuple(
+            record
+            for record in self._deliveries
+            if any(record.first <= position <= record.last for position in positions)
+        )
