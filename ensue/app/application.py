@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import timedelta
 from types import TracebackType
@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self, TypeVar
 import msgspec
 
 from ensue.app.dead_letters import DeadLetters
-from ensue.app.dependencies import Dependencies
+from ensue.app.dependencies import Dependencies, factory_of
 from ensue.app.engine import Engine
 from ensue.app.log import LogView
 from ensue.app.receipt import Receipt
@@ -105,6 +105,16 @@ class App(Service):
         self.log = LogView(self._open_engine)
         self.dead_letters = DeadLetters(self._open_engine)
 
+    def in_world(self, world: World, store: Store, *, replace: Iterable[Callable[..., object]] = ()) -> App:
+        """The same application, closed, on another store in another world, with other factories for what `replace`
+        provides: for tests and simulation."""
+        replaced = [factory_of(function, {}) for function in replace]
+        types = {factory.provides for factory in replaced}
+        other = App(self.name, url=self._url, retry=self._retry, store=store, world=world)
+        other._handlers = list(self.handlers)
+        other._factories = [factory for factory in self._all_factories() if factory.provides not in types] + replaced
+        return other
+
     @property
     def settings(self) -> Settings:
         """The settings as they are now. Errors: `DefinitionError`."""
@@ -175,6 +185,10 @@ class App(Service):
                 await engine.close()
             finally:
                 self._engine = None
+
+    def open_store(self) -> Store:
+        """The open store, for tools. Errors: `Unavailable` when the application is not open."""
+        return self._open_engine().store
 
     def _open_engine(self) -> Engine:
         if self._engine is None:

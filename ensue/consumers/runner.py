@@ -207,7 +207,10 @@ class Runner:
             return
         self._next_claim = now + CLAIM_SECONDS
         most = self._segments - len(self.machines)
-        standing = await self._store.claim(self.consumer.id, self._lease.node, now=self._world.now(), most=most)
+        standing = await self._store.claim(
+            self.consumer.id, self._lease.node, now=self._world.now(), most=most, held=tuple(self.machines)
+        )
+        self._world.failpoint("segments.claimed")
         for progress in standing.progress:
             lanes = [lane for lane in standing.lanes if lane.segment == progress.segment]
             machine = Machine(
@@ -258,6 +261,8 @@ class Runner:
         if len(await self._store.types()) != self._known_types:
             await self._learn_types()
         operated = self._route(page)
+        if page.rows:
+            self._world.failpoint("delivery.routed")
         self._read_to = max(self._read_to, page.reached)
         for machine in self.machines.values():
             machine.reached(self._read_to)
@@ -355,6 +360,7 @@ class Runner:
 
     def _begin(self, machine: Machine, slot: Slot) -> None:
         mode = self.handling.mode
+        self._world.failpoint("delivery.started")
         if mode is Mode.PURE:
             self._call_inline(machine, slot)
         elif mode is Mode.INSIDE:
@@ -575,6 +581,7 @@ class Runner:
                 self._send(machine, request)
 
     def _send(self, machine: Machine, request: Request) -> None:
+        self._world.failpoint("delivery.finished")
         self._store.write(request).add_done_callback(partial(self._answered, machine, request))
 
     def _answered(self, machine: Machine, request: Request, answer: asyncio.Future[Written]) -> None:
@@ -582,6 +589,7 @@ class Runner:
         if self.machines.get(machine.segment) is not machine:
             return
         if error is None:
+            self._world.failpoint("delivery.committed")
             machine.committed()
             self._bell.ring()
             assert request.commit is not None

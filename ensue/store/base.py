@@ -18,7 +18,7 @@ All checks come before any write of the request. Requests are taken in the order
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 import msgspec
@@ -399,8 +399,9 @@ class Checkpoints(Protocol):
         """Write the node's row: it lives until `expires_at`. Losing a beat in a crash is harmless."""
         ...
 
-    async def claim(self, consumer: int, node: Node, *, now: int, most: int) -> Standing:
-        """Take at most `most` segments that are free, released, or owned by a node that is expired or known to be dead.
+    async def claim(self, consumer: int, node: Node, *, now: int, most: int, held: Collection[int] = ()) -> Standing:
+        """Take at most `most` segments that are free, released, or owned by a node that is expired or known to be dead; and
+        those that are this node's own but not among `held`: it dropped their memory.
 
         Raises the fence of each; `unclean` + 1 where the owner had not released. Returns the rows taken and their
         lanes. One transaction. A node's lease more than one minute in the future counts as expired: the clock went back.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
@@ -353,13 +353,15 @@ class MemoryStore:
         """See `Checkpoints.beat`."""
         self._nodes[node.id] = node
 
-    async def claim(self, consumer: int, node: Node, *, now: int, most: int) -> Standing:
+    async def claim(self, consumer: int, node: Node, *, now: int, most: int, held: Collection[int] = ()) -> Standing:
         """See `Checkpoints.claim`."""
-        living = {row.id for row in self._nodes.values() if now < row.expires_at < now + LONGEST_LEASE} | {node.id}
+        living = {row.id for row in self._nodes.values() if now < row.expires_at < now + LONGEST_LEASE} - {node.id}
         taken: list[Progress] = []
         for place, row in self._progress.items():
-            if place[0] == consumer and row.owner not in living and len(taken) < most:
-                unclean = row.unclean + (row.owner is not None)
+            own = row.owner == node.id
+            free = row.owner not in living and not (own and place[1] in held)
+            if place[0] == consumer and free and len(taken) < most:
+                unclean = row.unclean + (row.owner is not None and not own)
                 self._progress[place] = msgspec.structs.replace(
                     row, owner=node.id, fence=row.fence + 1, unclean=unclean
                 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import apsw
@@ -345,11 +345,11 @@ class SqliteStore:
         """See `Checkpoints.beat`."""
         await self._put(lambda sql: checkpoints.beat(sql, node, self._world.now()))
 
-    async def claim(self, consumer: int, node: Node, *, now: int, most: int) -> Standing:
+    async def claim(self, consumer: int, node: Node, *, now: int, most: int, held: Collection[int] = ()) -> Standing:
         """See `Checkpoints.claim`."""
-        if not checkpoints.claimable(self._sql, consumer, node, now):
+        if not checkpoints.claimable(self._sql, consumer, node, now, held):
             return Standing((), ())
-        result: Standing = await self._put(lambda sql: checkpoints.claim(sql, consumer, node, now, most))
+        result: Standing = await self._put(lambda sql: checkpoints.claim(sql, consumer, node, now, most, held))
         return result
 
     async def standing(self, consumer: int) -> Standing:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import apsw
@@ -92,16 +92,20 @@ def nodes(sql: apsw.Connection) -> tuple[Node, ...]:
     return tuple(map(rows.node, sql.execute("SELECT * FROM ensue_node ORDER BY id")))
 
 
-def _free(sql: apsw.Connection, consumer: int, node: Node, now: int) -> list[tuple[int, bool]]:
-    """Segments that may be taken, and whether their last owner had not released them."""
+def _free(sql: apsw.Connection, consumer: int, node: Node, now: int, held: Collection[int]) -> list[tuple[int, bool]]:
+    """Segments that may be taken, and whether another owner had not released them."""
     living = {
         other.id
         for other in nodes(sql)
-        if other.id == node.id or (now < other.expires_at < now + LONGEST_LEASE and not _dead(other))
+        if other.id != node.id and now < other.expires_at < now + LONGEST_LEASE and not _dead(other)
     }
     owners = sql.execute("SELECT segment, owner FROM ensue_progress WHERE consumer = ? ORDER BY segment", (consumer,))
     found: list[tuple[int, Any]] = list(owners)
-    return [(segment, owner is not None) for segment, owner in found if owner not in living]
+    return [
+        (segment, owner is not None and owner != node.id)
+        for segment, owner in found
+        if owner not in living and not (owner == node.id and segment in held)
+    ]
 
 
 def _dead(node: Node) -> bool:
@@ -117,12 +121,12 @@ def _dead(node: Node) -> bool:
     return False
 
 
-def claimable(sql: apsw.Connection, consumer: int, node: Node, now: int) -> bool:
-    return bool(_free(sql, consumer, node, now))
+def claimable(sql: apsw.Connection, consumer: int, node: Node, now: int, held: Collection[int]) -> bool:
+    return bool(_free(sql, consumer, node, now, held))
 
 
-def claim(sql: apsw.Connection, consumer: int, node: Node, now: int, most: int) -> Standing:
-    taken = _free(sql, consumer, node, now)[:most]
+def claim(sql: apsw.Connection, consumer: int, node: Node, now: int, most: int, held: Collection[int]) -> Standing:
+    taken = _free(sql, consumer, node, now, held)[:most]
     for segment, unclean in taken:
         sql.execute(
             "UPDATE ensue_progress SET owner = ?, fence = fence + 1, unclean = unclean + ? "

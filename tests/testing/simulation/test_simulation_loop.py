@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -135,7 +136,7 @@ def test_a_deadlock_names_who_waits_and_where() -> None:
 
 def test_a_livelock_names_who_runs() -> None:
     async def spins() -> None:
-        while True:
+        for _ in itertools.repeat(None):
             await asyncio.sleep(0)
 
     with pytest.raises(Livelock, match="spins"):
@@ -193,10 +194,13 @@ async def cancelled_in_group(junk: int) -> list[int]:
         await asyncio.sleep(0.01)
         raise ValueError
 
-    with pytest.raises(ExceptionGroup):
+    async def all_of_them() -> None:
         async with asyncio.TaskGroup() as group:
             for number in range(12):
                 _ = [bytearray(junk * 37 + number * 11) for _ in range(junk)]
                 group.create_task(child(number))
             group.create_task(fails())
+
+    with pytest.raises(ExceptionGroup):
+        await all_of_them()
     return order

@@ -1,0 +1,1 @@
+"""Small applications that are installed with Ensue, to run and to read."""

@@ -1,0 +1,196 @@
+"""Whole applications under test: in simulation, and as given, when, then. On the real SQLite code, without a file."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from ensue.app import App
+from ensue.consumers.waiting import Done
+from ensue.events.message import Event
+from ensue.events.recorded import Recorded
+from ensue.store.base import DeadLetter, LaneState, Store
+from ensue.store.sqlite import SqliteStore
+from ensue.testing.simulation import Setting, Simulation, Tape, forgetful, memory_database, run
+from ensue.testing.simulation import simulate as simulate_program
+from ensue.testing.simulation.explore import Crashes, SimulatedTest
+from ensue.testing.simulation.simulated import SimulatedWorld
+
+__all__ = ["AppSimulation", "Given", "Outcome", "given", "is_quiet", "simulate", "start"]
+
+E = TypeVar("E", bound=Event)
+P = ParamSpec("P")
+StoreOf = Callable[[str], Store]
+
+
+def start(
+    app: App, *, replace: Iterable[Callable[..., object]] = (), store: StoreOf = SqliteStore, forget: bool = True
+) -> Callable[[SimulatedWorld, str], Any]:
+    """How a life of the application begins in simulation: on the shared in-memory database, with lost answers now and
+    then. `store` makes the adapter from the database's URL."""
+    replacements = tuple(replace)
+
+    @asynccontextmanager
+    async def begin(world: SimulatedWorld, name: str) -> AsyncGenerator[App, None]:
+        adapter = store(memory_database(name))
+        used = forgetful(adapter, world) if forget else adapter
+        async with app.in_world(world, used, replace=replacements) as running:
+            yield running
+
+    return begin
+
+
+async def is_quiet(app: App) -> bool:
+    """Every event is done by every consumer that handles it, or waits behind a dead letter."""
+    store = app.open_store()
+    types = await store.types()
+    page = await store.read((), limit=100_000)
+    for consumer in await store.consumers():
+        handles = {number: consumer.handles[name] for number, (name, _) in types.items() if name in consumer.handles}
+        standing = await store.standing(consumer.id)
+        if any(lane.state != LaneState.PARKED for lane in standing.lanes):
+            return False
+        done = Done(consumer, standing, handles)
+        if any(not done.done(row) and done.lane(row) is None for row in page.rows):
+            return False
+    return True
+
+
+class AppSimulation(Simulation[App]):
+    """An application in a world of virtual time, chance and faults. One seed decides all of it."""
+
+    async def recorded(self) -> list[Recorded[Any]]:
+        """Every event of the log, in order."""
+        return await self._started.call(_recorded)
+
+    async def events(self, event: type[E], /) -> list[E]:
+        """The events of a type, in order."""
+        return [row.event for row in await self.recorded() if isinstance(row.event, event)]
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        """The open ones, oldest first."""
+
+        async def letters(app: App) -> list[DeadLetter]:
+            return [letter async for letter in app.dead_letters.list()]
+
+        return await self._started.call(letters)
+
+    async def rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """A reading statement on the application's tables."""
+
+        async def read(app: App) -> list[tuple[Any, ...]]:
+            return app.sql(sql, *values)
+
+        return await self._started.call(read)
+
+    @property
+    def _started(self) -> Any:
+        return self._first
+
+
+async def _recorded(app: App) -> list[Recorded[Any]]:
+    return [recorded async for recorded in app.log.read()]
+
+
+def simulate(
+    app: App,
+    /,
+    *,
+    replace: Iterable[Callable[..., object]] = (),
+    crashes: Crashes = "everywhere",
+    runs: int = 100,
+    pairs: int = 200,
+    seed: int = 0,
+    store: StoreOf = SqliteStore,
+) -> Callable[[Callable[Concatenate[AppSimulation, P], Awaitable[None]]], SimulatedTest[P]]:
+    """Run the decorated test many times: without faults, with a crash at every step of the framework, with pairs of
+    crashes (within the budget), and `runs` times by chance: delays, pauses, repeated calls, lost answers, clock jumps.
+
+    A failure is made short and told as a story; the line it ends with repeats it.
+    """
+    return simulate_program(
+        start(app, replace=replace, store=store),
+        quiet=is_quiet,
+        crashes=crashes,
+        runs=runs,
+        pairs=pairs,
+        seed=seed,
+        simulation=AppSimulation,
+    )
+
+
+# ---------------------------------------------------------------------------------------------- given, when, then
+
+
+class Outcome:
+    """What came of it, to be asserted. Each method checks and returns the outcome itself."""
+
+    def __init__(self, caused: list[Event], letters: list[DeadLetter]) -> None:
+        self.caused = caused
+        """What the event caused, directly or not, in log order."""
+        self.letters = letters
+
+    def then(self, *events: Event) -> Outcome:
+        """It caused exactly these events, in this order."""
+        assert self.caused == list(events), f"it caused {self.caused}, not {list(events)}"
+        return self
+
+    def then_nothing(self) -> Outcome:
+        """It caused nothing, and nothing failed."""
+        assert not self.letters, f"it failed: {self.letters[0].reason}"
+        return self.then()
+
+    def then_dead_letter(self, error: type[Exception]) -> Outcome:
+        """A handler gave it up with this error."""
+        reasons = [letter.reason for letter in self.letters]
+        assert any(reason.split(":")[0] == error.__name__ for reason in reasons), f"the dead letters are: {reasons}"
+        return self
+
+
+class Given:
+    """See `given`."""
+
+    def __init__(self, app: App, events: tuple[Event, ...], replace: tuple[Callable[..., object], ...]) -> None:
+        self._app = app
+        self._events = events
+        self._replace = replace
+
+    def when(self, event: Event, /) -> Outcome:
+        """Publish the event and let everything that it causes happen, retries included, in virtual time."""
+        outcomes: list[Outcome] = []
+
+        async def scenario(sim: Simulation[App]) -> None:
+            assert isinstance(sim, AppSimulation)
+            if self._events:
+                await sim.app.publish(*self._events)
+                await sim.run_until_quiet(within=timedelta(days=400))
+            known = len(await sim.recorded())
+            letters = {letter.id for letter in await sim.dead_letters()}
+            await sim.app.publish(event)
+            await sim.run_until_quiet(within=timedelta(days=400))
+            caused = [row.event for row in (await sim.recorded())[known + 1 :]]
+            found = [letter for letter in await sim.dead_letters() if letter.id not in letters]
+            outcomes.append(Outcome(caused, found))
+
+        setting = Setting(
+            scenario,
+            start(self._app, replace=self._replace, forget=False),
+            quiet=is_quiet,
+            simulation=AppSimulation,
+        )
+        outcome = run(setting, Tape.boring(next(_seeds)))
+        if outcome.error is not None:
+            raise outcome.error
+        return outcomes[0]
+
+
+_seeds = itertools.count()
+
+
+def given(app: App, /, *events: Event, replace: Iterable[Callable[..., object]] = ()) -> Given:
+    """These events have happened and everything they caused is done. Nothing to await, nothing to install: the
+    application runs in memory and in virtual time, so a retry after an hour takes no time."""
+    return Given(app, events, tuple(replace))
