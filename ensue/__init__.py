@@ -1,10 +1,16 @@
 """Ensue: event-driven applications in Python.
 
-Read the code in this order: `errors`, `world`, `observe`, `events`, `store`, `consumers`, `domain`, `app`, `testing`, `cli`;
-a module imports only from those before it. ARCHITECTURE.md follows an event through them.
+What is said: `Event`, `Command`, `Query`, `Refusal`. Who reacts, decides, answers: functions registered on an `App` or a
+`Service`. What they look at: `State`, `View`. What is noticed: `ensue.patterns`. What is waited for: `Flow`. What goes
+between applications: `Channel`. Every write gives a `Receipt`. How you test it: `ensue.testing`.
+
+Read the code in this order: `errors`, `world`, `observe`, `events`, `store`, `channels`, `consumers`, `domain`, `patterns`,
+`workflows`, `app`, `testing`, `examples`, `cli`; a module imports only from those before it. ARCHITECTURE.md follows an event
+through them.
 """
 
 from ensue.app import ONE_ORDER, App, Receipt, Service
+from ensue.channels import Channel
 from ensue.consumers.policy import Retry
 from ensue.consumers.transaction import Transaction
 from ensue.domain import Decider, Of, State, View
@@ -14,10 +20,13 @@ from ensue.events.message import Command, Event, Query, days, hours, minutes, se
 from ensue.events.recorded import Criteria, Position, Recorded, UnknownEvent
 from ensue.events.registry import Fields, upcast
 from ensue.store.base import DeadLetter
+from ensue.workflows import Approval, Flow
 
 __all__ = [
     "ONE_ORDER",
     "App",
+    "Approval",
+    "Channel",
     "Command",
     "Context",
     "Criteria",
@@ -26,6 +35,7 @@ __all__ = [
     "EnsueError",
     "Event",
     "Fields",
+    "Flow",
     "Of",
     "Position",
     "Query",

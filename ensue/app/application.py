@@ -21,11 +21,14 @@ from ensue.app.log import LogView
 from ensue.app.receipt import Receipt
 from ensue.app.service import Service
 from ensue.app.urls import open_store
+from ensue.channels import Channel
 from ensue.consumers.handler import HandlerDefinition
 from ensue.consumers.policy import Retries, Retry
 from ensue.consumers.transaction import Transaction
+from ensue.domain import View
 from ensue.errors import DefinitionError, InvalidEvent, NotYetAvailable, Unavailable
 from ensue.events.message import Command, Event, Query
+from ensue.events.recorded import Position
 from ensue.events.registry import Registry
 from ensue.observe.log import log_signal
 from ensue.observe.signals import Observer, Signal
@@ -36,6 +39,7 @@ __all__ = ["App", "Portal", "Settings"]
 
 T = TypeVar("T")
 R = TypeVar("R")
+V = TypeVar("V", bound=View)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,14 +93,21 @@ class App(Service):
         /,
         *,
         url: str | None = None,
+        inbox: Iterable[Channel] = (),
+        outbox: Iterable[Channel] = (),
         retry: Retries | None = None,
         observe: Observer | None = None,
         store: Store | None = None,
         world: World | None = None,
     ) -> None:
         """`url` is where the log is; without it `ENSUE_URL`, else `sqlite:///NAME.db` in the current folder. `observe` is
-        called with each signal besides the logging. `store` and `world` are for tests and simulation."""
+        called with each signal besides the logging. `inbox` and `outbox` are channels whose messages are stored before
+        they are handled, and sent after they are stored (not yet available). `store` and `world` are for tests and
+        simulation. Errors: `DefinitionError`, `NotYetAvailable`."""
         super().__init__(name, retry=retry)
+        channels = (*inbox, *outbox)
+        if channels:
+            raise NotYetAvailable(f"{name}: channels are declared, but this version cannot use {channels[0]!r} yet")
         self._url = url
         self._observers: list[Observer] = [log_signal, *([observe] if observe else [])]
         self._given_store = store
@@ -232,12 +243,16 @@ class App(Service):
         return await self._open_engine().transact(function, idempotency_key)
 
     async def send(self, command: Command[R], /, *, idempotency_key: str | None = None) -> Receipt[R]:
-        """Decide a command. Not yet available."""
+        """Decide a command; the receipt's `result` is what it led to. A `Refusal` is raised here. Not yet available."""
         raise NotYetAvailable("commands are declared, but this version cannot decide them yet")
 
-    async def ask(self, query: Query[R], /, *, after: object = None) -> R:
-        """Answer a query. Not yet available."""
+    async def ask(self, query: Query[R], /, *, after: Position | None = None) -> R:
+        """Answer a query, once the views it reads have come to `after`. Not yet available."""
         raise NotYetAvailable("queries are declared, but this version cannot answer them yet")
+
+    async def get(self, view: type[V], /, *key: str, after: Position | None = None) -> V | None:
+        """A row of a view by its key, once the view has come to `after`. Not yet available."""
+        raise NotYetAvailable("views are declared, but this version cannot keep them yet")
 
     def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Run a reading statement on the log's database and return its rows: for the tables your handlers keep.

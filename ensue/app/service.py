@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any, Concatenate, Literal, Never, TypeAlias, TypeVar, overload
 
 from ensue.app.dependencies import Factory, factory_of
+from ensue.channels import Channel
 from ensue.consumers.handler import HandlerDefinition, HandlerOptions, Start, analyse
 from ensue.consumers.policy import Retries
 from ensue.consumers.routing import ONE_ORDER
@@ -61,6 +62,7 @@ class Service:
         key: str | None = None,
         pure: bool = False,
         start: Start | None = None,
+        source: Channel | None = None,
     ) -> Callable[[Handler], Handler]: ...
     def on(self, handler: Any = None, /, **options: Any) -> Any:
         """React to the events the first parameter is annotated with; append what is returned.
@@ -72,9 +74,11 @@ class Service:
         handles them one after another. `pure=True` promises that the handler does nothing but compute from the event: it
         then runs ahead of its predecessors' commits, several times as fast. `concurrency` bounds how many run at once
         (100 async, 8 on threads). `timeout` is for one attempt. `start` says where a new consumer begins on a log with
-        history: "beginning", "now", a position or a time.
+        history: "beginning", "now", a position or a time. `source` is a channel to handle directly, without the log
+        (not yet available).
 
-        Order: events of one key one after another, each after the commit of the one before. Errors: `DefinitionError`.
+        Order: events of one key one after another, each after the commit of the one before. Errors: `DefinitionError`;
+        `NotYetAvailable` for patterns, windows, states and workflows, which this version only declares.
         """
         local_names = sys._getframe(1).f_locals
 
@@ -118,15 +122,16 @@ class Service:
             self._included.append(service)
 
     @overload
-    def command(self, handler: Answerer, /) -> Answerer: ...
+    def command(self, handler: Handler, /) -> Handler: ...
     @overload
-    def command(self, /, *, attempts: int = 10, timeout: timedelta | None = None) -> Callable[[Answerer], Answerer]: ...
+    def command(self, /, *, attempts: int = 10) -> Callable[[Handler], Handler]: ...
     def command(self, handler: Any = None, /, **options: Any) -> Any:
-        """Decide a command. Not yet available."""
+        """Decide a command: parameters annotated with a `State` are loaded and guard what is appended; a raised `Refusal`
+        is the answer no. `attempts` is how often it is decided again after a conflict. Not yet available."""
         raise NotYetAvailable("commands are declared, but this version cannot decide them yet; use @on for events")
 
     def query(self, handler: Answerer, /) -> Answerer:
-        """Answer a query. Not yet available."""
+        """Answer a query, from states and from rows. Not yet available."""
         raise NotYetAvailable("queries are declared, but this version cannot answer them yet")
 
     @overload

@@ -11,24 +11,33 @@ import typing
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import msgspec
 
+from ensue.channels import Channel
 from ensue.consumers.policy import Retries
 from ensue.consumers.routing import ONE_ORDER
 from ensue.consumers.transaction import Transaction
-from ensue.errors import DefinitionError
+from ensue.errors import DefinitionError, NotYetAvailable
 from ensue.events.context import Context
 from ensue.events.message import Event
 from ensue.events.recorded import Position, Recorded
 from ensue.events.registry import declaration
 
-__all__ = ["HandlerDefinition", "HandlerOptions", "Parameter", "Start", "Wants", "analyse", "hints_of"]
+__all__ = ["Declared", "HandlerDefinition", "HandlerOptions", "Parameter", "Start", "Wants", "analyse", "hints_of"]
 
 Start: TypeAlias = Literal["beginning", "now"] | Position | datetime
 
 ASYNC_CONCURRENCY, THREAD_CONCURRENCY = 100, 8
+
+
+class Declared:
+    """What a handler's annotations may name though nothing in this version runs it: `analyse` refuses the handler."""
+
+    __slots__ = ()
+    __ensue_declared__: ClassVar[str]
+    """What it is, for the message."""
 
 
 class Wants(Enum):
@@ -60,6 +69,7 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
     key: str | None = None
     pure: bool = False
     start: Start | None = None
+    source: Channel | None = None
 
 
 class HandlerDefinition(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,9 +93,11 @@ class HandlerDefinition(msgspec.Struct, frozen=True, kw_only=True):
 def analyse(
     function: Callable[..., Any], options: HandlerOptions, local_names: Mapping[str, Any], *, prefix: str = ""
 ) -> HandlerDefinition:
-    """The definition of a handler. Errors: `DefinitionError`, naming the function and what to write instead."""
+    """The definition of a handler. Errors: `DefinitionError`, naming the function and what to write instead;
+    `NotYetAvailable` for what is declared and not built."""
     name = getattr(function, "__name__", repr(function))
     hints = hints_of(function, local_names)
+    _refuse_declared(name, hints, options)
     parameters = list(inspect.signature(function).parameters.values())
     if not parameters:
         raise DefinitionError(f"{name}: a handler takes the event it reacts to: def {name}(event: OrderPlaced)")
@@ -126,6 +138,21 @@ def analyse(
         concurrency=concurrency,
         start=options.start,
     )
+
+
+def _refuse_declared(name: str, hints: Mapping[str, Any], options: HandlerOptions) -> None:
+    if options.source is not None:
+        raise NotYetAvailable(
+            f"{name}: channels are declared, but this version cannot receive from {options.source!r} yet"
+        )
+    for parameter, hint in hints.items():
+        inner = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+        kind = typing.get_origin(inner) or inner
+        if isinstance(kind, type) and issubclass(kind, Declared):
+            raise NotYetAvailable(
+                f"{name}: {parameter!r} is a {kind.__name__}; {kind.__ensue_declared__} are declared, but this version "
+                "cannot run them yet"
+            )
 
 
 def hints_of(function: Callable[..., Any], local_names: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,13 @@
 """What is decided and what is shown: states, deciders and views, as folds over events.
 
+    class Account(State, key="account_id"):
+        balance: Decimal = Decimal(0)
+
+        def evolve(self, event: Deposited | Withdrawn) -> Self: ...
+
+    @bank.command
+    def withdraw(command: Withdraw, account: Account) -> Withdrawn: ...
+
 Their typed surface only: declaring them costs nothing, registering them raises `NotYetAvailable` in this version.
 """
 
@@ -10,6 +18,7 @@ from typing import Any, Generic, Protocol, TypeVar, dataclass_transform
 
 import msgspec
 
+from ensue.consumers.handler import Declared
 from ensue.events.message import Command, Event
 
 __all__ = ["Decider", "Of", "SqlView", "State", "View"]
@@ -39,14 +48,19 @@ class FoldMeta(msgspec.StructMeta):
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=False, field_specifiers=(msgspec.field,))
-class State(msgspec.Struct, kw_only=True, metaclass=FoldMeta):
+class State(msgspec.Struct, Declared, kw_only=True, metaclass=FoldMeta):
     """What a decision looks at. Defaults are the initial state; `evolve(self, event) -> Self` is what follows, and its
-    annotation says which events are read."""
+    annotation says which events are read. `key` is the field of the command that says whose state it is."""
+
+    __ensue_declared__ = "states"
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=False, field_specifiers=(msgspec.field,))
-class View(msgspec.Struct, kw_only=True, metaclass=FoldMeta):
-    """A row of a table kept from events. `evolve(self, event) -> Self | None`; None deletes the row."""
+class View(msgspec.Struct, Declared, kw_only=True, metaclass=FoldMeta):
+    """A row of a table kept from events. `evolve(self, event) -> Self | None`; None deletes the row. `key` is the row's
+    key, `table` its table's name, `index` the columns it is also found by."""
+
+    __ensue_declared__ = "views"
 
 
 class Of:
