@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
@@ -73,13 +73,14 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HandlerDefinition(msgspec.Struct, frozen=True, kw_only=True):
-    """A handler as it was registered. `events` are the annotated types, without their subclasses."""
+    """A handler as it was registered. `events` and `emits` are the annotated types, without their subclasses."""
 
     name: str
     function: Callable[..., Any]
     events: tuple[type[Event], ...]
     recorded: bool
     parameters: tuple[Parameter, ...]
+    emits: tuple[type[Event], ...]
     is_async: bool
     inside: bool
     pure: bool
@@ -129,6 +130,7 @@ def analyse(
         events=events,
         recorded=recorded,
         parameters=rest,
+        emits=tuple(dict.fromkeys(_emitted(hints.get("return")))),
         is_async=is_async,
         inside=inside,
         pure=options.pure,
@@ -179,6 +181,14 @@ def _events(name: str, parameter: str, hint: Any) -> tuple[tuple[type[Event], ..
                 f"{name}: the first parameter, {parameter!r}, is annotated {shown}, which is not an Event"
             )
     return tuple(found), recorded
+
+
+def _emitted(hint: Any) -> Iterator[type[Event]]:
+    """The event types that a return annotation names, however deep: a process may have to read what another emitted."""
+    if isinstance(hint, type) and issubclass(hint, Event):
+        yield hint
+    for inner in typing.get_args(hint):
+        yield from _emitted(inner)
 
 
 def _parameter(name: str, parameter: inspect.Parameter, hints: Mapping[str, Any]) -> Parameter:

@@ -69,6 +69,7 @@ class Handling:
         self.timeout_seconds = definition.timeout.total_seconds() if definition.timeout else None
         self.default_retry = definition.retry if isinstance(definition.retry, Retry) else retry
         covered = registry.covering(definition.events)
+        registry.covering(definition.emits)
         self.type_names = tuple(dict.fromkeys(registry.names(covered)))
         self.former_names = {name: was for name, was in registry.former().items() if name in self.type_names}
         self._retries = definition.retry

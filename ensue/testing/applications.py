@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -14,7 +13,7 @@ from ensue.events.message import Event
 from ensue.events.recorded import Recorded
 from ensue.store.base import DeadLetter, LaneState, Store
 from ensue.store.sqlite import SqliteStore
-from ensue.testing.simulation import Setting, Simulation, Tape, forgetful, memory_database, run
+from ensue.testing.simulation import Setting, Simulation, Start, Tape, forgetful, memory_database, run
 from ensue.testing.simulation import simulate as simulate_program
 from ensue.testing.simulation.explore import Crashes, SimulatedTest
 from ensue.testing.simulation.simulated import SimulatedWorld
@@ -28,17 +27,15 @@ StoreOf = Callable[[str], Store]
 
 def start(
     app: App, *, replace: Iterable[Callable[..., object]] = (), store: StoreOf = SqliteStore, forget: bool = True
-) -> Callable[[SimulatedWorld, str], Any]:
+) -> Start[App]:
     """How a life of the application begins in simulation: on the shared in-memory database, with lost answers now and
     then. `store` makes the adapter from the database's URL."""
     replacements = tuple(replace)
 
-    @asynccontextmanager
-    async def begin(world: SimulatedWorld, name: str) -> AsyncGenerator[App, None]:
+    def begin(world: SimulatedWorld, name: str) -> App:
         adapter = store(memory_database(name))
         used = forgetful(adapter, world) if forget else adapter
-        async with app.in_world(world, used, replace=replacements) as running:
-            yield running
+        return app.in_world(world, used, replace=replacements)
 
     return begin
 
@@ -68,7 +65,11 @@ class AppSimulation(Simulation[App]):
 
     async def events(self, event: type[E], /) -> list[E]:
         """The events of a type, in order."""
-        return [row.event for row in await self.recorded() if isinstance(row.event, event)]
+
+        async def read(app: App) -> list[E]:
+            return [recorded.event async for recorded in app.log.read(event)]
+
+        return await self._started.call(read)
 
     async def dead_letters(self) -> list[DeadLetter]:
         """The open ones, oldest first."""

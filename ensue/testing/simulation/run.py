@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import itertools
 from collections.abc import Awaitable, Callable, Generator
@@ -14,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import apsw
 
 from ensue.testing.simulation.loop import SimulationLoop, ordered_as_completed
-from ensue.testing.simulation.process import PROCESS, Crashed
+from ensue.testing.simulation.process import PROCESS, Crashed, end
 from ensue.testing.simulation.simulated import Entry, Surroundings
 from ensue.testing.simulation.simulation import Quiet, Simulation, Start
 from ensue.testing.simulation.tape import Tape
@@ -105,8 +104,7 @@ def _close(simulation: Simulation[Any], loop: SimulationLoop) -> None:
     """End what is left: of the processes silently, of the test by closing its coroutines."""
     simulation.bury()
     for task in sorted(asyncio.all_tasks(loop), key=hash):
-        with contextlib.suppress(BaseException):
-            task.get_coro().close()
+        end(task.get_coro())
     if simulation.failed.done():
         simulation.failed.exception()  # seen
     loop.close()
