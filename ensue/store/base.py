@@ -378,6 +378,10 @@ class Log(Protocol):
         """The last position recorded before `time` (microseconds), 0 if none: a binary search."""
         ...
 
+    async def positions_of(self, lowest: bytes, highest: bytes, *, limit: int) -> list[int]:
+        """Positions of at most `limit` events whose id lies between the two, inclusive, by id."""
+        ...
+
 
 class Checkpoints(Protocol):
     """How far consumers have come. What changes with effects goes through `Log.write`, in the same transaction."""

@@ -314,6 +314,10 @@ class MemoryStore:
         """See `Log.position_at`."""
         return bisect_left(self._rows, time, key=lambda row: row[5])
 
+    async def positions_of(self, lowest: bytes, highest: bytes, *, limit: int) -> list[int]:
+        """See `Log.positions_of`."""
+        return [row[0] for row in sorted(self._rows, key=lambda row: row[1]) if lowest <= row[1] <= highest][:limit]
+
     # -------------------------------------------------------------------------------------------------- checkpoints
 
     async def define(self, consumer: Consumer) -> Consumer:

@@ -29,7 +29,7 @@ from ensue.store.base import (
 )
 from ensue.store.sqlite import checkpoints
 from ensue.store.sqlite.errors import translated
-from ensue.store.sqlite.files import LogFiles, Watch, writable
+from ensue.store.sqlite.files import LogFiles, Watch, readable, writable
 from ensue.store.sqlite.reading import select
 from ensue.store.sqlite.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
 from ensue.store.sqlite.writer import Types, Writer
@@ -48,11 +48,13 @@ QUEUE_BYTES, QUEUE_REQUESTS = 32 * 1024 * 1024, 20_000
 class SqliteStore:
     """See the module. `path` is a file, or `file:/name?vfs=memdb` for a database shared by name within this process.
 
+    `read_only` is for tools that look: the file must exist, and nothing is written to it or taken from its writers.
     `guard=False` switches off what protects the file from a second SQLite library; only tests do that.
     """
 
-    def __init__(self, path: str, *, guard: bool = True) -> None:
+    def __init__(self, path: str, *, read_only: bool = False, guard: bool = True) -> None:
         self.path = path
+        self._read_only = read_only
         self.log_id = ""
         self._in_memory = path.startswith("file:") and "vfs=memdb" in path
         self.capabilities = Capabilities(durable=not self._in_memory, sql=True, many_processes=True)
@@ -84,7 +86,9 @@ class SqliteStore:
 
     def _open(self, world: World) -> None:
         exists = self._in_memory or os.path.exists(self.path)
-        read_only = exists and not self._in_memory and not writable(self.path)
+        read_only = self._read_only or (exists and not self._in_memory and not writable(self.path))
+        if self._read_only and not exists:
+            raise Unavailable(f"could not open the log {self.path}: there is no such file")
         if not exists and not writable(self.path):
             folder = os.path.dirname(os.path.abspath(self.path))
             known = "may not be written" if os.path.isdir(folder) else "does not exist"
@@ -111,7 +115,8 @@ class SqliteStore:
 
     def _connect(self, *, read_only: bool) -> apsw.Connection:
         flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
-        connection = apsw.Connection(self.path, flags=flags | apsw.SQLITE_OPEN_URI)
+        path = readable(self.path) if read_only else self.path
+        connection = apsw.Connection(path, flags=flags | apsw.SQLITE_OPEN_URI)
         self._connections.append(connection)
         connection.set_busy_timeout(BUSY_MILLISECONDS)
         return connection
@@ -318,6 +323,13 @@ class SqliteStore:
             else:
                 high = middle - 1
         return low
+
+    async def positions_of(self, lowest: bytes, highest: bytes, *, limit: int) -> list[int]:
+        """See `Log.positions_of`."""
+        found = self._sql.execute(
+            "SELECT position FROM ensue_event WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?", (lowest, highest, limit)
+        )
+        return [position for (position,) in found]
 
     def query(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Run a reading statement of the user's. Errors of the database are raised as they are."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -31,6 +32,8 @@ LONGEST_LEASE = 60_000_000
 """A lease that ends later than this, in microseconds from now, was made before the clock went back."""
 DELIVERIES_KEPT = 7 * 24 * 3600 * 1_000_000
 PURGED_AT_ONCE = 10_000
+SPAN = 1_000
+"""How far apart positions may be whose delivery records are looked up together."""
 
 
 def consumers(sql: apsw.Connection) -> tuple[Consumer, ...]:
@@ -163,10 +166,23 @@ def dead_letters(sql: apsw.Connection, consumer: int | None, open_only: bool) ->
 
 def deliveries(sql: apsw.Connection, positions: Sequence[int]) -> tuple[Delivery, ...]:
     found: dict[int, Any] = {}
-    for position in positions:
+    wanted = sorted(positions)
+    for low, high in _runs(wanted):
         for row in sql.execute(
-            "SELECT rowid, consumer, first, last, at, packed FROM ensue_delivery WHERE last >= ?1 AND first <= ?1",
-            (position,),
+            "SELECT rowid, consumer, first, last, at, packed FROM ensue_delivery WHERE last >= ? AND first <= ?",
+            (low, high),
         ):
-            found[row[0]] = rows.delivery(row[1:])
+            if bisect_left(wanted, row[2]) < bisect_right(wanted, row[3]):
+                found[row[0]] = rows.delivery(row[1:])
     return tuple(found[number] for number in sorted(found))
+
+
+def _runs(positions: Sequence[int]) -> list[tuple[int, int]]:
+    """Ascending positions as few spans, each of which is looked up once."""
+    runs: list[tuple[int, int]] = []
+    for position in positions:
+        if runs and position - runs[-1][1] <= SPAN:
+            runs[-1] = (runs[-1][0], position)
+        else:
+            runs.append((position, position))
+    return runs

@@ -22,10 +22,11 @@ import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 from ensue.errors import ForeignConnection, LogFileReplaced
 
-__all__ = ["LogFiles", "Watch"]
+__all__ = ["LogFiles", "Watch", "readable", "writable"]
 
 _SHARED_FIRST, _SHARED_SIZE = 0x40000002, 510
 _IN_ATTRIB, _IN_NONBLOCK, _IN_CLOEXEC = 0x4, 0o4000, 0o2000000
@@ -154,6 +155,14 @@ class Watch:
     def close(self) -> None:
         self._remove_reader(self._descriptor)
         os.close(self._descriptor)
+
+
+def readable(path: str) -> str:
+    """How to open the file for reading only. In a folder that may not be written, SQLite cannot make the side files through
+    which it reads; without a write-ahead file there nobody writes, and it is told so."""
+    if Path(f"{path}-wal").exists() or os.access(Path(path).absolute().parent, os.W_OK):
+        return path
+    return f"file:{quote(os.path.abspath(path))}?immutable=1"
 
 
 def writable(path: str) -> bool:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["APPLICATION_ID", "SCHEMA", "SCHEMA_VERSION"]
+from pathlib import Path
+
+import apsw
+
+from ensue.store.sqlite.files import readable
+
+__all__ = ["APPLICATION_ID", "SCHEMA", "SCHEMA_VERSION", "is_log"]
 
 APPLICATION_ID = 0x456E7375
 SCHEMA_VERSION = 1
@@ -62,3 +68,19 @@ CREATE TABLE ensue_delivery (
 CREATE INDEX ensue_delivery_by_last ON ensue_delivery (last, first);
 CREATE INDEX ensue_delivery_by_time ON ensue_delivery (at);
 """
+
+
+def is_log(path: str) -> bool:
+    """Whether there is a file that says it is a log. Nothing is created and nothing written."""
+    if not Path(path).is_file():
+        return False
+    try:
+        connection = apsw.Connection(readable(path), flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+    except apsw.Error:
+        return False
+    try:
+        return bool(connection.pragma("application_id") == APPLICATION_ID)
+    except apsw.Error:
+        return False
+    finally:
+        connection.close()
