@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from datetime import date, timedelta
 from decimal import Decimal
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeAlias, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, dataclass_transform
 from uuid import UUID
 
 import msgspec
@@ -35,7 +35,6 @@ __all__ = [
     "Event",
     "EventType",
     "Message",
-    "Personal",
     "Query",
     "Tags",
     "days",
@@ -44,7 +43,6 @@ __all__ = [
     "seconds",
 ]
 
-T = TypeVar("T")
 M = TypeVar("M", bound="MessageMeta")
 
 Tags: TypeAlias = tuple[str, ...] | Mapping[str, str]
@@ -206,14 +204,6 @@ class Command(Message, Generic[R_co]):
 
 class Query(Message, Generic[R_co]):
     """A question. `Query[list[OrderRow]]` says what `ask` answers."""
-
-
-class _Personal:
-    pass
-
-
-Personal = Annotated[T, _Personal()]
-"""A field that can be forgotten: `email: Personal[str]`."""
 
 
 def seconds(number: float, /) -> timedelta:
