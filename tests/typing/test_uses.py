@@ -1,0 +1,58 @@
+"""The programs in docs/uses and in the README do what is said of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.typing.checkers import ROOT, program_of_readme
+
+USES = ROOT / "docs" / "uses"
+BUILT = ["shop.py"]
+DECLARED = sorted(file.name for file in USES.glob("*.py") if file.name not in BUILT)
+
+
+def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ENSUE_")}
+    return subprocess.run(
+        [sys.executable, "-W", "error", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_the_program_of_the_readme_runs(tmp_path: Path) -> None:
+    program = program_of_readme(tmp_path)
+    program.write_text(program.read_text() + "\n\nimport asyncio\n\nasyncio.run(main())\n")
+    result = run([str(program)], tmp_path)
+    assert "OrderShipped(order_id='o1')" in result.stdout, result.stdout + result.stderr
+
+
+def test_the_shop_reserves_charges_and_ships_and_refuses_what_is_sold_out(tmp_path: Path) -> None:
+    result = run([str(USES / "shop.py")], tmp_path)
+    lines = result.stdout.splitlines()
+    assert lines == ["charged 9.50", "OrderShipped(order_id='o1')", "StockMissing(order_id='o2')"], result.stderr
+
+
+def test_a_use_is_built_or_says_at_its_first_registration_that_it_is_not(tmp_path: Path) -> None:
+    table = (USES / "README.md").read_text()
+    for name in BUILT:
+        assert f"[{name}]({name})" in table
+        assert any(f"[{name}]" in line and line.endswith("| runs |") for line in table.splitlines())
+    for name in DECLARED:
+        assert any(f"[{name}]" in line and line.endswith("| declared |") for line in table.splitlines()), name
+        assert "NotYetAvailable" in (USES / name).read_text().partition('"""\n\n')[0], name
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_what_is_declared_and_not_built_refuses_to_be_registered(name: str, tmp_path: Path) -> None:
+    result = run([str(USES / name)], tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("ensue.errors.NotYetAvailable: "), result.stderr
