@@ -17,14 +17,17 @@ All checks come before any write of the request. Requests are taken in the order
 
 from __future__ import annotations
 
-from asyncio import Future
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import msgspec
 
 from ensue.events.stored import Draft, Row
-from ensue.world import World
+
+if TYPE_CHECKING:
+    from asyncio import Future
+
+    from ensue.world import World
 
 __all__ = [
     "Capabilities",
@@ -238,7 +241,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     conditions: tuple[Condition, ...] = ()
     idempotency_key: bytes | None = None
     fingerprint: bytes = b""
-    result: bytes = b""
+    result: Callable[[], bytes] | None = None
+    """Called when the functions of the request have run; kept beside the idempotency key for its repetitions."""
     apply: Sequence[Emission] = ()
     """Run in order before `events` get their positions; what they return is appended before `events`."""
     commit: ConsumerCommit | None = None

@@ -46,6 +46,11 @@ from ensue.world import World
 __all__ = ["MemoryStore"]
 
 LONGEST_LEASE = 60_000_000
+DELIVERIES_KEPT = 7 * 24 * 3600 * 1_000_000
+
+
+def _closed() -> Unavailable:
+    return Unavailable("the log in memory is not open")
 
 
 class _NoSql:
@@ -74,6 +79,7 @@ class MemoryStore:
         self._nodes: dict[bytes, Node] = {}
         self._recorded_at = 0
         self._waiters: set[asyncio.Future[None]] = set()
+        self._queue: list[tuple[Request, asyncio.Future[Written]]] = []
         self._open = False
 
     async def open(self, world: World) -> None:
@@ -84,13 +90,14 @@ class MemoryStore:
 
     async def close(self) -> None:
         """See `Log.close`."""
-        self._open = False
-        for waiter in self._waiters:
-            waiter.cancel()
+        if self._open:
+            self._answer()
+            self._open = False
+            self._wake(_closed())
 
-    def abandon(self) -> None:
-        """The process died: what was written stays."""
-        self._open = False
+    def _opened(self) -> None:
+        if not self._open:
+            raise _closed()
 
     # ------------------------------------------------------------------------------------------------------ writing
 
@@ -99,27 +106,39 @@ class MemoryStore:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Written] = loop.create_future()
         if not self._open:
-            future.set_exception(Unavailable("the log in memory is closed"))
+            future.set_exception(_closed())
             return future
         self._world.failpoint("append.queued")
-        loop.call_soon(self._answer, request, future)
+        if not self._queue:
+            loop.call_soon(self._answer)
+        self._queue.append((request, future))
         return future
 
-    def _answer(self, request: Request, future: asyncio.Future[Written]) -> None:
-        self._world.failpoint("append.commit")
-        try:
-            written = self._request(request)
-        except EnsueError as error:
+    def _answer(self) -> None:
+        """All that is queued, in the order of the calls."""
+        queue, self._queue = self._queue, []
+        for request, future in queue:
+            self._world.failpoint("append.commit")
+            try:
+                written = self._request(request)
+            except EnsueError as error:
+                if not future.done():
+                    future.set_exception(error)
+                continue
+            self._world.failpoint("append.committed")
             if not future.done():
-                future.set_exception(error)
-            return
-        self._world.failpoint("append.committed")
+                future.set_result(written)
+        self._wake(None)
+
+    def _wake(self, error: EnsueError | None) -> None:
         waiters, self._waiters = self._waiters, set()
         for waiter in waiters:
-            if not waiter.done():
+            if waiter.done():
+                continue
+            if error is None:
                 waiter.set_result(None)
-        if not future.done():
-            future.set_result(written)
+            else:
+                waiter.set_exception(error)
 
     def _request(self, request: Request) -> Written:
         key = request.idempotency_key
@@ -129,20 +148,21 @@ class MemoryStore:
                 raise IdempotencyKeyReused("the idempotency key was used for other events")
             return msgspec.structs.replace(first, replayed=True)
         self._check(request)
-        events = self._apply(request) + list(request.events)
+        emitted, result = self._apply(request)
+        events = [*emitted, *request.events]
         ids = [event.id for event in events]
         if len(set(ids)) < len(ids) or self._ids & set(ids):
             raise DuplicateEventId("an event with this id is in the log already; nothing was stored")
-        if request.operation is not None:
-            self._operate(request.operation)
         self._recorded_at = max(self._recorded_at, self._world.now())
-        written = Written(len(self._rows) + 1, len(self._rows) + len(events), False, request.result)
+        written = Written(len(self._rows) + 1, len(self._rows) + len(events), False, result)
         for event in events:
             self._append(event)
         if key is not None:
             self._requests[key] = (request.fingerprint, written)
         if request.commit is not None:
             self._commit(request.commit)
+        if request.operation is not None:
+            self._operate(request.operation)
         return written
 
     def _check(self, request: Request) -> None:
@@ -162,16 +182,17 @@ class MemoryStore:
         if request.operation is not None:
             self._parked(request.operation)
 
-    def _apply(self, request: Request) -> list[Draft]:
+    def _apply(self, request: Request) -> tuple[list[Draft], bytes]:
         events: list[Draft] = []
         unit = 0
         try:
             for function in request.apply:
                 events.extend(function(_NoSql()))
                 unit += 1
+            result = request.result() if request.result is not None else b""
         except Exception as error:
             raise ApplyFailed(f"a function raised {type(error).__name__}: {error}", unit=unit) from error
-        return events
+        return events, result
 
     def _append(self, draft: Draft) -> None:
         version = None
@@ -199,9 +220,7 @@ class MemoryStore:
             )
         )
         self._ids.add(draft.id)
-        self._row_tags.append(
-            frozenset((*draft.tags, draft.stream)) - {None} if draft.stream else frozenset(draft.tags)
-        )
+        self._row_tags.append(frozenset(draft.tags) if draft.stream is None else frozenset((*draft.tags, draft.stream)))
 
     def _commit(self, commit: ConsumerCommit) -> None:
         place = (commit.fence.consumer, commit.fence.segment)
@@ -275,12 +294,12 @@ class MemoryStore:
         backwards: bool = False,
     ) -> Page:
         """See `Log.read`."""
-        if not self._open:
-            raise Unavailable("the log in memory is closed")
+        self._opened()
         end = len(self._rows) + 1 if before is None else min(before, len(self._rows) + 1)
-        rows = self._rows[after : max(after, end - 1)]
         found: list[Row] = []
-        for row in reversed(rows) if backwards else rows:
+        numbers = range(after, max(after, end - 1))
+        for number in reversed(numbers) if backwards else numbers:
+            row = self._rows[number]
             if self._matches(row, selection):
                 found.append(row)
                 if len(found) >= limit:
@@ -293,6 +312,7 @@ class MemoryStore:
 
     async def changed(self, after: int) -> int:
         """See `Log.changed`."""
+        self._opened()
         while len(self._rows) <= after:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.add(waiter)
@@ -304,24 +324,29 @@ class MemoryStore:
 
     async def types(self) -> Mapping[int, tuple[str, int]]:
         """See `Log.types`."""
+        self._opened()
         return self._types
 
     async def rename(self, name: str, former: Sequence[str]) -> None:
         """See `Log.rename`."""
+        self._opened()
         self._former.update(dict.fromkeys(former, name))
 
     async def position_at(self, time: int) -> int:
         """See `Log.position_at`."""
+        self._opened()
         return bisect_left(self._rows, time, key=lambda row: row[5])
 
     async def positions_of(self, lowest: bytes, highest: bytes, *, limit: int) -> list[int]:
         """See `Log.positions_of`."""
+        self._opened()
         return [row[0] for row in sorted(self._rows, key=lambda row: row[1]) if lowest <= row[1] <= highest][:limit]
 
     # -------------------------------------------------------------------------------------------------- checkpoints
 
     async def define(self, consumer: Consumer) -> Consumer:
         """See `Checkpoints.define`."""
+        self._opened()
         known = next((row for row in self._consumers.values() if row.name == consumer.name), None)
         if known is None:
             known = msgspec.structs.replace(consumer, id=len(self._consumers) + 1)
@@ -347,18 +372,28 @@ class MemoryStore:
 
     async def consumers(self) -> tuple[Consumer, ...]:
         """See `Checkpoints.consumers`."""
+        self._opened()
         return tuple(self._consumers.values())
 
     async def set_status(self, consumer: int, status: str, reason: str | None) -> None:
         """See `Checkpoints.set_status`."""
+        self._opened()
         self._consumers[consumer] = msgspec.structs.replace(self._consumers[consumer], status=status, reason=reason)
 
     async def beat(self, node: Node) -> None:
         """See `Checkpoints.beat`."""
+        self._opened()
+        now = self._world.now()
+        owners = {row.owner for row in self._progress.values()}
         self._nodes[node.id] = node
+        self._nodes = {
+            row.id: row for row in self._nodes.values() if row.expires_at >= now - LONGEST_LEASE or row.id in owners
+        }
+        self._deliveries = [record for record in self._deliveries if record.at >= now - DELIVERIES_KEPT]
 
     async def claim(self, consumer: int, node: Node, *, now: int, most: int, held: Collection[int] = ()) -> Standing:
         """See `Checkpoints.claim`."""
+        self._opened()
         living = {row.id for row in self._nodes.values() if now < row.expires_at < now + LONGEST_LEASE} - {node.id}
         taken: list[Progress] = []
         for place, row in self._progress.items():
@@ -376,6 +411,7 @@ class MemoryStore:
 
     async def standing(self, consumer: int) -> Standing:
         """See `Checkpoints.standing`."""
+        self._opened()
         return Standing(
             tuple(row for (owner, _), row in self._progress.items() if owner == consumer),
             tuple(lane for (owner, _), lane in sorted(self._lanes.items()) if owner == consumer),
@@ -383,10 +419,12 @@ class MemoryStore:
 
     async def nodes(self) -> tuple[Node, ...]:
         """See `Checkpoints.nodes`."""
+        self._opened()
         return tuple(self._nodes[number] for number in sorted(self._nodes))
 
     async def dead_letters(self, *, consumer: int | None = None, open_only: bool = True) -> tuple[DeadLetter, ...]:
         """See `Checkpoints.dead_letters`."""
+        self._opened()
         return tuple(
             letter
             for letter in self._letters
@@ -395,6 +433,7 @@ class MemoryStore:
 
     async def deliveries(self, positions: Sequence[int]) -> tuple[Delivery, ...]:
         """See `Checkpoints.deliveries`."""
+        self._opened()
         return tuple(
             record
             for record in self._deliveries

@@ -8,13 +8,14 @@ statements: reads in pages of bounded size, batches of bounded size.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from typing import Any
 
 import apsw
 
-from ensue.errors import CorruptLog, EnsueError, LogTooNew, ReadOnlyLog, Unavailable
+from ensue.errors import CorruptLog, EnsueError, LogFileReplaced, LogTooNew, ReadOnlyLog, Unavailable
 from ensue.store.base import (
     Capabilities,
     Consumer,
@@ -42,7 +43,8 @@ POLL_SECONDS = 1.0
 SHARED_MEMORY_POLL_SECONDS = 0.025
 FALLBACK_POLL_SECONDS = 0.025
 BUSY_MILLISECONDS = 5_000
-QUEUE_BYTES, QUEUE_REQUESTS = 32 * 1024 * 1024, 20_000
+CHECKPOINT_PAGES = 8_000
+"""So many pages (32 MB) in the write-ahead file are copied into the log's file, on the commit thread."""
 
 
 class SqliteStore:
@@ -53,10 +55,10 @@ class SqliteStore:
     """
 
     def __init__(self, path: str, *, read_only: bool = False, guard: bool = True) -> None:
-        self.path = path
+        self._in_memory = path.startswith("file:") and "vfs=memdb" in path
+        self.path = path if self._in_memory else os.path.realpath(path)
         self._read_only = read_only
         self.log_id = ""
-        self._in_memory = path.startswith("file:") and "vfs=memdb" in path
         self.capabilities = Capabilities(durable=not self._in_memory, sql=True, many_processes=True)
         self._guard = guard
         self._files: LogFiles | None = None
@@ -64,40 +66,37 @@ class SqliteStore:
         self._writer: Writer | None = None
         self._connections: list[apsw.Connection] = []
         self._types = Types()
+        self._names: list[object] = []
         self._head = 0
         self._changed: set[asyncio.Future[None]] = set()
         self._watch: Watch | None = None
         self._poll: asyncio.TimerHandle | None = None
-        self._closed = False
+        self._closed = True
+        self._pid = os.getpid()
 
     # ------------------------------------------------------------------------------------------------------ opening
 
     async def open(self, world: World) -> None:
         """See `Log.open`."""
         self._world = world
+        self._closed, self._pid = False, os.getpid()
         try:
-            self._open(world)
-        except apsw.Error as error:
+            await self._open(world)
+        except (apsw.Error, OSError) as error:
             self.abandon()
             raise translated(error, f"open the log {self.path}") from error
         except BaseException:
             self.abandon()
             raise
 
-    def _open(self, world: World) -> None:
-        exists = self._in_memory or os.path.exists(self.path)
-        read_only = self._read_only or (exists and not self._in_memory and not writable(self.path))
-        if self._read_only and not exists:
-            raise Unavailable(f"could not open the log {self.path}: there is no such file")
-        if not exists and not writable(self.path):
-            folder = os.path.dirname(os.path.abspath(self.path))
-            known = "may not be written" if os.path.isdir(folder) else "does not exist"
-            raise ReadOnlyLog(f"could not create the log {self.path}: its folder {folder} {known}")
-        if not exists:
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644))
+    async def _open(self, world: World) -> None:
+        read_only = not self._in_memory and self._looks_only()
         if not self._in_memory and not read_only:
-            self._files = LogFiles(self.path, guard=self._guard)
-            self._files.lock()
+            self._files = files = LogFiles(self.path, guard=self._guard)
+            # Not on the loop's thread: another store of this very loop may have the turn, and gives it back there.
+            thread = world.threads(1, name="ensue open")
+            await files.turn(thread, files.lock_to_open)
+            thread.close()
         try:
             writer = self._connect(read_only=read_only)
             self._prepare(writer, read_only=read_only)
@@ -113,6 +112,18 @@ class SqliteStore:
         if not read_only:
             self._writer = Writer(writer, world, self._files, self._types, self._advanced)
 
+    def _looks_only(self) -> bool:
+        """Whether the file is opened for reading only. Errors: `ReadOnlyLog` and `Unavailable` where there is none."""
+        if os.path.exists(self.path):
+            return self._read_only or not writable(self.path)
+        if self._read_only:
+            raise Unavailable(f"could not open the log {self.path}: there is no such file")
+        if not writable(self.path):
+            folder = os.path.dirname(self.path)
+            known = "may not be written" if os.path.isdir(folder) else "does not exist"
+            raise ReadOnlyLog(f"could not create the log {self.path}: its folder {folder} {known}")
+        return False
+
     def _connect(self, *, read_only: bool) -> apsw.Connection:
         flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
         path = readable(self.path) if read_only else self.path
@@ -126,21 +137,26 @@ class SqliteStore:
         tables = next(iter(connection.execute("SELECT count(*) FROM sqlite_schema")))[0]
         if application != APPLICATION_ID and tables:
             raise CorruptLog(f"{self.path} is a SQLite database, but not an Ensue log; nothing was written to it")
+        found = connection.pragma("user_version")
+        if found > SCHEMA_VERSION and tables:
+            raise LogTooNew(
+                f"{self.path} was made by a newer Ensue (schema {found}, this one knows {SCHEMA_VERSION}). Nothing was "
+                "written to it; install that version"
+            )
         if not self._in_memory and not read_only:
-            connection.execute("PRAGMA journal_mode = WAL")
+            mode = connection.pragma("journal_mode", "wal")
+            if mode != "wal":
+                raise Unavailable(
+                    f"could not open the log {self.path}: its file system has no write-ahead log ({mode})"
+                )
             connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA wal_autocheckpoint = 8000")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+            connection.execute(f"PRAGMA journal_size_limit = {2 * CHECKPOINT_PAGES * 4096}")
         connection.execute("PRAGMA cache_size = -65536")
         if not tables:
             if read_only:
                 raise ReadOnlyLog(f"{self.path} is empty, and this user may not write it")
             self._create(connection)
-        found = connection.pragma("user_version")
-        if found > SCHEMA_VERSION:
-            raise LogTooNew(
-                f"{self.path} was made by a newer Ensue (schema {found}, this one knows {SCHEMA_VERSION}). Nothing was "
-                "written to it; install that version"
-            )
         row = next(iter(connection.execute("SELECT log_id FROM ensue_log")), None)
         if row is None:
             raise CorruptLog(f"{self.path} has lost its head row; nothing was written to it")
@@ -156,27 +172,47 @@ class SqliteStore:
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     async def close(self) -> None:
-        """See `Log.close`."""
+        """See `Log.close`. The last process to close a file leaves that one file."""
         if self._closed:
             return
         self._closed = True
-        if self._writer is not None:
-            await self._writer.drain()
-            self._writer.stop()
-        self.abandon()
+        try:
+            if self._writer is not None and not self._forked:
+                await self._writer.drain()
+                await self._writer.turn()
+                if self._files is not None:
+                    self._files.closing()
+        finally:
+            self._shut(tidy=True)
 
     def abandon(self) -> None:
         """Close at once, committing nothing: what is left when a process dies."""
         self._closed = True
+        self._shut(tidy=False)
+
+    def _shut(self, *, tidy: bool) -> None:
+        if self._forked:
+            return  # the descriptors and locks are the parent's
         self._stop_watching()
-        for waiter in self._changed:
-            waiter.cancel()
-        for connection in self._connections:
-            connection.close(True)
-        self._connections.clear()
-        if self._files is not None:
-            self._files.close()
-            self._files = None
+        self._wake(Unavailable(f"the log {self.path} is closed"))
+        if self._writer is not None:
+            self._writer.abandon()
+            self._writer = None
+        connections, self._connections = self._connections, []
+        for connection in reversed(connections):
+            with contextlib.suppress(
+                apsw.ThreadingViolationError
+            ):  # its last commit is under way: it closes when that ends
+                connection.close(True)
+        files, self._files = self._files, None
+        if files is not None:
+            if tidy:
+                files.tidy()
+            files.close()
+
+    @property
+    def _forked(self) -> bool:
+        return self._pid != os.getpid()
 
     # ------------------------------------------------------------------------------------------------------ writing
 
@@ -185,9 +221,9 @@ class SqliteStore:
         return self._put(request)
 
     def _put(self, work: Request | Callable[[apsw.Connection], Any]) -> asyncio.Future[Any]:
-        if self._writer is None or self._closed:
-            error: EnsueError = Unavailable(f"the log {self.path} is closed")
-            if not self._closed:
+        if self._writer is None or self._closed or self._forked:
+            error: EnsueError = self._not_open()
+            if not self._closed and not self._forked:
                 error = ReadOnlyLog(f"could not write to {self.path}: this user may only read it")
             refused: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             refused.set_exception(error)
@@ -196,41 +232,55 @@ class SqliteStore:
 
     async def room(self) -> None:
         """See `Log.room`."""
-        writer = self._writer
-        while writer is not None and (writer.bytes_queued > QUEUE_BYTES or writer.queued > QUEUE_REQUESTS):
-            await self._world.sleep(0.001)
+        if self._writer is not None:
+            await self._writer.room()
 
     def _advanced(self, head: int) -> None:
         if head > self._head:
             self._head = head
-            waiters, self._changed = self._changed, set()
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
+            self._wake(None)
+
+    def _wake(self, error: EnsueError | None) -> None:
+        waiters, self._changed = self._changed, set()
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None) if error is None else waiter.set_exception(error)
 
     # ------------------------------------------------------------------------------------------------------ reading
 
     @property
     def _sql(self) -> apsw.Connection:
-        if self._reader is None or self._closed:
-            raise Unavailable(f"the log {self.path} is not open")
+        if self._reader is None or self._closed or self._forked:
+            raise self._not_open()
+        if self._writer is not None and isinstance(self._writer.broken, LogFileReplaced):
+            raise self._writer.broken  # what this connection shows may not be in the file
         return self._reader
+
+    def _not_open(self) -> Unavailable:
+        if self._forked:
+            return Unavailable(f"the log {self.path} was opened before a fork; open it in the process that uses it")
+        return Unavailable(f"the log {self.path} is not open")
+
+    @contextlib.contextmanager
+    def _reading(self, what: str) -> Generator[apsw.Connection, None, None]:
+        try:
+            yield self._sql
+        except apsw.Error as error:
+            raise translated(error, f"read {what} of the log {self.path}") from error
 
     async def read(
         self, selection: Selection = (), *, after: int = 0, before: int | None = None, limit: int = 1000,
         backwards: bool = False,
     ) -> Page:  # fmt: skip
         """See `Log.read`."""
-        try:
+        with self._reading("events") as sql:
             self._refresh_head()
             self._refresh_types()
             end = self._head + 1 if before is None else min(before, self._head + 1)
             text, values = select(
                 selection, self._types.expand, after=after, before=end, limit=limit, backwards=backwards
             )
-            rows: list[Any] = list(self._sql.execute(text, values))
-        except apsw.Error as error:
-            raise translated(error, f"read the log {self.path}") from error
+            rows: list[Any] = list(sql.execute(text, values))
         if len(rows) >= limit:
             return Page(rows, rows[-1][0])
         return Page(rows, after if backwards else max(after, end - 1))
@@ -240,9 +290,13 @@ class SqliteStore:
         self._advanced(head)
 
     def _refresh_types(self) -> None:
-        ((count,),) = self._sql.execute("SELECT count(*) FROM ensue_event_type")
-        if count > len(self._types.by_number):
+        # A name that gets a new meaning gets a new row number.
+        ((types, *names),) = self._sql.execute(
+            "SELECT (SELECT count(*) FROM ensue_event_type), count(*), max(rowid) FROM ensue_former_name"
+        )
+        if types > len(self._types.by_number) or names != self._names:
             self._types.load(self._sql)
+            self._names = names
 
     def head(self) -> int:
         """See `Log.head`."""
@@ -251,11 +305,10 @@ class SqliteStore:
     async def changed(self, after: int) -> int:
         """See `Log.changed`."""
         while self._head <= after:
-            if self._closed:
-                raise Unavailable(f"the log {self.path} is closed")
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._start_watching()
-            self._refresh_head()
+            with self._reading("the head"):
+                self._refresh_head()
             if self._head > after:
                 break
             self._changed.add(waiter)
@@ -286,7 +339,11 @@ class SqliteStore:
 
     def _look(self) -> None:
         if self._changed and not self._closed:
-            self._refresh_head()
+            try:
+                with self._reading("the head"):
+                    self._refresh_head()
+            except EnsueError as error:
+                self._wake(error)
 
     def _stop_watching(self) -> None:
         if self._poll is not None:
@@ -298,6 +355,8 @@ class SqliteStore:
 
     async def types(self) -> Mapping[int, tuple[str, int]]:
         """See `Log.types`."""
+        with self._reading("types"):
+            self._refresh_types()
         return self._types.by_number
 
     async def rename(self, name: str, former: Sequence[str]) -> None:
@@ -309,27 +368,27 @@ class SqliteStore:
             sql.executemany("INSERT OR REPLACE INTO ensue_former_name VALUES (?, ?)", [(old, name) for old in former])
 
         await self._put(job)
-        self._types.load(self._sql)
+        self._types.former.update(dict.fromkeys(former, name))
 
     async def position_at(self, time: int) -> int:
         """See `Log.position_at`."""
-        low, high = 0, self._head
-        while low < high:
-            middle = (low + high + 1) // 2
-            found = self._sql.execute("SELECT recorded_at FROM ensue_event WHERE position = ?", (middle,))
-            row = next(iter(found), None)
-            if row is not None and row[0] < time:
-                low = middle
-            else:
-                high = middle - 1
-        return low
+        with self._reading("times") as sql:
+            self._refresh_head()
+            low, high = 0, self._head
+            while low < high:
+                middle = (low + high + 1) // 2
+                ((found,),) = sql.execute("SELECT recorded_at FROM ensue_event WHERE position = ?", (middle,))
+                if found < time:
+                    low = middle
+                else:
+                    high = middle - 1
+            return low
 
     async def positions_of(self, lowest: bytes, highest: bytes, *, limit: int) -> list[int]:
         """See `Log.positions_of`."""
-        found = self._sql.execute(
-            "SELECT position FROM ensue_event WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?", (lowest, highest, limit)
-        )
-        return [position for (position,) in found]
+        between = "SELECT position FROM ensue_event WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
+        with self._reading("ids") as sql:
+            return [position for (position,) in sql.execute(between, (lowest, highest, limit))]
 
     def query(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Run a reading statement of the user's. Errors of the database are raised as they are."""
@@ -347,7 +406,8 @@ class SqliteStore:
 
     async def consumers(self) -> tuple[Consumer, ...]:
         """See `Checkpoints.consumers`."""
-        return checkpoints.consumers(self._sql)
+        with self._reading("consumers") as sql:
+            return checkpoints.consumers(sql)
 
     async def set_status(self, consumer: int, status: str, reason: str | None) -> None:
         """See `Checkpoints.set_status`."""
@@ -359,23 +419,28 @@ class SqliteStore:
 
     async def claim(self, consumer: int, node: Node, *, now: int, most: int, held: Collection[int] = ()) -> Standing:
         """See `Checkpoints.claim`."""
-        if not checkpoints.claimable(self._sql, consumer, node, now, held):
-            return Standing((), ())
+        with self._reading("progress") as sql:
+            if not checkpoints.claimable(sql, consumer, node, now, held):
+                return Standing((), ())
         result: Standing = await self._put(lambda sql: checkpoints.claim(sql, consumer, node, now, most, held))
         return result
 
     async def standing(self, consumer: int) -> Standing:
         """See `Checkpoints.standing`."""
-        return checkpoints.standing(self._sql, consumer)
+        with self._reading("standing") as sql:
+            return checkpoints.standing(sql, consumer)
 
     async def nodes(self) -> tuple[Node, ...]:
         """See `Checkpoints.nodes`."""
-        return checkpoints.nodes(self._sql)
+        with self._reading("nodes") as sql:
+            return checkpoints.nodes(sql)
 
     async def dead_letters(self, *, consumer: int | None = None, open_only: bool = True) -> tuple[DeadLetter, ...]:
         """See `Checkpoints.dead_letters`."""
-        return checkpoints.dead_letters(self._sql, consumer, open_only)
+        with self._reading("dead letters") as sql:
+            return checkpoints.dead_letters(sql, consumer, open_only)
 
     async def deliveries(self, positions: Sequence[int]) -> tuple[Delivery, ...]:
         """See `Checkpoints.deliveries`."""
-        return checkpoints.deliveries(self._sql, positions)
+        with self._reading("deliveries") as sql:
+            return checkpoints.deliveries(sql, positions)

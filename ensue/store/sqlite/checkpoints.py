@@ -151,7 +151,7 @@ def standing(sql: apsw.Connection, consumer: int) -> Standing:
         progress = list(
             sql.execute(f"SELECT {rows.PROGRESS} FROM ensue_progress WHERE consumer = ? ORDER BY segment", (consumer,))
         )
-        lanes = list(sql.execute(f"SELECT {rows.LANE} FROM ensue_lane WHERE consumer = ?", (consumer,)))
+        lanes = list(sql.execute(f"SELECT {rows.LANE} FROM ensue_lane WHERE consumer = ? ORDER BY key", (consumer,)))
     return rows.standing(progress, lanes)
 
 

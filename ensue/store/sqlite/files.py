@@ -15,70 +15,82 @@ The same side file carries the news: a commit touches it, and whoever waits in a
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import fcntl
 import os
 import struct
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from ensue.errors import ForeignConnection, LogFileReplaced
+from ensue.world import Threads
 
 __all__ = ["LogFiles", "Watch", "readable", "writable"]
 
 _SHARED_FIRST, _SHARED_SIZE = 0x40000002, 510
 _IN_ATTRIB, _IN_NONBLOCK, _IN_CLOEXEC = 0x4, 0o4000, 0o2000000
 
-_guarded: set[tuple[int, int]] = set()
+_guarded: Counter[tuple[int, int]] = Counter()
+"""How often this process has each file open."""
 _hooked = False
 
 
 def _refuse_second_library(event: str, arguments: tuple[object, ...]) -> None:
     if event != "sqlite3.connect" or not _guarded or not isinstance(arguments[0], str | bytes | os.PathLike):
         return
-    path = os.fsdecode(arguments[0]).removeprefix("file:").partition("?")[0]
-    try:
-        found = os.stat(path)
-    except OSError:
-        return
-    if (found.st_dev, found.st_ino) in _guarded:
-        raise ForeignConnection(
-            f"{path} is an Ensue log that this process has open, and a second SQLite library on the same file can lose "
-            "acknowledged events. Read it with app.sql(), or from another process"
-        )
+    database = os.fsdecode(arguments[0])
+    for path in (database, _path_of_uri(database)):
+        if _identity(path) in _guarded:
+            raise ForeignConnection(
+                f"{path} is an Ensue log that this process has open, and a second SQLite library on the same file can lose "
+                "acknowledged events. Read it with app.sql(), or from another process"
+            )
+
+
+def _path_of_uri(database: str) -> str:
+    path = unquote(database.removeprefix("file:").partition("?")[0].partition("#")[0])
+    return "/" + path[2:].partition("/")[2] if path.startswith("//") else path
 
 
 class LogFiles:
-    """The files of one open log. `guard=False` leaves the dangers open; only tests do that."""
+    """The files of one open log. `path` is absolute and no symbolic link: SQLite puts its side files beside the real file.
+    `guard=False` leaves the dangers open; only tests do that. Errors: `OSError`."""
 
     def __init__(self, path: str, *, guard: bool = True) -> None:
         global _hooked
         self.path = path
         self._guard_on = guard
-        self._lock = os.open(f"{path}-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        self._guard = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self._lock = self._open_lock()
+        try:
+            self._guard = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError:
+            os.close(self._lock)
+            raise
+        self._closed = False
         self._wal: tuple[int, int] | None = None
-        if guard:
-            found = os.fstat(self._guard)
-            self._identity = (found.st_dev, found.st_ino)
-            _guarded.add(self._identity)
+        self._identity = _identity(path)
+        if guard and self._identity is not None:
+            _guarded[self._identity] += 1
             if not _hooked:
                 sys.addaudithook(_refuse_second_library)
                 _hooked = True
 
-    def _hold_shared_range(self) -> None:
-        if not hasattr(fcntl, "F_OFD_SETLK"):
-            return
-        lock = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, _SHARED_FIRST, _SHARED_SIZE, 0)
-        fcntl.fcntl(self._guard, fcntl.F_OFD_SETLK, lock)
+    def _open_lock(self) -> int:
+        return os.open(f"{self.path}-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def _guard_shared_range(self, kind: int) -> None:
+        if self._guard_on and hasattr(fcntl, "F_OFD_SETLK"):
+            lock = struct.pack("hhqqi4x", kind, os.SEEK_SET, _SHARED_FIRST, _SHARED_SIZE, 0)
+            fcntl.fcntl(self._guard, fcntl.F_OFD_SETLK, lock)
 
     def opened(self) -> None:
         """Hold the guard and remember the write-ahead file, once the log is open: its first opening, when the file's mode is
         set, needs the range for itself."""
-        if self._guard_on:
-            self._hold_shared_range()
+        self._guard_shared_range(fcntl.F_RDLCK)
         self._wal = _identity(f"{self.path}-wal")
 
     def check(self) -> None:
@@ -101,6 +113,33 @@ class LogFiles:
         """Take the turn to write. Blocks while another process writes."""
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
+    def lock_to_open(self) -> None:
+        """Take the turn before the log is opened. Whoever closed it last may have removed the lock file meanwhile."""
+        while True:
+            self.lock()
+            if self._closed:
+                return
+            found = os.fstat(self._lock)
+            if (found.st_dev, found.st_ino) == _identity(f"{self.path}-lock"):
+                return
+            os.close(self._lock)
+            self._lock = self._open_lock()
+
+    async def turn(self, threads: Threads, take: Callable[[], None]) -> None:
+        """Take the turn (`take` is one of the above) without blocking the loop."""
+        taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(_: object, error: BaseException | None) -> None:
+            if taken.done():
+                return
+            if error is None:
+                taken.set_result(None)
+            else:
+                taken.set_exception(error)
+
+        threads.run(take, done)
+        await taken
+
     def unlock(self) -> None:
         fcntl.flock(self._lock, fcntl.LOCK_UN)
 
@@ -108,17 +147,30 @@ class LogFiles:
         """Wake whoever watches the log in other processes."""
         os.utime(self._lock)
 
+    def closing(self) -> None:
+        """Let go of the guard, so that SQLite can tidy up when this was the last process."""
+        self._guard_shared_range(fcntl.F_UNLCK)
+
     def close(self) -> None:
-        if self._guard_on:
-            _guarded.discard(self._identity)
+        """After the connections."""
+        self._closed = True
+        if self._guard_on and self._identity is not None:
+            _guarded[self._identity] -= 1
+            if not _guarded[self._identity]:
+                del _guarded[self._identity]
         os.close(self._guard)
         os.close(self._lock)
+
+    def tidy(self) -> None:
+        """Remove the lock file if SQLite has removed its own files: nobody has the log open. Needs the turn."""
+        if _identity(f"{self.path}-wal") is None:
+            os.unlink(f"{self.path}-lock")
 
 
 def _identity(path: str) -> tuple[int, int] | None:
     try:
         found = os.stat(path)
-    except FileNotFoundError:
+    except (OSError, ValueError):
         return None
     return found.st_dev, found.st_ino
 
@@ -166,6 +218,6 @@ def readable(path: str) -> str:
 
 
 def writable(path: str) -> bool:
-    """Whether the file, or its folder if there is none yet, can be written by this process."""
+    """Whether this process can write the file, if there is one, and its folder: a log has files beside it."""
     target = Path(path)
-    return os.access(target if target.exists() else target.parent, os.W_OK)
+    return os.access(target.parent, os.W_OK) and (not target.exists() or os.access(target, os.W_OK))

@@ -12,6 +12,10 @@ from ensue.store.base import Selection, Term
 __all__ = ["COLUMNS", "select"]
 
 COLUMNS = "position, id, type, stream, version, recorded_at, cause, root, maker, nth, meta, data"
+UNITED = 400
+_IN_STREAM = "stream = ?"
+_TAGGED = "EXISTS (SELECT 1 FROM ensue_event_tag t WHERE t.tag = ? AND t.position = e.position)"
+_OF_STREAM = "EXISTS (SELECT 1 FROM ensue_event s WHERE s.position = e.position AND s.stream = ?)"
 Numbers = Callable[[Sequence[str]], Sequence[int]]
 
 
@@ -33,9 +37,17 @@ def select(
         return f"SELECT {COLUMNS} FROM ensue_event WHERE 0", []
     if len(parts) == 1 and parts[0].startswith("SELECT position FROM ensue_event "):
         return parts[0].replace("SELECT position", f"SELECT {COLUMNS}", 1), values
-    union = " UNION ".join(f"SELECT position FROM ({part})" for part in parts)
-    text = f"SELECT {COLUMNS} FROM ensue_event WHERE position IN ({union}) ORDER BY position {order} LIMIT ?"
+    text = f"SELECT {COLUMNS} FROM ensue_event WHERE position IN ({_union(parts)}) ORDER BY position {order} LIMIT ?"
     return text, [*values, limit]
+
+
+def _union(parts: list[str]) -> str:
+    """In groups, because SQLite takes at most 500 at once."""
+    selects = [f"SELECT position FROM ({part})" for part in parts]
+    while len(selects) > UNITED:
+        groups = (selects[first : first + UNITED] for first in range(0, len(selects), UNITED))
+        selects = [f"SELECT position FROM ({' UNION '.join(group)})" for group in groups]
+    return " UNION ".join(selects)
 
 
 def _term(
@@ -61,29 +73,19 @@ def _term(
             parts.append(f"SELECT position FROM ensue_event WHERE type = ? AND {span}")
             values.extend([number, *bounds])
         return
-    filters, filter_values = _filters(term, types)
+    tags = tuple(dict.fromkeys(term.tags))
+    # The plus keeps the planner from walking all events of a type, which may be most of the log.
+    of_type = f" AND +type IN ({', '.join('?' * len(types))})" if types else ""
     if term.root is not None:
-        parts.append(f"SELECT position FROM ensue_event WHERE root = ? {filters} AND {span}")
-        values.extend([term.root, *filter_values, *bounds])
+        filters = of_type + f" AND ({_IN_STREAM} OR {_TAGGED})" * len(tags)
+        parts.append(f"SELECT position FROM ensue_event e WHERE root = ?{filters} AND {span}")
+        values.extend([term.root, *types, *(tag for tag in tags for _ in range(2)), *bounds])
         return
     # An event carries a tag as its key, found through its stream, or as a further tag, found through the tag table.
-    tag = term.tags[0]
-    parts.append(f"SELECT position FROM ensue_event WHERE stream = ? {filters} AND {span}")
-    values.extend([tag, *filter_values, *bounds])
-    tagged = "SELECT position FROM ensue_event_tag WHERE tag = ? AND position > ? AND position < ?"
-    parts.append(f"SELECT position FROM ensue_event WHERE position IN ({tagged}) {filters} AND {span}")
-    values.extend([tag, after, before, *filter_values, *bounds])
-
-
-def _filters(term: Term, types: list[int]) -> tuple[str, list[object]]:
-    text, values = "", list[object]()
-    if types:
-        text += f" AND type IN ({', '.join('?' * len(types))})"
-        values.extend(types)
-    for tag in term.tags[1:] if term.root is None else term.tags:
-        text += (
-            " AND (stream = ? OR EXISTS (SELECT 1 FROM ensue_event_tag x "
-            "WHERE x.tag = ? AND x.position = ensue_event.position))"
-        )
-        values.extend([tag, tag])
-    return text, values
+    first, others = tags[0], tags[1:]
+    filters = of_type + f" AND {_TAGGED}" * len(others)
+    parts.append(f"SELECT position FROM ensue_event e WHERE stream = ?{filters} AND {span}")
+    values.extend([first, *types, *others, *bounds])
+    filters = of_type + f" AND ({_OF_STREAM} OR {_TAGGED})" * len(others)
+    parts.append(f"SELECT position FROM ensue_event_tag e WHERE tag = ?{filters} AND {span}")
+    values.extend([first, *types, *(tag for tag in others for _ in range(2)), *bounds])

@@ -13,6 +13,8 @@ __all__ = ["APPLICATION_ID", "SCHEMA", "SCHEMA_VERSION", "is_log"]
 APPLICATION_ID = 0x456E7375
 SCHEMA_VERSION = 1
 
+# An index on one column ends in the row's position, so each of them is searched from a position on, in its order. Versions
+# rise with positions within a stream, so the last of a stream is found there as well.
 SCHEMA = """
 CREATE TABLE ensue_log (
     one INTEGER PRIMARY KEY CHECK (one = 1), log_id TEXT NOT NULL, position INTEGER NOT NULL,
@@ -24,7 +26,7 @@ CREATE TABLE ensue_event (
     data BLOB NOT NULL
 ) STRICT;
 CREATE UNIQUE INDEX ensue_event_id ON ensue_event (id);
-CREATE UNIQUE INDEX ensue_event_stream ON ensue_event (stream, version) WHERE stream IS NOT NULL;
+CREATE INDEX ensue_event_by_stream ON ensue_event (stream) WHERE stream IS NOT NULL;
 CREATE INDEX ensue_event_by_type ON ensue_event (type);
 CREATE INDEX ensue_event_by_root ON ensue_event (root) WHERE root IS NOT NULL;
 CREATE TABLE ensue_event_tag (

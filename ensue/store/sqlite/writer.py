@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,12 +26,13 @@ from ensue.errors import (
     Fenced,
     IdempotencyKeyReused,
     LogFileReplaced,
+    Misuse,
     OutcomeUnknown,
     Unavailable,
 )
 from ensue.events.stored import Draft
-from ensue.store.base import ConsumerCommit, Operation, Request, Selection, Written
-from ensue.store.sqlite.errors import translated
+from ensue.store.base import ConsumerCommit, Lane, LaneState, Operation, Request, Selection, Written
+from ensue.store.sqlite.errors import extended, translated
 from ensue.store.sqlite.files import LogFiles
 from ensue.store.sqlite.reading import select
 from ensue.store.sqlite.rows import ahead_bytes, lane_values, signed
@@ -41,37 +43,55 @@ __all__ = ["Job", "Writer"]
 BATCH_EVENTS = 2_000
 BATCH_BYTES = 4 * 1024 * 1024
 STREAMS_CACHED = 100_000
+BUSY_SECONDS = 5.0
+"""How long to wait for a program that holds the file locked without taking turns."""
+QUEUE_BYTES, QUEUE_REQUESTS = 32 * 1024 * 1024, 20_000
 _INSERT_EVENT = "INSERT INTO ensue_event VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_TAG = "INSERT INTO ensue_event_tag VALUES (?, ?, ?)"
+_LAST_OF_STREAM = "SELECT version FROM ensue_event WHERE stream = ? ORDER BY position DESC LIMIT 1"
 _INSERT_REQUEST = "INSERT INTO ensue_request VALUES (?, ?, ?, ?, ?, ?)"
 _DIGEST = (1 << 64) - 1
+_DISK_ERRORS = (apsw.FullError, apsw.IOError, apsw.CorruptError, apsw.NotADBError, apsw.ReadOnlyError, apsw.NoMemError)
+_NO_REQUESTS_FAULT = (*_DISK_ERRORS, apsw.BusyError, apsw.CantOpenError, Unavailable)
+_COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
+_ENDS_TRANSACTIONS = frozenset(
+    ("BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE", "ATTACH", "DETACH", "VACUUM")
+)
 
 Job = Callable[[apsw.Connection], Any]
 """Anything else that is written in a batch's transaction, such as taking a segment."""
 
 
 class _Pending:
-    __slots__ = ("alone", "answer", "error", "future", "work")
+    __slots__ = ("answer", "error", "future", "work")
 
     def __init__(self, work: Request | Job, future: asyncio.Future[Any]) -> None:
         self.work = work
         self.future = future
         self.answer: Any = None
         self.error: BaseException | None = None
-        self.alone = False
 
 
 class Types:
-    """Numbers of (name, version), and which names count as which."""
+    """Numbers of (name, version), and which names count as which. `by_number` holds what is committed, `numbers` also what
+    the batch in flight has added: a number that is rolled back may be given to another type."""
 
     def __init__(self) -> None:
         self.by_number: dict[int, tuple[str, int]] = {}
         self.numbers: dict[tuple[str, int], int] = {}
         self.former: dict[str, str] = {}
 
+    def commit(self) -> None:
+        """What the batch has added is committed."""
+        if len(self.numbers) > len(self.by_number):
+            self.by_number = {number: pair for pair, number in self.numbers.items()}
+
+    def roll_back(self) -> None:
+        self.numbers = {pair: number for number, pair in self.by_number.items()}
+
     def load(self, connection: apsw.Connection) -> None:
         self.by_number = {row[0]: (row[1], row[2]) for row in connection.execute("SELECT * FROM ensue_event_type")}
-        self.numbers = {pair: number for number, pair in self.by_number.items()}
+        self.numbers = {**self.numbers, **{pair: number for number, pair in self.by_number.items()}}
         self.former = dict(connection.execute("SELECT former, name FROM ensue_former_name"))
 
     def expand(self, names: Sequence[str]) -> list[int]:
@@ -79,7 +99,7 @@ class Types:
         if not names:
             return []
         wanted = {self.former.get(name, name) for name in names}
-        return [number for number, (name, _) in self.by_number.items() if self.former.get(name, name) in wanted]
+        return [number for (name, _), number in self.numbers.items() if self.former.get(name, name) in wanted]
 
 
 class Writer:
@@ -105,6 +125,9 @@ class Writer:
         self._queue: deque[_Pending] = deque()
         self._thread: Threads = world.threads(1, name="ensue commit")
         self._in_flight: list[_Pending] = []
+        self._most = BATCH_EVENTS
+        self._gives_up_at = 0.0
+        self._room: list[asyncio.Future[None]] = []
         self._scheduled = False
         self._streams: dict[bytes, int] = {}
         self._batch = b""
@@ -136,8 +159,35 @@ class Writer:
         return future
 
     @property
-    def queued(self) -> int:
-        return len(self._queue)
+    def full(self) -> bool:
+        return self.bytes_queued > QUEUE_BYTES or len(self._queue) > QUEUE_REQUESTS
+
+    async def room(self) -> None:
+        """Until the queue is within its bounds."""
+        while self.full:
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            self._room.append(waiter)
+            await waiter
+
+    async def turn(self) -> None:
+        """Wait for the turn to write, and keep it. Only when nothing is queued and nothing will be."""
+        if self._files is not None and not self._files.try_lock():
+            await self._files.turn(self._thread, self._files.lock)
+
+    def abandon(self) -> None:
+        """Answer what is left without writing it."""
+        in_flight, self._in_flight = self._in_flight, []
+        for pending in in_flight:
+            pending.error = OutcomeUnknown("the log was closed while this was being written")
+        self._answer(in_flight)
+        self._refuse_queue(Unavailable("the log was closed before this was written; nothing of it is stored"))
+        self.stop()
+
+    def _refuse_queue(self, error: EnsueError) -> None:
+        refused, self._queue = list(self._queue), deque()
+        for pending in refused:
+            pending.error = error
+        self._answer(refused)
 
     async def drain(self) -> None:
         """Until nothing is queued or in flight."""
@@ -161,52 +211,93 @@ class Writer:
         if self._in_flight or not self._queue:
             return
         self._in_flight = self._take()
-        if self._files is None or self._files.try_lock():
+        if self._files is None:
+            self._thread.run(self._write_and_commit, self._written_and_committed)
+        elif self._files.try_lock():
             self._begin()
         else:
-            self._thread.run(self._files.lock, lambda _, error: self._begin())
+            self._thread.run(self._files.lock, self._locked)
 
     def _take(self) -> list[_Pending]:
         batch: list[_Pending] = []
         events = size = 0
-        while self._queue and events < BATCH_EVENTS and size < BATCH_BYTES:
-            pending = self._queue[0]
-            if batch and (pending.alone or batch[0].alone):
-                break
-            batch.append(self._queue.popleft())
+        while self._queue and events < BATCH_EVENTS and size < BATCH_BYTES and len(batch) < self._most:
+            pending = self._queue.popleft()
+            batch.append(pending)
             if isinstance(pending.work, Request):
                 events += max(1, len(pending.work.events))
                 size += pending.work.size
         return batch
 
+    def _locked(self, _: object, error: BaseException | None) -> None:
+        if error is None:
+            self._begin()
+        else:
+            self._begin_failed(self._in_flight, Unavailable(f"could not take the turn to write: {error}"))
+
     def _begin(self) -> None:
-        batch = self._in_flight
+        error = self._insert()
+        if isinstance(error, apsw.BusyError) and self._wait_for_stranger():
+            return
+        if error is None:
+            self._thread.run(self._commit, self._committed)
+        else:
+            self._begin_failed(self._in_flight, error)
+
+    def _wait_for_stranger(self) -> bool:
+        """A program that knows nothing of our turns holds the file locked. Ask again in a moment, with the loop free."""
+        now = self._world.monotonic()
+        self._gives_up_at = self._gives_up_at or now + BUSY_SECONDS
+        if now < self._gives_up_at:
+            self._world.call_later(0.005, self._begin)
+            return True
+        self._gives_up_at = 0.0
+        return False
+
+    def _insert(self) -> Exception | None:
+        """Begin the transaction and write the batch; the error, rolled back, if that cannot be done."""
         self._world.failpoint("append.locked")
         try:
             self._sql.execute("BEGIN IMMEDIATE")
+            self._gives_up_at = 0.0
             self._load_head()
-            for pending in batch:
+            for pending in self._in_flight:
                 self._one(pending)
             self._flush()
             self._store_head()
             self._world.failpoint("append.rows written")
         except Exception as error:
             self._roll_back()
-            self._begin_failed(batch, error)
-            return
-        self._thread.run(self._commit, self._committed)
+            return error
+        return None
+
+    def _write_and_commit(self) -> Exception | None:
+        """In memory, where no file lock is taken, SQLite refuses readers while a transaction is open: it begins and ends
+        in one step. Readers of a file see the same, the state before it, until it is committed."""
+        error = self._insert()
+        if error is None:
+            self._commit()
+        return error
+
+    def _written_and_committed(self, refused: Exception | None, error: BaseException | None) -> None:
+        if refused is not None:
+            self._begin_failed(self._in_flight, refused)
+        else:
+            self._committed(None, error)
 
     def _begin_failed(self, batch: list[_Pending], error: Exception) -> None:
-        """Nothing is stored. The request at fault is found by running each alone."""
+        """Nothing is stored. The request at fault is found by halving; what is no request's fault fails all of them."""
         self._in_flight = []
         if self._files is not None:
             self._files.unlock()
-        if len(batch) == 1:
-            batch[0].error = error if isinstance(error, EnsueError) else translated(error, "write to the log")
+        if len(batch) == 1 or isinstance(error, _NO_REQUESTS_FAULT):
+            for pending in batch:
+                pending.error = error if isinstance(error, EnsueError) else translated(error, "write to the log")
             self._answer(batch)
         else:
+            self._most = len(batch) // 2
             for pending in batch:
-                pending.alone, pending.error, pending.answer = True, None, None
+                pending.error, pending.answer = None, None
             self._queue.extendleft(reversed(batch))
         self._next()
 
@@ -225,6 +316,8 @@ class Writer:
         if error is not None:
             self._commit_failed(batch, error)
         else:
+            self._most = min(self._most * 2, BATCH_EVENTS)
+            self._types.commit()
             self._announce(self.head)
             self._answer(batch)
             self._world.failpoint("append.answered")
@@ -236,8 +329,9 @@ class Writer:
     def _commit_failed(self, batch: list[_Pending], error: BaseException) -> None:
         if isinstance(error, apsw.Error):
             self._roll_back()
-            if isinstance(error, apsw.IOError):
-                # After a failed fsync nothing that is read back proves that it is on disk.
+            if isinstance(error, apsw.IOError) and extended(error) != apsw.SQLITE_IOERR_WRITE:
+                # After a failed fsync nothing that is read back proves that it is on disk. A write that failed has not
+                # written the mark that makes a transaction of what is before it.
                 self.broken = OutcomeUnknown(f"the disk failed while a commit was written: {error}")
                 error = self.broken
             else:
@@ -259,8 +353,15 @@ class Writer:
                 pending.future.set_exception(pending.error)
             else:
                 pending.future.set_result(pending.answer)
+        if self._room and not self.full:
+            for waiter in self._room:
+                if not waiter.done():
+                    waiter.set_result(None)
+            self._room.clear()
 
     def _next(self) -> None:
+        if self.broken is not None:
+            self._refuse_queue(self._broken_again(self.broken))
         if self._queue:
             self._turn()
         elif self._idle is not None and not self._idle.done():
@@ -272,9 +373,12 @@ class Writer:
         self._keys.clear()
         self._streams.clear()
         self._batch = b""
+        self._types.roll_back()
         if self._sql.in_transaction:
-            self._sql.execute("ROLLBACK")
-        self._types.load(self._sql)
+            try:
+                self._sql.execute("ROLLBACK")
+            except apsw.Error as error:
+                self.broken = Unavailable(f"a transaction could not be rolled back: {error}")
 
     # --------------------------------------------------------------------------------------------------------- head
 
@@ -359,8 +463,8 @@ class Writer:
         for condition in request.conditions:
             self._hold(condition.selection, condition.after)
         if request.operation is not None:
-            self._operate(request.operation)
-        emitted = self._apply(request) if request.apply else ()
+            self._hold_parked(request.operation.lane)
+        emitted, result = self._apply(request) if request.apply or request.result is not None else ((), b"")
         first = self.head + 1
         for draft in emitted:
             self._append(draft)
@@ -368,11 +472,13 @@ class Writer:
             self._append(draft)
         if request.idempotency_key is not None:
             key = request.idempotency_key
-            row = (key, request.fingerprint, first, self.head, request.result, self._recorded_at)
+            row = (key, request.fingerprint, first, self.head, result, self._recorded_at)
             self._keys[key] = row
         if commit is not None:
             self._store_commit(commit, progress)
-        return Written(first, self.head, False, request.result)
+        if request.operation is not None:
+            self._operate(request.operation)
+        return Written(first, self.head, False, result)
 
     def _hold(self, selection: Selection, after: int) -> None:
         self._flush()
@@ -388,7 +494,8 @@ class Writer:
                 actual=position,
             )
 
-    def _apply(self, request: Request) -> list[Draft]:
+    def _apply(self, request: Request) -> tuple[list[Draft], bytes]:
+        """Run the functions. Returns the events to append, and the result."""
         transaction = SqliteTransaction(self._sql)
         emitted: list[Draft] = []
         unit = 0
@@ -397,6 +504,9 @@ class Writer:
             for function in request.apply:
                 emitted.extend(function(transaction))
                 unit += 1
+            result = request.result() if request.result is not None else b""
+        except _DISK_ERRORS:
+            raise  # no function's failure
         except Exception as error:
             self._sql.execute("ROLLBACK TO ensue_request")
             self._sql.execute("RELEASE ensue_request")
@@ -404,13 +514,13 @@ class Writer:
                 f"a function inside the transaction raised {type(error).__name__}: {error}", unit=unit
             ) from error
         self._sql.execute("RELEASE ensue_request")
-        return emitted
+        return emitted, result
 
     def _version(self, stream: bytes) -> int:
         version = self._streams.get(stream)
         if version is None:
-            found = self._sql.execute("SELECT max(version) FROM ensue_event WHERE stream = ?", (stream,))
-            version = next(iter(found))[0] or 0
+            found = self._sql.execute(_LAST_OF_STREAM, (stream,))
+            version = next(iter(found), (0,))[0]
             self._streams[stream] = version
         return version
 
@@ -449,7 +559,6 @@ class Writer:
         found = self._sql.execute("INSERT INTO ensue_event_type (name, version) VALUES (?, ?) RETURNING id", pair)
         number: int = next(iter(found))[0]
         self._types.numbers[pair] = number
-        self._types.by_number = {**self._types.by_number, number: pair}
         return number
 
     # ---------------------------------------------------------------------------------------------------- consumers
@@ -510,11 +619,23 @@ class Writer:
                 (record.consumer, record.first, record.last, record.at, record.packed),
             )
 
+    def _hold_parked(self, lane: Lane) -> None:
+        found = self._sql.execute(
+            "SELECT 1 FROM ensue_lane WHERE consumer = ? AND key = ? AND state = ? AND rev = ?",
+            (lane.consumer, lane.key, LaneState.PARKED, lane.rev),
+        )
+        if next(iter(found), None) is None:
+            raise Conflict(
+                f"the key {lane.key_text} is not parked as it was when it was read: somebody else has changed it. Look again",
+                expected=lane.rev,
+                actual=-1,
+            )
+
     def _operate(self, operation: Operation) -> None:
         lane = operation.lane
         self._sql.execute(
             "UPDATE ensue_lane SET state = ?, attempts = ?, due_at = ?, error = ?, edit = ?, edits = ?, discard = ?, "
-            "rev = rev + 1 WHERE consumer = ? AND key = ? AND state = 'parked' AND rev = ?",
+            "rev = rev + 1 WHERE consumer = ? AND key = ?",
             (
                 lane.state,
                 lane.attempts,
@@ -525,15 +646,8 @@ class Writer:
                 int(lane.discard),
                 lane.consumer,
                 lane.key,
-                lane.rev,
             ),
         )
-        if self._sql.changes() != 1:
-            raise Conflict(
-                f"the key {lane.key_text} is not parked as it was when it was read: somebody else has changed it. Look again",
-                expected=lane.rev,
-                actual=-1,
-            )
         self._sql.execute(
             "UPDATE ensue_dead_letter SET resolution = ?, note = ?, by = ?, resolved_at = ? "
             "WHERE consumer = ? AND key = ? AND position = ? AND resolved_at IS NULL",
@@ -553,8 +667,17 @@ class SqliteTransaction:
     """What functions inside the transaction are given."""
 
     def __init__(self, connection: apsw.Connection) -> None:
-        self._connection = connection
+        self._cursor = connection.cursor()
+        self._cursor.exec_trace = _inside_only
 
     def execute(self, sql: str, values: Sequence[object] | Mapping[str, object] = (), /) -> list[tuple[object, ...]]:
-        """Run one statement and return all its rows."""
-        return list(self._connection.execute(sql, values))
+        """Run one statement and return all its rows. Errors: those of SQLite; `Misuse` for one that would end the
+        transaction, and with it the promise that all of the request is stored or nothing."""
+        return list(self._cursor.execute(sql, values))
+
+
+def _inside_only(_cursor: apsw.Cursor, sql: str, _values: object) -> bool:
+    words = _COMMENTS.sub(" ", sql).split(None, 1)
+    if words and words[0].rstrip(";").upper() in _ENDS_TRANSACTIONS:
+        raise Misuse(f"{words[0]} inside the application's transaction: it begins, commits and rolls back by itself")
+    return True
