@@ -22,6 +22,8 @@ __all__ = ["LoopThread", "RealWorld", "Threads", "World"]
 
 T = TypeVar("T")
 
+END_SECONDS = 5.0
+"""How long tasks may take to end when a loop in a thread is closed."""
 _VERSION_7 = 7 << 76
 _VARIANT = 2 << 62
 _RANDOM_A_AND_B = (0xFFF << 64) | 0x1FFF_FFFF_FFFF_FFFF
@@ -190,17 +192,36 @@ class LoopThread:
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
 
+    def is_current(self) -> bool:
+        """Whether the caller runs on the loop's thread, where `call` would wait for itself."""
+        return threading.current_thread() is self._thread
+
     def call(self, work: Coroutine[Any, Any, T], *, timeout_seconds: float | None = None) -> T:
-        """Run the coroutine on the loop and block until it is done. Errors: its own, `TimeoutError`."""
+        """Run the coroutine on the loop and block until it is done; when the caller stops waiting, it is cancelled.
+
+        Errors: its own, `TimeoutError`, what interrupts the caller.
+        """
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result(timeout_seconds)
-        except TimeoutError:
+        except BaseException:
             future.cancel()
             raise
 
     def close(self) -> None:
-        """Stop the loop and wait for its thread."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        """Cancel what still runs on the loop, stop it and wait for its thread. Bounded: a task that cannot be cancelled is
+        left behind."""
+        try:
+            self.call(self._end())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    async def _end(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=END_SECONDS)
+        await self._loop.shutdown_asyncgens()

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
-import signal
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
-
-import msgspec
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from ensue.app.dead_letters import DeadLetters
 from ensue.app.dependencies import Dependencies, factory_of
-from ensue.app.engine import Engine
 from ensue.app.log import LogView
-from ensue.app.receipt import Receipt
+from ensue.app.receipt import WAIT, Receipt
 from ensue.app.service import Service
+from ensue.app.settings import Settings
 from ensue.app.urls import open_store
 from ensue.channels import Channel
 from ensue.consumers.handler import HandlerDefinition
@@ -33,7 +29,10 @@ from ensue.events.registry import Registry
 from ensue.observe.log import log_signal
 from ensue.observe.signals import Observer, Signal
 from ensue.store.base import Store
-from ensue.world import LoopThread, RealWorld, World
+
+if TYPE_CHECKING:  # what runs an application is imported when one is opened, so that `import ensue` is quick
+    from ensue.app.engine import Engine
+    from ensue.world import World
 
 __all__ = ["App", "Portal", "Settings"]
 
@@ -42,43 +41,13 @@ R = TypeVar("R")
 V = TypeVar("V", bound=View)
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What an application is set to: from code, else from the environment, else these defaults.
-
-    `ENSUE_URL`, `ENSUE_DRAIN_SECONDS`, `ENSUE_PAYLOAD_BYTES`. Code wins over the environment only for what it says.
-    """
-
-    url: str
-    drain_seconds: float = 30.0
-    """How long handlers may finish when the application stops."""
-    payload_bytes: int = 1024 * 1024
-    """The largest payload of an event."""
-
-    @classmethod
-    def load(cls, url: str | None, name: str, environment: Mapping[str, str]) -> Settings:
-        """Errors: `DefinitionError` for a number that is none."""
-
-        def number(variable: str, default: float) -> float:
-            text = environment.get(variable, "")
-            try:
-                value = float(text) if text else default
-            except ValueError:
-                value = -1.0
-            if not 0 <= value < 1e12:
-                raise DefinitionError(f"{variable}={text!r} is not a number of at least 0")
-            return value
-
-        return cls(
-            url=url or environment.get("ENSUE_URL") or f"sqlite:///{name}.db",
-            drain_seconds=number("ENSUE_DRAIN_SECONDS", 30.0),
-            payload_bytes=int(number("ENSUE_PAYLOAD_BYTES", 1024 * 1024)),
-        )
-
-
 class Portal(Protocol):
     """Runs a coroutine of the application from plain code and returns its result."""
 
-    def __call__(self, work: Coroutine[Any, Any, R], /, *, timeout: timedelta | None = None) -> R: ...
+    def __call__(self, work: Coroutine[Any, Any, R], /, *, timeout: timedelta | None = None) -> R:
+        """Errors: the coroutine's own; `TimeoutError` after `timeout`, when it was cancelled (what it had written stays
+        written); `Unavailable` when the application is closed; what broke the consumers, if something did."""
+        ...
 
 
 class App(Service):
@@ -95,20 +64,22 @@ class App(Service):
         url: str | None = None,
         inbox: Iterable[Channel] = (),
         outbox: Iterable[Channel] = (),
+        drain_seconds: float | None = None,
+        payload_bytes: int | None = None,
         retry: Retries | None = None,
         observe: Observer | None = None,
         store: Store | None = None,
         world: World | None = None,
     ) -> None:
-        """`url` is where the log is; without it `ENSUE_URL`, else `sqlite:///NAME.db` in the current folder. `observe` is
-        called with each signal besides the logging. `inbox` and `outbox` are channels whose messages are stored before
-        they are handled, and sent after they are stored (not yet available). `store` and `world` are for tests and
-        simulation. Errors: `DefinitionError`, `NotYetAvailable`."""
+        """`url` is where the log is; without it `ENSUE_URL`, else `sqlite:///NAME.db` in the current folder. See `Settings`
+        for the other settings. `observe` is called with each signal besides the logging. `inbox` and `outbox` are channels
+        whose messages are stored before they are handled, and sent after they are stored (not yet available). `store` and
+        `world` are for tests and simulation. Errors: `DefinitionError`, `NotYetAvailable`."""
         super().__init__(name, retry=retry)
         channels = (*inbox, *outbox)
         if channels:
             raise NotYetAvailable(f"{name}: channels are declared, but this version cannot use {channels[0]!r} yet")
-        self._url = url
+        self._settings: dict[str, Any] = {"url": url, "drain_seconds": drain_seconds, "payload_bytes": payload_bytes}
         self._observers: list[Observer] = [log_signal, *([observe] if observe else [])]
         self._given_store = store
         self._given_world = world
@@ -121,15 +92,16 @@ class App(Service):
         provides: for tests and simulation."""
         replaced = [factory_of(function, {}) for function in replace]
         types = {factory.provides for factory in replaced}
-        other = App(self.name, url=self._url, retry=self._retry, store=store, world=world)
+        other = App(self.name, retry=self._retry, store=store, world=world, **self._settings)
         other._handlers = list(self.handlers)
         other._factories = [factory for factory in self._all_factories() if factory.provides not in types] + replaced
+        other._hooks = self._all_hooks()
         return other
 
     @property
     def settings(self) -> Settings:
         """The settings as they are now. Errors: `DefinitionError`."""
-        return Settings.load(self._url, self.name, os.environ)
+        return Settings.load(self.name, os.environ, **self._settings)
 
     @property
     def handlers(self) -> tuple[HandlerDefinition, ...]:
@@ -150,13 +122,17 @@ class App(Service):
     # ------------------------------------------------------------------------------------------------------ opening
 
     async def __aenter__(self) -> Self:
-        await self._open(consume=True)
+        engine = await self._open(consume=True)
+        self._body = engine.lifeline.hold()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
-        await self._close()
+        try:
+            self._open_engine().lifeline.let_go(self._body, error)
+        finally:
+            await self._close()
 
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncGenerator[Self, None]:
@@ -167,27 +143,31 @@ class App(Service):
         finally:
             await self._close()
 
-    async def _open(self, *, consume: bool) -> None:
+    async def _open(self, *, consume: bool) -> Engine:
+        from ensue.app.engine import Engine
+        from ensue.world import RealWorld
+
         if self._engine is not None:
             raise DefinitionError(f"the application {self.name} is open already")
         settings = self.settings
-        default = self._retry if isinstance(self._retry, Retry) else Retry()
         engine = Engine(
             self._given_store or open_store(settings.url),
             self._given_world or RealWorld(),
             Registry(payload_bytes=settings.payload_bytes),
             self.handlers,
-            Dependencies(self._all_factories()),
-            retry=default,
+            Dependencies(self._all_factories(), self._all_hooks()),
+            retry=self._retry if isinstance(self._retry, Retry) else Retry(),
             observe=self._observe,
             drain_seconds=settings.drain_seconds,
         )
+        # Known before it is open: factories and lifecycle hooks may publish and read.
         self._engine = engine
         try:
             await engine.open(consume=consume)
         except BaseException:
             self._engine = None
             raise
+        return engine
 
     async def _close(self) -> None:
         engine = self._engine
@@ -204,14 +184,19 @@ class App(Service):
     def _open_engine(self) -> Engine:
         if self._engine is None:
             raise Unavailable(
-                f"the application {self.name} is not open: use `async with {self.name}:` to run its consumers, or "
-                f"`async with {self.name}.connected():` to publish and read only"
+                f"the application {self.name} is not open: use `async with app:` to run its consumers here, or "
+                "`async with app.connected():` to publish and read only"
             )
         return self._engine
 
     def _observe(self, signal: Signal) -> None:
         for observer in self._observers:
-            observer(signal)
+            try:
+                observer(signal)
+            except Exception:  # an observer looks on: its mistakes must not stop what it watches
+                import logging
+
+                logging.getLogger("ensue").exception("an observer raised on %r", signal)
 
     # ------------------------------------------------------------------------------------------------------ writing
 
@@ -239,6 +224,8 @@ class App(Service):
         """Run a function inside the writer's transaction: rows it writes and events it emits are stored together.
 
         Short and without waiting: the log's only writer runs it. What it raises undoes all of it and is raised here.
+        With `idempotency_key` a second call runs nothing and returns the first result and receipt, also after a crash; the
+        result must be data then, of the type the function is annotated with, or None.
         """
         return await self._open_engine().transact(function, idempotency_key)
 
@@ -261,35 +248,33 @@ class App(Service):
         """
         return self._open_engine().query(statement, values)
 
+    async def wait(
+        self, position: Position, /, *consumers: Callable[..., object] | str, timeout: timedelta = WAIT
+    ) -> None:
+        """As `Receipt.wait`, by the position alone: `Position(text)` where it came from elsewhere, as over HTTP.
+
+        Errors: as `Receipt.wait`; `WrongLog` for a position of another log.
+        """
+        await self._open_engine().wait(position, consumers, timeout.total_seconds())
+
     # ------------------------------------------------------------------------------------------------------ running
 
     async def serve(self, *, ready: Callable[[], None] | None = None) -> None:
-        """Run the consumers until SIGINT or SIGTERM, then drain. Errors of a broken store are raised."""
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
-        try:
+        """Run the consumers until SIGINT or SIGTERM, then drain; a second signal ends the process at once. `ready` is
+        called when they run. Errors: those of opening; of a broken store while it runs; `Misuse` outside the main thread.
+        """
+        from ensue.app.serving import told_to_stop
+
+        with told_to_stop() as stop:
             async with self:
                 if ready is not None:
                     ready()
-                await self._until(stop)
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
-
-    async def _until(self, stop: asyncio.Event) -> None:
-        engine = self._open_engine()
-        assert engine.node is not None
-        waiting = engine.world.spawn(stop.wait(), name="stop")
-        tasks = {waiting, *engine.node.tasks}
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
-        for task in done - {waiting}:
-            task.result()
+                await stop.wait()
 
     def run(self) -> None:
         """Run until SIGINT or SIGTERM, then drain: what `ensue run` does."""
+        import asyncio
+
         asyncio.run(self.serve())
 
     def lifespan(self, asgi: object = None, /) -> AbstractAsyncContextManager[None]:
@@ -305,23 +290,24 @@ class App(Service):
     def blocking(self, *, consume: bool = True) -> AbstractContextManager[Portal]:
         """For plain synchronous programs: `with shop.blocking() as call: call(shop.publish(event))`.
 
-        The application runs on a loop in a thread of its own; `call` may be used from any thread and blocks.
+        The application runs on a loop in a thread of its own; `call` may be used from any thread and blocks. With
+        `consume=False` no consumer runs here. Errors when the block ends: what broke the consumers, if something did.
         """
         return self._blocking(consume=consume)
 
     @contextlib.contextmanager
     def _blocking(self, *, consume: bool) -> Generator[Portal, None, None]:
+        from ensue.app.serving import Caller
+        from ensue.world import LoopThread
+
         thread = LoopThread(f"{self.name} loop")
-
-        def call(work: Coroutine[Any, Any, R], /, *, timeout: timedelta | None = None) -> R:
-            return thread.call(work, timeout_seconds=timeout.total_seconds() if timeout is not None else None)
-
         try:
-            call(self._open(consume=consume))
+            engine = thread.call(self._open(consume=consume))
             try:
-                yield call
+                yield Caller(thread, self.name, lambda: self._engine)
             finally:
-                call(self._close())
+                thread.call(self._close())
+            engine.lifeline.check()
         finally:
             thread.close()
 
@@ -352,4 +338,6 @@ def checked_traceparent(traceparent: str | None) -> str | None:
     lengths = [len(part) for part in parts[:4]]
     if lengths != [2, 32, 16, 2] or any(set(part) - set("0123456789abcdef") for part in parts[:4]):
         raise InvalidEvent(f"{traceparent!r} is not a W3C traceparent, such as 00-<32 hex digits>-<16 hex digits>-01")
+    if not parts[1].strip("0") or not parts[2].strip("0"):
+        raise InvalidEvent(f"{traceparent!r} is not a W3C traceparent: its trace id or parent id is all zeros")
     return traceparent

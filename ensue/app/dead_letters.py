@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ensue.app.engine import Engine
-from ensue.consumers.operations import release
 from ensue.errors import Conflict, InvalidEvent
 from ensue.events.message import Event
 from ensue.store.base import DeadLetter
+
+if TYPE_CHECKING:
+    from ensue.app.engine import Engine
 
 __all__ = ["DeadLetters"]
 
@@ -34,17 +35,17 @@ class DeadLetters:
             yield letter
 
     async def retry(self, id: int, /, *, event: Event | None = None, by: str = "") -> None:
-        """Handle it again, with all its attempts; with `event`, this payload instead, for this consumer only."""
-        engine = self._engine()
-        edit = engine.registry.encode(event) if event is not None else None
-        await release(engine.store, engine.world, await self._open(id), edit=edit, by=by)
+        """Handle it again, with all its attempts; with `event`, this payload instead, for this consumer only.
+
+        Errors: `Conflict`, `InvalidEvent` for an event of another type; `ValueError` for an id that there is not.
+        """
+        await self._engine().release(await self._open(id), event=event, by=by)
 
     async def discard(self, id: int, /, *, note: str, by: str = "") -> None:
-        """Pass over it for good. `note` says why, and stays."""
+        """Pass over it for good. `note` says why, and stays. Errors: as `retry`, `InvalidEvent` without a note."""
         if not note.strip():
             raise InvalidEvent("a discarded event needs a note that says why")
-        engine = self._engine()
-        await release(engine.store, engine.world, await self._open(id), discard=True, note=note, by=by)
+        await self._engine().release(await self._open(id), discard=True, note=note, by=by)
 
     async def _open(self, id: int) -> DeadLetter:
         letters = await self._engine().store.dead_letters(open_only=False)

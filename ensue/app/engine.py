@@ -2,33 +2,60 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Any, TypeVar
 
 from ensue.app.dependencies import Dependencies
+from ensue.app.lifeline import Lifeline
 from ensue.app.receipt import Receipt
+from ensue.app.results import Results
 from ensue.consumers.handler import HandlerDefinition
 from ensue.consumers.handling import Handling, inside_handler
 from ensue.consumers.node import Node, define_consumers
+from ensue.consumers.operations import release
 from ensue.consumers.policy import Retry
 from ensue.consumers.transaction import Transaction
 from ensue.consumers.waiting import Bell, wait_until_done, wait_until_settled
-from ensue.errors import ApplyFailed, InsideHandler, MissingCapability, NotCaughtUp, WiringError
-from ensue.events.message import Event
-from ensue.events.recorded import Criteria, Position, Recorded, microseconds
+from ensue.errors import (
+    ApplyFailed,
+    InsideHandler,
+    InvalidEvent,
+    MissingCapability,
+    NotCaughtUp,
+    UnreadableEvent,
+    WiringError,
+)
+from ensue.events.message import Command, Event
+from ensue.events.recorded import Criteria, Position, Recorded, UnknownEvent, microseconds
 from ensue.events.registry import Registry, fingerprint, redraft
 from ensue.events.stored import Draft, Row, tag_hash
 from ensue.observe.signals import Observer
-from ensue.store.base import Condition, Consumer, Expected, Request, Selection, SqlTransaction, Store, Term, Written
+from ensue.store.base import (
+    Condition,
+    Consumer,
+    DeadLetter,
+    Expected,
+    Request,
+    Selection,
+    SqlTransaction,
+    Store,
+    Term,
+    Written,
+)
 from ensue.world import World
 
 __all__ = ["Engine"]
 
 T = TypeVar("T")
-RESULT_BYTES = 64 * 1024
+
+PAGE = 1000
+_NOTHING = Term(types=("",))
+"""No type has this name. An empty selection would be every event."""
 
 
 class Engine:
@@ -49,41 +76,48 @@ class Engine:
         self.store = store
         self.world = world
         self.registry = registry
-        self.node: Node | None = None
+        self.lifeline = Lifeline(observe)
         self._definitions = definitions
         self._dependencies = dependencies
         self._observe = observe
         self._drain_seconds = drain_seconds
         self._bell = Bell()
         self._handlings = [Handling(one, registry, world, dependencies, retry=retry) for one in definitions]
+        self._stack = AsyncExitStack()
 
     # ------------------------------------------------------------------------------------------------------ opening
 
     async def open(self, *, consume: bool) -> None:
-        """Open the store, make every consumer known to it and, with `consume`, run them here."""
-        self._check()
-        await self.store.open(self.world)
+        """Open the store and make every consumer known to it; with `consume`, make the dependencies, begin the lifecycle
+        hooks and run the consumers here. What was begun is ended in reverse order when something fails."""
+        if consume:
+            self._check()
+        self.loop = asyncio.get_running_loop()
         try:
+            await self.store.open(self.world)
+            self._stack.push_async_callback(self.store.close)
             consumers = await define_consumers(self.store, self._handlings)
             if consume:
+                await self._dependencies.open(self._stack)
                 await self._consume(consumers)
         except BaseException:
-            await self._dependencies.close()
-            await self.store.close()
+            await self.close()
             raise
 
     async def _consume(self, consumers: Sequence[Consumer]) -> None:
-        await self._dependencies.open()
-        self.node = Node(self.store, self.world, self._observe, self._bell, host=socket.gethostname(), pid=os.getpid())
-        await self.node.start(consumers, self._handlings)
+        node = Node(self.store, self.world, self._observe, self._bell, host=socket.gethostname(), pid=os.getpid())
+
+        async def stop() -> None:
+            await node.stop(limit_seconds=self._drain_seconds)
+
+        self._stack.push_async_callback(stop)
+        await node.start(consumers, self._handlings)
+        self.lifeline.watch(node.tasks)
 
     async def close(self) -> None:
-        """Drain, release, close. Idempotent."""
-        if self.node is not None:
-            await self.node.stop(limit_seconds=self._drain_seconds)
-            self.node = None
-        await self._dependencies.close()
-        await self.store.close()
+        """Drain, release, run the rest of hooks and factories, close the store: each also when another one fails."""
+        self.lifeline.closing = True
+        await self._stack.aclose()
 
     def _check(self) -> None:
         problems = self._dependencies.check(self._definitions)
@@ -98,18 +132,35 @@ class Engine:
 
     # ------------------------------------------------------------------------------------------------------ writing
 
-    def drafts(self, events: Iterable[Event | Recorded[Any]], **meta: Any) -> list[Draft]:
-        """Encode. All events of one write without a correlation share the first one's. Errors: `InvalidEvent`."""
+    def drafts(
+        self,
+        events: Iterable[Event | Recorded[Any]],
+        *,
+        headers: Mapping[str, str] | None = None,
+        traceparent: str | None = None,
+    ) -> list[Draft]:
+        """Encode for one write. Its new events share one correlation, the id of the first of them; a `Recorded` keeps its
+        own. Errors: `InsideHandler`, `InvalidEvent`."""
         self._outside("append events")
+        return self._drafts(events, headers, traceparent)
+
+    def _drafts(
+        self, events: Iterable[Event | Recorded[Any]], headers: Mapping[str, str] | None, traceparent: str | None
+    ) -> list[Draft]:
         drafts: list[Draft] = []
-        now = self.world.now()
+        now, correlation = self.world.now(), None
         for event in events:
             if isinstance(event, Recorded):
                 drafts.append(redraft(event))
                 continue
+            _check_event(event)
             id = self.world.new_id()
-            meta["correlation"] = meta.get("correlation") or (drafts[0].id if drafts else id)
-            drafts.append(self.registry.draft(event, id=id, time=now, **meta))
+            correlation = correlation or id
+            drafts.append(
+                self.registry.draft(
+                    event, id=id, time=now, correlation=correlation, headers=headers, traceparent=traceparent
+                )
+            )
         return drafts
 
     async def append(
@@ -139,21 +190,39 @@ class Engine:
     ) -> tuple[T, Receipt[None]]:
         """Run a function inside the writer's transaction."""
         self._outside("open a transaction")
-        results: list[T] = []
+        results: Results[T] = Results(function, kept=idempotency_key is not None)
 
         def apply(sql: SqlTransaction) -> Sequence[Draft]:
             transaction = Transaction(sql)
-            results[:] = [function(transaction)]
-            return self.drafts(transaction.emitted)
+            results.take(function(transaction))
+            return self._drafts(transaction.emitted, None, None)
 
         key = tag_hash(f"idempotency={idempotency_key}") if idempotency_key is not None else None
+        await self.store.room()
         try:
-            written = await self.store.write(Request(apply=(apply,), idempotency_key=key))
+            written = await self.store.write(Request(apply=(apply,), idempotency_key=key, result=results.encoded))
         except ApplyFailed as error:
             if error.__cause__ is not None:
                 raise error.__cause__ from None
             raise
-        return results[0], self._receipt(written, None)
+        result = results.again(written.result) if written.replayed else results.value
+        return result, self._receipt(written, None)
+
+    async def release(
+        self, letter: DeadLetter, *, event: Event | None = None, discard: bool = False, note: str | None = None, by: str
+    ) -> None:
+        """Let the key of a dead letter go on. Errors: `Conflict`, `InvalidEvent` for an event of another type."""
+        edit = None
+        if event is not None:
+            _check_event(event)
+            page = await self.store.read((), after=letter.position - 1, before=letter.position + 1)
+            stored, _ = (await self.store.types())[page.rows[0][2]]
+            if self.registry.names((type(event),)) != (self.registry.current_name(stored),):
+                raise InvalidEvent(
+                    f"the dead letter {letter.id} holds a {stored}; it cannot be edited to be a {type(event).__name__}"
+                )
+            edit = self.registry.encode(event)
+        await release(self.store, self.world, letter, edit=edit, discard=discard, note=note, by=by)
 
     def _receipt(self, written: Written, result: None) -> Receipt[None]:
         position = Position.of(self.store.log_id, written.first, written.last)
@@ -162,12 +231,23 @@ class Engine:
     # ------------------------------------------------------------------------------------------------------ reading
 
     def query(self, statement: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
-        """A reading statement on the store's database."""
+        """A reading statement on the store's database, from any thread: its connection belongs to the loop's."""
         query = getattr(self.store, "query", None)
         if query is None:
             raise MissingCapability(f"this store ({type(self.store).__name__}) has no SQL; use a sqlite: URL")
-        rows: list[tuple[Any, ...]] = query(statement, values)
-        return rows
+        try:
+            here = asyncio.get_running_loop() is self.loop
+        except RuntimeError:
+            here = False
+
+        async def rows() -> list[tuple[Any, ...]]:
+            found: list[tuple[Any, ...]] = query(statement, values)
+            return found
+
+        if here:
+            found: list[tuple[Any, ...]] = query(statement, values)
+            return found
+        return asyncio.run_coroutine_threadsafe(rows(), self.loop).result()
 
     def selection(self, types: Sequence[type[Event]], criteria: Criteria | None) -> Selection:
         """Types and criteria together: events of these types that match."""
@@ -180,35 +260,53 @@ class Engine:
             both = tuple(name for name in inner if not names or name in names) if inner else names
             if both or not (inner and names):
                 terms.append(Term(types=both, tags=tags))
-        return tuple(terms)
+        return tuple(terms) or (_NOTHING,)
 
     def _names(self, types: Sequence[type[Event]]) -> tuple[str, ...]:
         if not types or Event in types:
             return ()
-        return self.registry.names(self.registry.covering(types))
+        _check_types(types)
+        return self.registry.names(self.registry.covering(types)) or _NOTHING.types
 
-    async def position(self, place: Position | datetime | int | None) -> int | None:
-        """A place in the log as a position."""
+    async def after(self, place: Position | datetime | int | None) -> int:
+        """The position behind which a read begins: behind a write, at the first event of a time."""
         if isinstance(place, Position):
             return place.within(self.store.log_id).last
         if isinstance(place, datetime):
             return await self.store.position_at(microseconds(place))
+        return place or 0
+
+    async def before(self, place: Position | datetime | int | None) -> int | None:
+        """The position before which a read ends: before a write, before the first event of a time."""
+        if isinstance(place, Position):
+            return place.within(self.store.log_id).first
+        if isinstance(place, datetime):
+            return await self.store.position_at(microseconds(place)) + 1
         return place
 
     def recorder(self) -> Callable[[], Awaitable[Callable[[Row], Recorded[Any]]]]:
         """A function that turns rows into `Recorded`; called again for each page, because a log's types grow."""
         decoders: dict[int, tuple[str, int, Callable[[bytes], Event]]] = {}
-        log_id = self.store.log_id
+        log_id, decoder = self.store.log_id, self.registry.decoder
+        types: Mapping[int, tuple[str, int]] = {}
 
         def decode(row: Row) -> Recorded[Any]:
-            name, version, payload = decoders[row[2]]
-            return Recorded(payload(row[11]), row, name, version, log_id)
+            known = decoders.get(row[2])
+            if known is None:
+                # Only now: that the log holds another type which this code cannot read is no matter for this read.
+                known = decoders[row[2]] = (*types[row[2]], decoder(*types[row[2]]))
+            name, version, payload = known
+            try:
+                event = payload(row[11])
+            except Exception as error:
+                raise UnreadableEvent(
+                    f"the {name} at position {row[0]}, version {version}, cannot be decoded: {error}"
+                ) from error
+            return Recorded(event, row, name, version, log_id)
 
         async def ready() -> Callable[[Row], Recorded[Any]]:
+            nonlocal types
             types = await self.store.types()
-            for number in types.keys() - decoders.keys():
-                name, version = types[number]
-                decoders[number] = (name, version, self.registry.decoder(name, version))
             return decode
 
         return ready
@@ -220,67 +318,86 @@ class Engine:
     ) -> None:
         """See `Receipt.wait`."""
         self._outside("wait for others")
-        rows = await self._rows(position)
-        if consumers:
-            names = [self._consumer_name(consumer) for consumer in consumers]
-            await wait_until_done(
-                self.store, self.world, self._bell, rows, consumers=names, timeout_seconds=timeout_seconds
-            )
+        names = [await self._consumer_name(consumer) for consumer in consumers]
+        async with self._deadline(timeout_seconds, position) as left:
+            rows = await self._rows(position)
+        if not rows:
+            return
+        wait = (self.store, self.world, self._bell, rows)
+        if names:
+            await wait_until_done(*wait, consumers=names, timeout_seconds=left())
         else:
-            await wait_until_settled(self.store, self.world, self._bell, rows, timeout_seconds=timeout_seconds)
+            await wait_until_settled(*wait, timeout_seconds=left())
 
     async def first(self, position: Position, types: Sequence[type[Event]], timeout_seconds: float) -> Event:
         """See `Receipt.first`."""
         self._outside("wait for a reply")
         names = self._names(types)
-        found: list[Recorded[Any]] = []
-        decode = await self.recorder()()
+        wanted = " or ".join(event.__name__ for event in types)
+        if not types:
+            raise ValueError("first() waits for an event of a type: give it one, receipt.first(OrderShipped)")
+        async with self._deadline(timeout_seconds, position) as left:
+            rows = await self._rows(position)
+        ready = self.recorder()
+        found: list[Row] = []
         known: Mapping[int, tuple[str, int]] = {}
 
         async def refresh() -> None:
-            nonlocal decode, known
-            decode, known = await self.recorder()(), await self.store.types()
+            nonlocal known
+            known = await self.store.types()
 
         def seen(row: Row) -> bool:
-            name, _ = known.get(row[2], ("", 0))
-            if self.registry.current_name(name) in names:
-                found.append(decode(row))
+            if not names or self.registry.current_name(known[row[2]][0]) in names:
+                found.append(row)
             return bool(found)
 
-        await wait_until_settled(
-            self.store,
-            self.world,
-            self._bell,
-            await self._rows(position),
-            timeout_seconds=timeout_seconds,
-            seen=seen,
-            before_reading=refresh,
-        )
+        if rows:
+            await wait_until_settled(
+                self.store, self.world, self._bell, rows, timeout_seconds=left(), seen=seen, before_reading=refresh
+            )
         if not found:
-            wanted = " or ".join(event.__name__ for event in types)
             raise NotCaughtUp(f"all that the write at {position} caused is done, and no {wanted} came of it")
-        event: Event = found[0].event
+        event: Event = (await ready())(found[0]).event
         return event
 
+    @asynccontextmanager
+    async def _deadline(self, seconds: float, position: Position) -> AsyncGenerator[Callable[[], float]]:
+        """Bounds the wait for the events themselves; gives what is left of the time for the consumers."""
+        ends = self.world.monotonic() + seconds
+        try:
+            async with asyncio.timeout(max(seconds, 0)):
+                yield lambda: max(0.0, ends - self.world.monotonic())
+        except TimeoutError:
+            raise NotCaughtUp(
+                f"waited {seconds:g} s for the position {position}; the log has come to {self.store.head()}. Was the position "
+                "made by hand, or the database restored from a backup?"
+            ) from None
+
     async def _rows(self, position: Position) -> list[Row]:
+        """The events of a write, also when another process has only just made it."""
         position.within(self.store.log_id)
-        if position.last < position.first:
-            return []
-        page = await self.store.read((), after=position.first - 1, before=position.last + 1, limit=100_000)
-        return page.rows
+        rows: list[Row] = []
+        after = position.first - 1
+        while after < position.last:
+            page = await self.store.read((), after=after, before=position.last + 1, limit=PAGE)
+            rows.extend(page.rows)
+            after = page.reached
+            if after < position.last and after >= self.store.head():
+                await self.store.changed(after)
+        return rows
 
-    def _consumer_name(self, consumer: Callable[..., object] | str) -> str:
-        if isinstance(consumer, str):
-            if all(consumer != one.name for one in self._definitions):
-                raise ValueError(f"no consumer is called {consumer!r}; there are: {self._consumer_names()}")
-            return consumer
+    async def _consumer_name(self, consumer: Callable[..., object] | str) -> str:
+        """By function where it is one of this application's, by name also where another one's on the same log."""
         for definition in self._definitions:
-            if definition.function is consumer:
+            if consumer in (definition.function, definition.name):
                 return definition.name
-        raise ValueError(f"{consumer!r} is not a handler of this application; there are: {self._consumer_names()}")
-
-    def _consumer_names(self) -> str:
-        return ", ".join(definition.name for definition in self._definitions) or "none"
+        names = [one.name for one in await self.store.consumers() if one.status != "retired"]
+        if consumer in names:
+            return str(consumer)
+        what = (
+            f"no consumer is called {consumer!r}" if isinstance(consumer, str) else f"{consumer!r} handles nothing here"
+        )
+        raise ValueError(f"{what}; the consumers of this log are: {', '.join(names) or 'none'}")
 
     def _outside(self, what: str) -> None:
         name = inside_handler.get()
@@ -289,3 +406,29 @@ class Engine:
                 f"{name} tried to {what} while it handles an event. That would be stored apart from its progress, and "
                 "twice after a crash. Return the events instead"
             )
+
+
+def _check_event(event: object) -> None:
+    if isinstance(event, UnknownEvent):
+        raise InvalidEvent(
+            f"an UnknownEvent stands for a {event.type_name} that this application cannot read; to write it again, give "
+            "log.append the Recorded it came in"
+        )
+    if isinstance(event, Event):
+        return
+    if isinstance(event, type):
+        raise InvalidEvent(f"{event.__name__} is a class; publish an instance of it: {event.__name__}(…)")
+    if isinstance(event, list | tuple):
+        raise InvalidEvent(f"events are given one by one, not as a {type(event).__name__}: publish(*events)")
+    advice = "; commands are for send()" if isinstance(event, Command) else ""
+    raise InvalidEvent(f"{event!r} is not an event, but {_article(type(event).__name__)}{advice}")
+
+
+def _check_types(types: Sequence[object]) -> None:
+    for event in types:
+        if not (isinstance(event, type) and issubclass(event, Event)):
+            raise InvalidEvent(f"{event!r} is not an event type; give classes, such as OrderPlaced")
+
+
+def _article(word: str) -> str:
+    return f"{'an' if word[:1].lower() in 'aeio' else 'a'} {word}"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ensue.app.engine import Engine
 from ensue.app.receipt import Receipt
 from ensue.events.message import Event
 from ensue.events.recorded import Criteria, Position, Recorded
 from ensue.events.registry import declaration
-from ensue.events.stored import tag_hash
-from ensue.store.base import Condition, Expected, Term
+from ensue.events.stored import Row, tag_hash
+from ensue.store.base import Condition, Expected, Selection, Term
+
+if TYPE_CHECKING:
+    from ensue.app.engine import Engine
 
 __all__ = ["LogView"]
 
@@ -47,14 +49,17 @@ class LogView:
         drafts = engine.drafts(events)
         expected: tuple[Expected, ...] = ()
         if expected_version is not None:
-            stream = drafts[0].stream
+            stream = drafts[0].stream if drafts else None
             if stream is None:
-                raise ValueError("expected_version= is about the stream of the first event's key, but it has no key")
+                raise ValueError(
+                    "expected_version= is about the stream of the first event's key, but there is no such key"
+                )
             expected = (Expected(stream, expected_version),)
         conditions: tuple[Condition, ...] = ()
         if unless is not None:
-            after = since.within(engine.store.log_id).last if isinstance(since, Position) else since or 0
-            conditions = (Condition(engine.selection((), unless), after),)
+            conditions = (Condition(engine.selection((), unless), await engine.after(since)),)
+        elif since is not None:
+            raise ValueError("since= says from where on unless= counts; give both")
         return await engine.append(drafts, expected, conditions, idempotency_key)
 
     async def read(
@@ -68,34 +73,45 @@ class LogView:
     ) -> AsyncIterator[Recorded[E]]:
         """Events in position order, or newest first with `backwards`; in bounded memory, whatever the log's size.
 
-        Without types, events of any type, those unknown to the application as `UnknownEvent`. `follow` goes on with
-        what is appended, with no gap and no repeat in between, until the caller stops.
+        Without types, events of any type, those unknown to the application as `UnknownEvent`. `after` a write or a
+        position is behind it, after a time is at its first event; `before` ends in front of what it names. `follow` goes
+        on with what is appended, with no gap and no repeat in between, until the caller stops.
         Errors: `UnreadableEvent`, `WrongLog`, those of the store.
         """
+        if backwards and follow:
+            raise ValueError("backwards= ends at the oldest event and follow= never ends; give one of them")
         engine = self._engine()
         selection = engine.selection(types, criteria)
-        low = await engine.position(after)
-        high = await engine.position(before)
-        store, recorded = engine.store, engine.recorder()
-        last = low or 0
-        while True:
-            page = await store.read(
-                selection, after=low or 0 if backwards else last, before=high, limit=PAGE, backwards=backwards
-            )
-            decode = await recorded()
-            for row in page.rows:
+        low, high = await engine.after(after), await engine.before(before)
+        pages = self._backwards(engine, selection, low, high)
+        if not backwards:
+            pages = self._forwards(engine, selection, low, high, follow)
+        ready = engine.recorder()
+        async for rows in pages:
+            decode = await ready()
+            for row in rows:
                 yield decode(row)
-            if backwards:
-                high = page.reached
-                if page.reached <= (low or 0) + 1 or (not page.rows and page.reached <= (low or 0) + 1):
-                    return
-                continue
-            at_end = page.reached >= store.head() if high is None else page.reached >= high - 1
+
+    @staticmethod
+    async def _forwards(
+        engine: Engine, selection: Selection, low: int, high: int | None, follow: bool
+    ) -> AsyncIterator[list[Row]]:
+        store, last = engine.store, low
+        while high is None or last < high - 1:
+            page = await store.read(selection, after=last, before=high, limit=PAGE)
+            yield page.rows
             last = max(last, page.reached)
-            if at_end and not follow:
-                return
-            if at_end:
+            if last >= store.head():
+                if not follow:
+                    return
                 await store.changed(last)
+
+    @staticmethod
+    async def _backwards(engine: Engine, selection: Selection, low: int, high: int | None) -> AsyncIterator[list[Row]]:
+        while high is None or high > low + 1:
+            page = await engine.store.read(selection, after=low, before=high, limit=PAGE, backwards=True)
+            yield page.rows
+            high = page.reached
 
     async def version(self, event: type[Event], key: object) -> int:
         """The version of a key's stream: how many events it has."""
@@ -103,12 +119,17 @@ class LogView:
         if declared is None:
             raise ValueError(f"{event.__name__} declares no key, so it has no streams")
         stream = tag_hash(f"{declared[1]}={key}")
-        page = await self._engine().store.read((Term(tags=(stream,)),), limit=1, backwards=True)
-        versions = [row[4] or 0 for row in page.rows if row[3] == stream]
-        return max(versions, default=0)
+        # Events of other types may carry the key as a further tag; they are not of its stream.
+        async for rows in self._backwards(self._engine(), (Term(tags=(stream,)),), 0, None):
+            for row in rows:
+                if row[3] == stream:
+                    return row[4] or 0
+        return 0
 
     async def head(self) -> Position:
         """The position of the last event."""
         engine = self._engine()
-        head = engine.store.head()
+        # Read, not asked for: what this process knows may lag behind what another one has written.
+        page = await engine.store.read(limit=1, backwards=True)
+        head = page.rows[0][0] if page.rows else 0
         return Position.of(engine.store.log_id, head, head)

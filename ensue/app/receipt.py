@@ -42,6 +42,9 @@ class Receipt(Generic[R_co]):
         self.replayed = replayed
         """The idempotency key was known: nothing was stored, this is the first write's receipt."""
 
+    def __repr__(self) -> str:
+        return f"<Receipt {self.position}{' replayed' if self.replayed else ''}>"
+
     async def wait(self, *consumers: Callable[..., object] | str, timeout: timedelta = WAIT) -> Self:
         """Until these consumers (handlers, or their names) are done with what was written; without any, until all that
         it causes is done, directly or not, by every consumer of the log, in every process.

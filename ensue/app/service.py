@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import Any, Concatenate, Literal, Never, TypeAlias, TypeVar, overload
 
-from ensue.app.dependencies import Factory, factory_of
+import msgspec
+
+from ensue.app.dependencies import Factory, factory_of, hook_of
 from ensue.channels import Channel
 from ensue.consumers.handler import HandlerDefinition, HandlerOptions, Start, analyse
 from ensue.consumers.policy import Retries
@@ -27,6 +29,7 @@ Workflow = TypeVar("Workflow", bound=Callable[Concatenate[Never, ...], Awaitable
 Answerer = TypeVar("Answerer", bound=Callable[Concatenate[Never, ...], object])
 Timed = TypeVar("Timed", bound=Callable[..., Reaction | Awaitable[Reaction]])
 Provider = TypeVar("Provider", bound=Callable[..., object])
+Hook = TypeVar("Hook", bound=Callable[..., Iterator[None] | AsyncIterator[None]])
 Projected = TypeVar("Projected", bound=SqlView)
 V = TypeVar("V", bound=View)
 
@@ -46,6 +49,7 @@ class Service:
         self._retry = retry
         self._handlers: list[HandlerDefinition] = []
         self._factories: list[Factory] = []
+        self._hooks: list[Factory] = []
         self._included: list[Service] = []
 
     @overload
@@ -85,8 +89,6 @@ class Service:
         def register(function: Any) -> Any:
             known = HandlerOptions(**options)
             definition = analyse(function, known, local_names, prefix=self._prefix)
-            if definition.retry is None and self._retry is not None:
-                definition = _with_retry(definition, self._retry)
             if any(other.name == definition.name for other in self._handlers):
                 raise DefinitionError(
                     f"two handlers are called {definition.name!r}; the name is how the log knows how far each has come: "
@@ -114,11 +116,25 @@ class Service:
 
         return register(factory) if factory is not None else register
 
+    def lifecycle(self, hook: Hook, /) -> Hook:
+        """Run this generator around the consumers: what is before its `yield` when the application has opened the log and
+        made the dependencies, what is after it when the consumers have stopped. The first registered begins first and ends
+        last; it may take what is provided, by annotation. An error before the `yield` stops the start.
+
+        Errors: `DefinitionError`.
+        """
+        self._hooks.append(hook_of(hook, sys._getframe(1).f_locals))
+        return hook
+
     def include(self, *services: Service | Decider[Any, Any, Any]) -> None:
-        """Make these services part of this one. A service may be part of several applications."""
+        """Make these services part of this one. A service may be part of several services and applications; one that comes
+        into an application by two ways is in it once. Errors: `DefinitionError` for what would include itself.
+        """
         for service in services:
             if not isinstance(service, Service):
                 raise NotYetAvailable("deciders are declared, but this version cannot run them yet")
+            if self in (part for part, _ in service._walk(None, set())):
+                raise DefinitionError(f"the service {self.name!r} would include itself by way of {service.name!r}")
             self._included.append(service)
 
     @overload
@@ -166,14 +182,25 @@ class Service:
     def _prefix(self) -> str:
         return f"{self.name}."
 
+    def _walk(self, retry: Retries | None, seen: set[Service]) -> Iterator[tuple[Service, Retries | None]]:
+        """This service and all that are part of it, each once, in the order of inclusion; with each the retry policy that
+        holds in it: its own, or that of the nearest one around it."""
+        if self not in seen:
+            seen.add(self)
+            retry = self._retry if self._retry is not None else retry
+            yield self, retry
+            for service in self._included:
+                yield from service._walk(retry, seen)
+
     def _all_handlers(self) -> list[HandlerDefinition]:
-        return self._handlers + [handler for service in self._included for handler in service._all_handlers()]
+        return [
+            handler if handler.retry is not None else msgspec.structs.replace(handler, retry=retry)
+            for service, retry in self._walk(None, set())
+            for handler in service._handlers
+        ]
 
     def _all_factories(self) -> list[Factory]:
-        return self._factories + [factory for service in self._included for factory in service._all_factories()]
+        return [factory for service, _ in self._walk(None, set()) for factory in service._factories]
 
-
-def _with_retry(definition: HandlerDefinition, retry: Retries) -> HandlerDefinition:
-    import msgspec
-
-    return msgspec.structs.replace(definition, retry=retry)
+    def _all_hooks(self) -> list[Factory]:
+        return [hook for service, _ in self._walk(None, set()) for hook in service._hooks]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from ensue.errors import WiringError
 from ensue.store.base import Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["logs_in", "open_store", "shown"]
 
@@ -17,7 +20,7 @@ def open_store(url: str, *, read_only: bool = False) -> Store:
     """The adapter for a URL, not yet opened. `sqlite:///file.db` (relative to the current folder), `sqlite:////absolute`,
     or `memory:`. With `read_only` it neither creates nor writes anything.
     Errors: `WiringError` for a scheme that no adapter has."""
-    parts = urlsplit(url)
+    parts = _split(url)
     if parts.scheme == "memory":
         from ensue.store.memory import MemoryStore
 
@@ -25,16 +28,24 @@ def open_store(url: str, *, read_only: bool = False) -> Store:
     if parts.scheme == "sqlite":
         from ensue.store.sqlite import SqliteStore
 
-        path = unquote(parts.path).removeprefix("/")
-        if parts.netloc or not path or parts.query:
-            raise WiringError(
-                f"the URL {shown(url)} is not of the form sqlite:///file.db or sqlite:////absolute/file.db"
-            )
-        return SqliteStore(path, read_only=read_only)
+        return SqliteStore(_path(url, parts), read_only=read_only)
+    advice = f"with a scheme it is a file: sqlite:///{url}" if not parts.scheme else "other databases come later"
     raise WiringError(
-        f"no store for the URL {shown(url)}: this version knows sqlite:///file.db and memory:. A file's name needs the "
-        "scheme: sqlite:///shop.db"
+        f"no store for the URL {shown(url)}: this version knows sqlite:///file.db, sqlite:////absolute/file.db and memory:; "
+        f"{advice}"
     )
+
+
+def _path(url: str, parts: SplitResult) -> str:
+    path = unquote(parts.path).removeprefix("/")
+    if parts.netloc or not path or parts.query or parts.fragment or "\0" in path:
+        raise WiringError(
+            f"the URL {shown(url)} is not of the form sqlite:///file.db (in the current folder) or "
+            "sqlite:////absolute/file.db; in the file's name write ? as %3F and # as %23"
+        )
+    if path == ":memory:":
+        raise WiringError(f"{url} would be a file of that name; the log in memory is called memory:")
+    return path
 
 
 def logs_in(folder: Path) -> list[str]:
@@ -46,6 +57,20 @@ def logs_in(folder: Path) -> list[str]:
 
 
 def shown(url: str) -> str:
-    """The URL without its password."""
-    parts = urlsplit(url)
-    return url if parts.password is None else url.replace(f":{parts.password}@", ":…@")
+    """The URL without what may be secret: its password, and the values of its query."""
+    parts = _split(url)
+    if "@" in parts.netloc:
+        user, _, host = parts.netloc.rpartition("@")
+        name, colon, _ = user.partition(":")
+        parts = parts._replace(netloc=f"{name}{':…' if colon else ''}@{host}")
+    if parts.query:
+        parts = parts._replace(query="&".join(f"{pair.partition('=')[0]}=…" for pair in parts.query.split("&")))
+    return parts.geturl() if parts.netloc or parts.query else url
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        # Not shown: what cannot be read may hold a password anywhere.
+        raise WiringError(f"the URL of the log cannot be read: {error}; one looks like sqlite:///file.db") from None

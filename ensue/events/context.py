@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from ensue.events.recorded import instant
 from ensue.events.stored import Meta, Row, decode_meta
-from ensue.world import World
+
+if TYPE_CHECKING:
+    from ensue.world import World
 
 __all__ = ["Context"]
 

@@ -6,12 +6,11 @@ only the sentence.
 
 from __future__ import annotations
 
-import logging
-
 import msgspec
 
 from ensue.observe.signals import (
     AttemptFailed,
+    ConsumerFailed,
     ConsumerStandsBy,
     ConsumerTripped,
     EventParked,
@@ -23,17 +22,19 @@ from ensue.observe.signals import (
 
 __all__ = ["log_signal"]
 
-_logger = logging.getLogger("ensue")
-_ERRORS = (EventParked, ConsumerTripped, ConsumerStandsBy)
+_ERRORS = (EventParked, ConsumerFailed, ConsumerTripped, ConsumerStandsBy)
 _WARNINGS = (AttemptFailed, HandlerStuck, SegmentsLost, WriterTrouble)
 
 
 def log_signal(signal: Signal) -> None:
     """Log one signal: what needs a person as error, what heals by itself as warning, the rest as info."""
+    import logging  # a seventh of the time of `import ensue`, and not every process logs
+
+    logger = logging.getLogger("ensue")
     level = logging.ERROR if isinstance(signal, _ERRORS) else logging.INFO
     level = logging.WARNING if isinstance(signal, _WARNINGS) else level
-    if not _logger.isEnabledFor(level):
+    if not logger.isEnabledFor(level):
         return
     facts = msgspec.structs.asdict(signal)
-    words = " ".join(f"{name}={value}" for name, value in facts.items())
-    _logger.log(level, "%s %s", type(signal).__name__, words, extra={"ensue": facts})
+    words = " ".join(f"{name}={value!r}" for name, value in facts.items())
+    logger.log(level, "%s %s", type(signal).__name__, words, extra={"ensue": facts})

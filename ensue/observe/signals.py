@@ -13,6 +13,7 @@ import msgspec
 
 __all__ = [
     "AttemptFailed",
+    "ConsumerFailed",
     "ConsumerResumed",
     "ConsumerStandsBy",
     "ConsumerTripped",
@@ -56,6 +57,12 @@ class HandlerStuck(Signal, frozen=True, kw_only=True):
 
     position: int
     seconds: float
+
+
+class ConsumerFailed(Signal, frozen=True, kw_only=True):
+    """The consumer met an error of the store that it cannot go on from. The application stops."""
+
+    error: str
 
 
 class ConsumerTripped(Signal, frozen=True, kw_only=True):
