@@ -9,7 +9,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar, overload
 from ensue.events.message import Event
 from ensue.events.recorded import Position
 
-__all__ = ["Receipt", "Waiting"]
+__all__ = ["WAIT", "Receipt", "Waiting"]
 
 R_co = TypeVar("R_co", covariant=True)
 E1 = TypeVar("E1", bound=Event)

@@ -11,7 +11,7 @@ from ensue.store.base import Store
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["logs_in", "open_store", "shown"]
+__all__ = ["log_exists", "logs_in", "open_store", "shown"]
 
 _SIDE_FILES = ("-wal", "-shm", "-lock", "-journal")
 
@@ -46,6 +46,14 @@ def _path(url: str, parts: SplitResult) -> str:
     if path == ":memory:":
         raise WiringError(f"{url} would be a file of that name; the log in memory is called memory:")
     return path
+
+
+def log_exists(url: str) -> bool:
+    """Whether there is a log to open: its file is there. A log in memory never is. Errors: as `open_store`."""
+    import os
+
+    parts = _split(url)
+    return parts.scheme == "sqlite" and os.path.isfile(_path(url, parts))
 
 
 def logs_in(folder: Path) -> list[str]:
