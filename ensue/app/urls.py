@@ -56,18 +56,6 @@ def log_exists(url: str) -> bool:
     return parts.scheme == "sqlite" and os.path.isfile(_path(url, parts))
 
 
-def log_exists(url: str) -> bool:
-    """Whether there is something to open that need not be created. Errors: `WiringError`, as `open_store`."""
-    from pathlib import Path
-
-    parts = _split(url)
-    if parts.scheme != "sqlite":
-        open_store(url)
-        return False
-    file = Path(_path(url, parts))
-    return file.is_file() and file.stat().st_size > 0
-
-
 def logs_in(folder: Path) -> list[str]:
     """The URLs of the log files of a folder, by name, relative to it."""
     from ensue.store.sqlite.schema import is_log
