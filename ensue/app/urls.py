@@ -49,11 +49,12 @@ def _path(url: str, parts: SplitResult) -> str:
 
 
 def log_exists(url: str) -> bool:
-    """Whether there is a log to open: its file is there. A log in memory never is. Errors: as `open_store`."""
+    """Whether there is a log to open: its file is there and not empty. A log in memory never is. Errors: `WiringError`."""
     import os
 
     parts = _split(url)
-    return parts.scheme == "sqlite" and os.path.isfile(_path(url, parts))
+    path = _path(url, parts) if parts.scheme == "sqlite" else ""
+    return os.path.isfile(path) and os.path.getsize(path) > 0
 
 
 def logs_in(folder: Path) -> list[str]:
