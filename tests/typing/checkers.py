@@ -41,11 +41,11 @@ def marked(file: Path, checker: str) -> set[int]:
 
 
 def program_of_readme(folder: Path) -> Path:
-    """The README's first program, as a file."""
+    """The README's programs, which go on from one another, as one file."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert blocks, "the README shows no program"
     file = folder / "readme.py"
-    file.write_text(blocks[0])
+    file.write_text("\n\n".join(blocks))
     return file
 
 

@@ -35,6 +35,13 @@ def test_the_program_of_the_readme_runs(tmp_path: Path) -> None:
     assert "OrderShipped(order_id='o1')" in result.stdout, result.stdout + result.stderr
 
 
+def test_the_tests_of_the_readme_pass(tmp_path: Path) -> None:
+    program = program_of_readme(tmp_path)
+    program.rename(tmp_path / "test_readme.py")
+    result = run(["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "test_readme.py"], tmp_path)
+    assert "2 passed" in result.stdout, result.stdout + result.stderr
+
+
 def test_the_shop_reserves_charges_and_ships_and_refuses_what_is_sold_out(tmp_path: Path) -> None:
     result = run([str(USES / "shop.py")], tmp_path)
     lines = result.stdout.splitlines()
