@@ -15,6 +15,7 @@ help:
 	@echo "make bench-store     the log against its peers and the raw limit"
 	@echo "make bench-pipeline  consumers against the raw limit"
 	@echo "make format          write the format that make check wants"
+	@echo "make clean           remove the environment and everything that was made"
 
 $(VENV)/ready: pyproject.toml
 	@if [ -z "$(PYTHON)" ]; then echo "Python 3.11 or later is needed; on Debian: apt install python3 python3-venv" >&2; exit 1; fi
