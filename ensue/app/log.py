@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ensue.app.receipt import Receipt
 from ensue.events.message import Event
@@ -62,7 +62,18 @@ class LogView:
             raise ValueError("since= says from where on unless= counts; give both")
         return await engine.append(drafts, expected, conditions, idempotency_key)
 
-    async def read(
+    @overload
+    def read(
+        self,
+        *,
+        criteria: Criteria | None = None,
+        after: Position | datetime | int | None = None,
+        before: Position | datetime | int | None = None,
+        backwards: bool = False,
+        follow: bool = False,
+    ) -> AsyncIterator[Recorded[Event]]: ...
+    @overload
+    def read(
         self,
         *types: type[E],
         criteria: Criteria | None = None,
@@ -70,7 +81,16 @@ class LogView:
         before: Position | datetime | int | None = None,
         backwards: bool = False,
         follow: bool = False,
-    ) -> AsyncIterator[Recorded[E]]:
+    ) -> AsyncIterator[Recorded[E]]: ...
+    async def read(
+        self,
+        *types: type[Event],
+        criteria: Criteria | None = None,
+        after: Position | datetime | int | None = None,
+        before: Position | datetime | int | None = None,
+        backwards: bool = False,
+        follow: bool = False,
+    ) -> AsyncIterator[Recorded[Any]]:
         """Events in position order, or newest first with `backwards`; in bounded memory, whatever the log's size.
 
         Without types, events of any type, those unknown to the application as `UnknownEvent`. `after` a write or a

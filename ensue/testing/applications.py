@@ -61,7 +61,7 @@ class AppSimulation(Simulation[App]):
 
     async def recorded(self) -> list[Recorded[Any]]:
         """Every event of the log, in order."""
-        return await self._started.call(_recorded)
+        return await self._first.call(_recorded)
 
     async def events(self, event: type[E], /) -> list[E]:
         """The events of a type, in order."""
@@ -69,7 +69,7 @@ class AppSimulation(Simulation[App]):
         async def read(app: App) -> list[E]:
             return [recorded.event async for recorded in app.log.read(event)]
 
-        return await self._started.call(read)
+        return await self._first.call(read)
 
     async def dead_letters(self) -> list[DeadLetter]:
         """The open ones, oldest first."""
@@ -77,7 +77,7 @@ class AppSimulation(Simulation[App]):
         async def letters(app: App) -> list[DeadLetter]:
             return [letter async for letter in app.dead_letters.list()]
 
-        return await self._started.call(letters)
+        return await self._first.call(letters)
 
     async def rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """A reading statement on the application's tables."""
@@ -85,11 +85,7 @@ class AppSimulation(Simulation[App]):
         async def read(app: App) -> list[tuple[Any, ...]]:
             return app.sql(sql, *values)
 
-        return await self._started.call(read)
-
-    @property
-    def _started(self) -> Any:
-        return self._first
+        return await self._first.call(read)
 
 
 async def _recorded(app: App) -> list[Recorded[Any]]:

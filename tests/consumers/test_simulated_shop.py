@@ -32,10 +32,11 @@ async def orders_are_shipped(sim: AppSimulation) -> None:
     await sim.run_until_quiet()
     placed = await sim.events(OrderPlaced)
     assert sorted(event.order_id for event in placed) == ["o1", "o2", "o3"], f"placed: {placed}"
-    for kind in (PaymentProcessed, OrderShipped):
-        counts = Counter(event.order_id for event in await sim.events(kind))
-        for number in ("o1", "o2", "o3"):
-            assert counts[number] == 1, f"{number} has {counts[number]} {kind.__name__}"
+    paid = Counter(event.order_id for event in await sim.events(PaymentProcessed))
+    shipped = Counter(event.order_id for event in await sim.events(OrderShipped))
+    for kind, counts in (("PaymentProcessed", paid), ("OrderShipped", shipped)):
+        for order_id in ("o1", "o2", "o3"):
+            assert counts[order_id] == 1, f"{order_id} has {counts[order_id]} {kind}"
     rows = Counter(row[0] for row in await sim.rows("SELECT order_id FROM turnover"))
     assert rows == {"o1": 1, "o2": 1, "o3": 1}, f"the books hold {dict(rows)}"
 

@@ -47,9 +47,11 @@ async def main() -> None:
         async for either in shop.log.read(OrderPlaced, backwards=True, before=datetime(2026, 1, 1, tzinfo=UTC)):
             same: Recorded[Event] = either
             print(same.event, either.event.sku)
+        everything: list[Recorded[Event]] = [recorded async for recorded in shop.log.read(after=place, follow=True)]
         letters: list[DeadLetter] = [
             letter async for letter in shop.dead_letters.list(consumer="payments.take_payment")
         ]
+        print(everything)
         await shop.dead_letters.retry(letters[0].id, event=order)
         await shop.dead_letters.discard(letters[0].id, note="by telephone")
         try:
