@@ -23,7 +23,7 @@ from ensue.events.stored import Row, decode_meta, tag_hash
 from ensue.store.base import Consumer, DeadLetter, Delivery, Lane, LaneState, Progress, Standing, Store, Term
 from ensue.world import World
 
-__all__ = ["Finding", "Verification", "verify"]
+__all__ = ["Finding", "Verification", "handled_since", "verify"]
 
 PAGE = 2_000
 FINDINGS_OF_A_CHECK = 100
@@ -287,6 +287,17 @@ async def _name_doubles(store: Store, world: World, report: _Report, events: _Ev
 # -------------------------------------------------------------------------------------------------------- consumers
 
 
+async def handled_since(store: Store, consumer: Consumer, row: Row, name: str) -> int | None:
+    """The position after which a consumer handles events of the type of this row, which is stored as `name`; None if it
+    does not. A type that was renamed is handled under its new name: the log itself is asked whether it counts as that."""
+    if name in consumer.handles:
+        return consumer.handles[name]
+    for wanted, since in consumer.handles.items():
+        if (await store.read((Term(types=(wanted,)),), after=row[0] - 1, before=row[0] + 1, limit=1)).rows:
+            return since
+    return None
+
+
 class _Account:
     """One consumer: what its rows say it has done, recomputed from the events."""
 
@@ -304,13 +315,9 @@ class _Account:
         self._undone: set[int] = set()
 
     async def learn(self, store: Store, row: Row, name: str) -> None:
-        """Whether the consumer handles this type, under the name it has now or one it had."""
-        if name in self.consumer.handles:
-            self._since[row[2]] = self.consumer.handles[name]
-            return
-        for wanted, since in self.consumer.handles.items():
-            if (await store.read((Term(types=(wanted,)),), after=row[0] - 1, before=row[0] + 1, limit=1)).rows:
-                self._since[row[2]] = since
+        since = await handled_since(store, self.consumer, row, name)
+        if since is not None:
+            self._since[row[2]] = since
 
     def see(self, row: Row) -> None:
         since = self._since.get(row[2])

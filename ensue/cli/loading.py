@@ -1,0 +1,94 @@
+"""From `module:app` to the application: what is not there, is not one, or raises while it is imported, said plainly."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+import traceback
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ensue.cli.failures import WrongUsage
+
+if TYPE_CHECKING:
+    from ensue.app import App
+
+__all__ = ["declared_app", "load_app"]
+
+
+def declared_app(folder: Path) -> str | None:
+    """What `app` under [tool.ensue] in the folder's pyproject.toml says. Errors: `WrongUsage` for a file that is no TOML."""
+    file = folder / "pyproject.toml"
+    if not file.is_file():
+        return None
+    try:
+        tables = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise WrongUsage(f"{file.name} cannot be read: {error}") from None
+    tool: Any = tables.get("tool", {})
+    declared: Any = tool.get("ensue", {}).get("app") if isinstance(tool, dict) else None
+    if declared is not None and not isinstance(declared, str):
+        raise WrongUsage(f'{file.name}: app under [tool.ensue] is {declared!r}; write app = "module:app"')
+    return declared
+
+
+def load_app(text: str) -> App:
+    """The application that `module:name` names; the module is looked for in the current folder first.
+
+    Errors: `WrongUsage`. When the module itself raises, its own part of the traceback is printed before.
+    """
+    from ensue.app import App
+
+    name, _, attribute = text.partition(":")
+    if not name or not attribute or not all(part.isidentifier() for part in name.split(".")):
+        said = f"{text!r} does not name an application"
+        guess = name.removesuffix(".py").replace("/", ".").strip(".") or "app"
+        raise WrongUsage(f"{said}; write module:name, such as {guess}:{attribute or 'app'}")
+    module = _module(name)
+    found: Any = module
+    for part in attribute.split("."):
+        found = getattr(found, part, _NOTHING)
+    if isinstance(found, App):
+        return found
+    apps = [f"{name}:{key}" for key, value in vars(module).items() if isinstance(value, App)]
+    hint = f"it has {', '.join(apps)}" if apps else "it has no App at its top level"
+    if found is _NOTHING:
+        raise WrongUsage(f"the module {name} has no {attribute!r}; {hint}")
+    kind = "a function" if callable(found) and not isinstance(found, type) else f"a {type(found).__name__}"
+    raise WrongUsage(f"{text} is {kind}, not an App; {hint}")
+
+
+_NOTHING = object()
+
+
+def _module(name: str) -> ModuleType:
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise WrongUsage(f"there is no module {error.name!r} in {folder}, nor is one installed") from None
+        raise _raised(name, error) from None
+    except (Exception, SystemExit) as error:
+        raise _raised(name, error) from None
+
+
+def _raised(name: str, error: BaseException) -> WrongUsage:
+    """Show where the user's own code went wrong, without the frames that only led there."""
+    trace = error.__traceback__
+    while trace is not None and _ours(trace):
+        trace = trace.tb_next
+    lines = traceback.format_exception(type(error), error.with_traceback(trace), trace)
+    click.echo("".join(lines).rstrip(), err=True)
+    return WrongUsage(f"the module {name} raised {type(error).__name__} while it was imported, see above")
+
+
+def _ours(trace: TracebackType) -> bool:
+    file = trace.tb_frame.f_code.co_filename
+    return file == __file__ or file.startswith("<frozen importlib") or "importlib" in Path(file).parts

@@ -1,0 +1,107 @@
+"""Which log a command is about, and how it is opened.
+
+`--url`; else `ENSUE_URL`; else the log of the application that `--app` or pyproject.toml names; else the one log file in the
+current folder. Nothing here creates a log: one that does not exist is an error, so that a mistyped name leaves no empty file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from ensue.app.urls import log_exists, logs_in, open_store, shown
+from ensue.cli.failures import WrongUsage
+from ensue.cli.loading import declared_app, load_app
+from ensue.errors import Unavailable
+from ensue.events.registry import Registry
+from ensue.store.base import Store
+from ensue.world import RealWorld, World
+
+__all__ = ["OpenLog", "Target", "log_options", "opened"]
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+
+class Target(msgspec.Struct, frozen=True):
+    """A log, and the event types of its application where that is known."""
+
+    url: str
+    registry: Registry | None
+
+    @classmethod
+    def chosen(cls) -> Target:
+        """The log that the command line, the environment or the folder names. Errors: as `find`."""
+        meta = click.get_current_context().meta
+        return cls.find(meta.get(f"{__name__}.url"), meta.get(f"{__name__}.app"))
+
+    @classmethod
+    def find(cls, url: str | None, app: str | None) -> Target:
+        """Errors: `WrongUsage` when none or several come into question, saying which were found."""
+        if url is not None:
+            return cls(url, _registry(app) if app is not None else None)
+        named = app or declared_app(Path.cwd())
+        registry = _registry(named) if named is not None else None
+        if os.environ.get("ENSUE_URL"):
+            return cls(os.environ["ENSUE_URL"], registry)
+        if named is not None:
+            return cls(load_app(named).settings.url, registry)
+        found = logs_in(Path.cwd())
+        if len(found) == 1:
+            return cls(found[0], None)
+        if not found:
+            raise WrongUsage(
+                f"there is no log in {Path.cwd()}; say which with --url sqlite:///FILE, ENSUE_URL, or --app module:app"
+            )
+        raise WrongUsage(f"there are {len(found)} logs in {Path.cwd()}; say which: --url {' or --url '.join(found)}")
+
+
+def _registry(app: str) -> Registry:
+    application = load_app(app)
+    registry = Registry(payload_bytes=application.settings.payload_bytes)
+    for handler in application.handlers:
+        registry.covering((*handler.events, *handler.emits))
+    return registry
+
+
+class OpenLog(msgspec.Struct, frozen=True):
+    """An open log."""
+
+    store: Store
+    world: World
+    registry: Registry | None
+    url: str
+
+
+@asynccontextmanager
+async def opened(target: Target, *, write: bool = False) -> AsyncGenerator[OpenLog, None]:
+    """The log, open for reading only unless `write`. Errors: `Unavailable` when there is none; those of `Log.open`."""
+    store = open_store(target.url, read_only=not write)
+    if not log_exists(target.url):
+        raise Unavailable(f"there is no log at {shown(target.url)}; nothing was created. Is the name right?")
+    world = RealWorld()
+    await store.open(world)
+    try:
+        yield OpenLog(store, world, target.registry, shown(target.url))
+    finally:
+        await store.close()
+
+
+def log_options(command: C) -> C:
+    """The options that say which log is meant: before or behind the name of a subcommand. See `Target.chosen`."""
+    for name, metavar, help in (
+        ("--app", "MODULE:APP", "The application, for its log and its event types."),
+        ("--url", "URL", "The log, such as sqlite:///shop.db."),
+    ):
+        command = click.option(name, metavar=metavar, help=help, expose_value=False, callback=_choose)(command)
+    return command
+
+
+def _choose(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        context.meta[f"{__name__}.{parameter.name}"] = value
