@@ -87,12 +87,21 @@ class App(Service):
         self.log = LogView(self._open_engine)
         self.dead_letters = DeadLetters(self._open_engine)
 
-    def in_world(self, world: World, store: Store, *, replace: Iterable[Callable[..., object]] = ()) -> App:
+    def in_world(
+        self,
+        world: World,
+        store: Store,
+        *,
+        replace: Iterable[Callable[..., object]] = (),
+        observe: Observer | None = None,
+    ) -> App:
         """The same application, closed, on another store in another world, with other factories for what `replace`
-        provides: for tests and simulation."""
+        provides: for tests and simulation. With `observe` its signals go there instead of into the logging."""
         replaced = [factory_of(function, {}) for function in replace]
         types = {factory.provides for factory in replaced}
         other = App(self.name, retry=self._retry, store=store, world=world, **self._settings)
+        if observe is not None:
+            other._observers = [observe]
         other._handlers = list(self.handlers)
         other._factories = [factory for factory in self._all_factories() if factory.provides not in types] + replaced
         other._hooks = self._all_hooks()

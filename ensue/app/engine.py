@@ -96,7 +96,7 @@ class Engine:
         try:
             await self.store.open(self.world)
             self._stack.push_async_callback(self.store.close)
-            consumers = await define_consumers(self.store, self._handlings)
+            consumers = await define_consumers(self.store, self.world, self._handlings)
             if consume:
                 await self._dependencies.open(self._stack)
                 await self._consume(consumers)

@@ -72,6 +72,8 @@ class Handling:
         registry.covering(definition.emits)
         self.type_names = tuple(dict.fromkeys(registry.names(covered)))
         self.former_names = {name: was for name, was in registry.former().items() if name in self.type_names}
+        policies = [self.default_retry, *(definition.retry.values() if isinstance(definition.retry, Mapping) else ())]
+        self.longest_delay_seconds = max(policy.longest.total_seconds() for policy in policies)
         self._retries = definition.retry
         self._retry = retry
         self._function = definition.function
@@ -107,8 +109,17 @@ class Handling:
     def positions_since(self, handles: Mapping[str, int], types: Mapping[int, tuple[str, int]]) -> dict[int, int]:
         """For each number of a type that is handled: the position after which it is."""
         self._types = types
-        names = {number: self._registry.current_name(name) for number, (name, _) in types.items()}
-        return {number: handles[name] for number, name in names.items() if name in handles}
+        since: dict[int, int] = {}
+        for number, (name, _) in types.items():
+            # What was handled under a former name still is, from where it was.
+            found = [handles[known] for known in (name, self._registry.current_name(name)) if known in handles]
+            if found:
+                since[number] = min(found)
+        return since
+
+    def missing(self, consumer: Consumer) -> list[str]:
+        """Types that the log says this consumer handles, and that this code does not."""
+        return [name for name in consumer.handles if self._registry.current_name(name) not in self.type_names]
 
     def policy(self, error: BaseException) -> Retry:
         """When to try again after this error. What cannot be decoded never gets better by itself."""

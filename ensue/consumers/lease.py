@@ -47,6 +47,11 @@ class Lease:
         return self._world.monotonic() - self._beaten_at < _START_SECONDS
 
     @property
+    def seconds_left(self) -> float:
+        """Until it ends, if no beat renews it."""
+        return self._beaten_at + LEASE_SECONDS - self._world.monotonic()
+
+    @property
     def held(self) -> bool:
         """What runs may still be committed. When this is False, everything in memory must be dropped."""
         return self._world.monotonic() - self._beaten_at < LEASE_SECONDS

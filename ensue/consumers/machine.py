@@ -386,6 +386,14 @@ class Machine:
         run.charged = False
         self.active[lane.key] = run
 
+    def clock_set_back(self, by: int) -> None:
+        """The clock that `now` is read from was set back by so many microseconds: nothing waits longer for it."""
+        for run in self.active.values():
+            if run.lane.due_at is not None:
+                run.lane = msgspec.structs.replace(run.lane, due_at=run.lane.due_at - by)
+        for slot in self.slots.values():
+            slot.started -= by
+
     def next_due(self) -> int | None:
         """When the first waiting retry is due, in microseconds; None without any."""
         due = [run.lane.due_at for run in self.active.values() if run.slot is None and run.lane.due_at is not None]

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from ensue.consumers.handling import Handling
 from ensue.consumers.lease import BEAT_SECONDS, Lease
 from ensue.consumers.runner import Runner
 from ensue.consumers.waiting import Bell
-from ensue.errors import EnsueError, TryAgain, WiringError
+from ensue.errors import EnsueError, StorageFull, TryAgain, WiringError
 from ensue.observe.signals import Observer, WriterTrouble
 from ensue.store.base import Consumer, Store, Term
 from ensue.world import World
@@ -23,7 +24,7 @@ from ensue.world import World
 __all__ = ["Node", "define_consumers"]
 
 
-async def define_consumers(store: Store, handlings: Sequence[Handling]) -> list[Consumer]:
+async def define_consumers(store: Store, world: World, handlings: Sequence[Handling]) -> list[Consumer]:
     """Make every consumer known to the log, in the order given; returns them as stored.
 
     Errors: `WiringError` for a new consumer on a log that already holds events it handles and that does not say where
@@ -34,10 +35,17 @@ async def define_consumers(store: Store, handlings: Sequence[Handling]) -> list[
     problems: list[str] = []
     defined: list[Consumer] = []
     for handling in handlings:
-        if handling.name not in known:
+        found = known.get(handling.name)
+        if found is None:
             problem = await _problem_of_new(store, handling, known, declared)
             if problem is not None:
                 problems.append(problem)
+        elif found.key_tag != handling.key_tag:
+            problems.append(
+                f"the consumer {handling.name!r} orders its events by {_by(found.key_tag)} in this log, and by "
+                f"{_by(handling.key_tag)} in the code. What is under way was ordered the old way: give it another name "
+                "and say start= where it begins"
+            )
     if problems:
         raise WiringError("\n".join(problems))
     for handling in handlings:
@@ -56,7 +64,12 @@ async def define_consumers(store: Store, handlings: Sequence[Handling]) -> list[
                 )
             )
         )
+        world.failpoint("consumer.defined")
     return defined
+
+
+def _by(key_tag: str | None) -> str:
+    return "their own key" if key_tag is None else repr(key_tag) if key_tag else "one order for all"
 
 
 async def _problem_of_new(
@@ -97,7 +110,6 @@ class Node:
         self._bell = bell
         self._lease = Lease(store, world, host=host, pid=pid)
         self._tasks: list[asyncio.Task[None]] = []
-        self._heart: asyncio.Task[None] | None = None
 
     async def start(self, consumers: Sequence[Consumer], handlings: Sequence[Handling]) -> None:
         await self._lease.beat()
@@ -106,24 +118,31 @@ class Node:
             runner = Runner(self._store, self._world, self._lease, consumer, handling, self._observe, self._bell)
             self.runners.append(runner)
             await runner.claim()
-            self._tasks.append(self._world.spawn(runner.run(), name=f"consumer {consumer.name}"))
-        self._heart = self._world.spawn(self._beat(), name="heartbeat")
+            self._spawn(runner.run(), f"consumer {consumer.name}")
+        self._spawn(self._beat(), "heartbeat")
 
     async def stop(self, *, limit_seconds: float) -> None:
         """See the module. Returns when nothing of this process can change the log any more."""
-        await asyncio.gather(*(runner.stop(limit_seconds=limit_seconds) for runner in self.runners))
-        for task in (*self._tasks, self._heart):
-            if task is not None:
+        stops = (runner.stop(limit_seconds=limit_seconds) for runner in self.runners)
+        ends = await asyncio.gather(*stops, return_exceptions=True)
+        for task in self._tasks:
+            if not task.done():
                 task.cancel()
-        await asyncio.gather(*(task for task in (*self._tasks, self._heart) if task), return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         # The lease ends by itself, too; a broken store has been told by whoever wrote to it.
         with contextlib.suppress(EnsueError):
             await self._lease.end()
+        for end in ends:
+            if isinstance(end, Exception):
+                raise end
 
     @property
     def tasks(self) -> tuple[asyncio.Task[None], ...]:
-        """The consumers' tasks: one that ends before `stop` met a broken store."""
+        """The consumers' tasks and the heartbeat: one that ends before `stop` met a broken store."""
         return tuple(self._tasks)
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self._tasks.append(self._world.spawn(work, name=name))
 
     async def _beat(self) -> None:
         while True:
@@ -131,8 +150,8 @@ class Node:
             try:
                 await self._lease.beat()
                 status = {row.name: (row.status, row.reason) for row in await self._store.consumers()}
-            except TryAgain as error:
+            except (TryAgain, StorageFull) as error:
                 self._observe(WriterTrouble(consumer="", error=str(error), retry_in_seconds=BEAT_SECONDS))
                 continue
             for runner in self.runners:
-                runner.set_status(*status[runner.consumer.name])
+                runner.set_status(*status.get(runner.consumer.name, ("retired", None)))

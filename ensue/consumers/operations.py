@@ -67,3 +67,4 @@ async def release(
         data=msgspec.json.encode(facts),
     )
     await store.write(Request(events=(told,), operation=operation))
+    world.failpoint("operator.written")

@@ -15,13 +15,15 @@ import asyncio
 import traceback
 from functools import partial
 
+import msgspec
+
 from ensue.consumers.handling import Handling, Mode, UnreadableHere
 from ensue.consumers.lease import Lease
 from ensue.consumers.machine import Failure, Lookup, Machine, Slot
 from ensue.consumers.policy import Retry
 from ensue.consumers.routing import ONE_ORDER, Routing
 from ensue.consumers.waiting import Bell
-from ensue.errors import ApplyFailed, Fenced, StorageFull, Unavailable
+from ensue.errors import ApplyFailed, EnsueError, Fenced, GiveUp, StorageFull, TryAgain, Unavailable
 from ensue.events.stored import Row
 from ensue.observe.signals import (
     AttemptFailed,
@@ -36,7 +38,7 @@ from ensue.observe.signals import (
     SegmentsReleased,
     WriterTrouble,
 )
-from ensue.store.base import Consumer, LaneState, Page, Request, Selection, Store, Term, Written
+from ensue.store.base import Consumer, ConsumerCommit, Lane, LaneState, Page, Request, Selection, Store, Term, Written
 from ensue.world import Threads, World
 
 __all__ = ["OPERATED", "Runner"]
@@ -61,7 +63,10 @@ FLUSH_SECONDS = 1.0
 """How long a mark that moved over foreign events only may stay unwritten while nothing else is to be committed."""
 LONGEST_SLEEP_SECONDS = 3600.0
 LIMIT_OF_A_COMMIT_SECONDS = 30.0
+CLOCK_TOLERANCE = 500_000
 CANCEL_SECONDS = 5.0
+SWALLOWED_SECONDS = 1.0
+"""So long after its time limit, a handler that was cancelled and still runs has swallowed the cancellation."""
 TRACEBACK_CHARACTERS = 16_384
 ERROR_CHARACTERS = 1_024
 
@@ -82,9 +87,9 @@ class Runner:
         self.consumer = consumer
         self.handling = handling
         self.machines: dict[int, Machine] = {}
-        self.tripped = consumer.reason if consumer.status == "tripped" else None
-        self.paused = consumer.status == "paused"
-        self.standing_by: str | None = None
+        self.tripped = consumer.reason or "no reason is known" if consumer.status == "tripped" else None
+        self.paused = consumer.status in ("paused", "retired")
+        self.standing_by = _missing(handling.missing(consumer))
         self._store = store
         self._world = world
         self._lease = lease
@@ -99,12 +104,14 @@ class Runner:
         self._stopping = False
         self._running = 0
         self._next_claim = 0.0
+        self._wall, self._wall_at = world.now(), world.monotonic()
         self._turns = 0
         self._calls: dict[asyncio.Task[None], tuple[Machine, Slot]] = {}
         self._slots: dict[Slot, Machine] = {}
         self._cancelling: set[Slot] = set()
         self._failing: set[bytes] = set()
         self._flush_at: float | None = None
+        self._status: asyncio.Task[None] | None = None
         self._probe_at = 0.0
         self._probe_wait = PROBE_FIRST_SECONDS
         self._types: dict[int, int] = {}
@@ -117,15 +124,30 @@ class Runner:
     # ------------------------------------------------------------------------------------------------------ running
 
     async def run(self) -> None:
-        """Until `stop` is called. Raises nothing that a handler raised; a broken store ends it."""
+        """Until `stop` is called. Raises nothing that a handler raised. A store that cannot be reached, or has no room, is
+        asked again; any other error of it ends the consumer and is raised, with everything in memory discarded."""
+        if self.standing_by is not None:
+            self._stand_by(self.standing_by)
         watch = self._world.spawn(self._watch(), name=f"{self.consumer.name}: watch")
         try:
             while not self._stopping:
                 self._wake.clear()
-                if not await self._turn():
-                    await self._sleep()
-                else:
+                try:
+                    more = await self._turn()
+                except (TryAgain, StorageFull) as error:
+                    self._trouble(error)
+                    await self._wait(STORAGE_RETRY_SECONDS)
+                    continue
+                if watch.done():
+                    watch.result()
+                if more:
                     await self._world.sleep(0)
+                else:
+                    await self._sleep()
+        except EnsueError as error:
+            if not self._stopping:
+                self._lose_all(f"{type(error).__name__}: {error}")
+                raise
         finally:
             watch.cancel()
 
@@ -140,17 +162,21 @@ class Runner:
         await self._cancel_calls()
         if self._threads is not None:
             self._threads.close()
+        deadline = self._world.monotonic() + LIMIT_OF_A_COMMIT_SECONDS
         while self.machines:
             self._commit_all(release=True)
-            if not self.machines or not any(machine.flight for machine in self.machines.values()):
+            left = deadline - self._world.monotonic()
+            if left <= 0 or not any(machine.flight for machine in self.machines.values()):
                 break
-            await self._wait(LIMIT_OF_A_COMMIT_SECONDS)
+            await self._wait(left)
+        self._lose_all("a handler still ran, or a commit was not answered, when the consumer had to stop")
 
     async def _turn(self) -> bool:
         """One round. True when there is more to do at once."""
         if not self._lease.held:
             self._lose_all("the lease ran out: this process was paused, or could not write its heartbeat")
         if self.standing_by is not None:
+            self._commit_all(release=True)
             return False
         await self.claim()
         if not self.machines or self.paused:
@@ -160,6 +186,23 @@ class Runner:
         more = self._start() or more
         self._commit_all()
         return more
+
+    def _now(self) -> int:
+        """The wall clock. When it was set back, what waits for an instant here waits no longer for that."""
+        now, monotonic = self._world.now(), self._world.monotonic()
+        back = self._wall + int((monotonic - self._wall_at) * 1_000_000) - now
+        if back > CLOCK_TOLERANCE:
+            for machine in self.machines.values():
+                machine.clock_set_back(back)
+        self._wall, self._wall_at = now, monotonic
+        return now
+
+    def _in_reach(self, lane: Lane) -> Lane:
+        """A retry that is due later than any policy says was planned before the clock was set back."""
+        latest = self._now() + int(self.handling.longest_delay_seconds * 1_000_000)
+        if lane.due_at is None or lane.due_at <= latest:
+            return lane
+        return msgspec.structs.replace(lane, due_at=latest)
 
     async def _sleep(self) -> None:
         await self._wait(self._seconds_to_next())
@@ -173,16 +216,17 @@ class Runner:
             self._wake.clear()
 
     def _seconds_to_next(self) -> float:
-        """Until something happens by itself: a retry is due, a probe, a claim, a slow handler."""
+        """Until something happens by itself: a retry is due, a probe, a claim, a slow handler, the end of the lease."""
         waits = [LONGEST_SLEEP_SECONDS]
-        now = self._world.now()
+        now = self._now()
         for machine in self.machines.values():
+            waits.append(self._lease.seconds_left)
             due = machine.next_due()
-            if due is not None and machine.flight is None:
+            if due is not None and machine.flight is None and self._budget() > 0:
                 waits.append(max(0.0, (due - now) / 1_000_000))
         if len(self.machines) < self._segments and self.standing_by is None:
-            waits.append(self._next_claim - self._world.monotonic())
-        if self.tripped is not None:
+            waits.append(self._next_claim - self._world.monotonic() if self._lease.may_start else CLAIM_SECONDS)
+        if self.tripped is not None and not self._running:
             waits.append(self._probe_at - self._world.monotonic())
         if self._running and self._room() <= 0:
             waits.append(SLOW_SECONDS)
@@ -193,17 +237,31 @@ class Runner:
 
     async def _watch(self) -> None:
         head = 0
-        while True:
-            head = await self._store.changed(head)
-            self._behind = True
+        try:
+            while True:
+                try:
+                    head = await self._store.changed(head)
+                except (TryAgain, StorageFull) as error:
+                    self._trouble(error)
+                    await self._world.sleep(STORAGE_RETRY_SECONDS)
+                self._behind = True
+                self._wake.set()
+        finally:
             self._wake.set()
+
+    def _trouble(self, error: EnsueError) -> None:
+        if not self._stopping:
+            self._observe(
+                WriterTrouble(consumer=self.consumer.name, error=str(error), retry_in_seconds=STORAGE_RETRY_SECONDS)
+            )
 
     # ----------------------------------------------------------------------------------------------------- claiming
 
     async def claim(self) -> None:
         """Take the segments that are free, at most once in `CLAIM_SECONDS`."""
         now = self._world.monotonic()
-        if len(self.machines) >= self._segments or now < self._next_claim or not self._lease.may_start:
+        all_here = len(self.machines) >= self._segments
+        if all_here or now < self._next_claim or not self._lease.may_start or self.standing_by is not None:
             return
         self._next_claim = now + CLAIM_SECONDS
         most = self._segments - len(self.machines)
@@ -212,7 +270,7 @@ class Runner:
         )
         self._world.failpoint("segments.claimed")
         for progress in standing.progress:
-            lanes = [lane for lane in standing.lanes if lane.segment == progress.segment]
+            lanes = [self._in_reach(lane) for lane in standing.lanes if lane.segment == progress.segment]
             machine = Machine(
                 progress,
                 lanes,
@@ -251,7 +309,7 @@ class Runner:
 
     async def _read(self) -> bool:
         """Route one page. True when there may be more."""
-        if self.tripped is not None or not self._behind:
+        if not self._behind or (self.tripped is not None and self._can_probe()):
             return False
         room = self._room()
         if room <= 0:
@@ -305,7 +363,7 @@ class Runner:
     async def _lanes(self) -> None:
         if self.tripped is not None and not self._probe_due():
             return
-        now = self._world.now()
+        now = self._now()
         for machine in list(self.machines.values()):
             for lookup in machine.wanted(now, self._budget()):
                 slot = machine.found(lookup, await self._next_of_lane(lookup), now)
@@ -334,7 +392,7 @@ class Runner:
     # ------------------------------------------------------------------------------------------------------ calling
 
     def _budget(self) -> int:
-        if not self._lease.may_start or self._stopping:
+        if not self._lease.may_start or self._stopping or self.standing_by is not None:
             return 0
         if self.tripped is not None:
             return 1 if self._probe_due() and not self._running else 0
@@ -348,7 +406,7 @@ class Runner:
         ends = self._world.monotonic() + INLINE_SECONDS
         for machine in order[shift:] + order[:shift]:
             while machine.bytes_finished < BYTES_FINISHED and (budget := self._budget()) > 0:
-                slots = machine.start(min(budget, 64), self._world.now())
+                slots = machine.start(min(budget, 64), self._now())
                 if not slots:
                     break
                 self._probed()
@@ -394,9 +452,15 @@ class Runner:
     async def _call(self, machine: Machine, slot: Slot) -> None:
         started = self._world.monotonic()
         limit = self.handling.timeout_seconds
+        stuck: asyncio.TimerHandle | None = None
+        if limit:
+            stuck = self._world.call_later(limit + SWALLOWED_SECONDS, partial(self._over_limit, machine, slot))
         try:
             async with asyncio.timeout(limit):
                 events = await self.handling.acall(slot)
+            self._world.failpoint("delivery.called")
+            if limit and self._world.monotonic() - started >= limit + SWALLOWED_SECONDS:
+                raise TimeoutError
         except asyncio.CancelledError:
             if slot in self._cancelling or self.machines.get(machine.segment) is not machine:
                 machine.cancelled(slot)
@@ -404,12 +468,15 @@ class Runner:
             error: BaseException = RuntimeError("the handler was cancelled from inside")
             self._failed(machine, slot, error, self._micros_since(started))
         except Exception as error:
-            if isinstance(error, TimeoutError) and limit and self._micros_since(started) >= limit * 1_000_000:
+            if isinstance(error, TimeoutError) and limit and self._world.monotonic() - started >= limit:
                 error = TimeoutError(f"the handler took longer than its limit of {limit:g} s")
             self._failed(machine, slot, error, self._micros_since(started))
         else:
             machine.succeeded(slot, events, self._micros_since(started))
             self._healthy()
+        finally:
+            if stuck is not None:
+                stuck.cancel()
 
     def _call_ended(self, task: asyncio.Task[None]) -> None:
         _, slot = self._calls.pop(task)
@@ -442,11 +509,12 @@ class Runner:
                 timer.cancel()
             if limit and micros >= limit * 1_000_000:
                 error = TimeoutError(f"the handler took {micros / 1e6:.3g} s, its limit is {limit:g} s")
+            self._world.failpoint("delivery.called")
             try:
                 if error is not None:
                     raise error
                 events = self.handling.drafts(result, slot)
-            except Exception as raised:
+            except BaseException as raised:  # also what a thread raises to end its program: here it ends one attempt
                 self._failed(machine, slot, raised, micros)
             else:
                 machine.succeeded(slot, events, micros)
@@ -456,19 +524,22 @@ class Runner:
         self._threads.run(call, done)
 
     def _over_limit(self, machine: Machine, slot: Slot) -> None:
-        """A thread cannot be stopped: say so, let the others of the segment go on, wait for it to return."""
+        """A thread cannot be stopped, nor a coroutine that swallows its cancellation: say so, let the others of the
+        segment go on, wait for it to return."""
         limit = self.handling.timeout_seconds or 0.0
         self._observe(HandlerStuck(consumer=self.consumer.name, position=slot.position, seconds=limit))
         if self.machines.get(machine.segment) is machine and slot.run is None:
             machine.detach(slot)
+            self._world.failpoint("delivery.detached")
             self._wake.set()
 
     def _detach_slow(self) -> None:
-        now = self._world.now()
+        now = self._now()
         for slot, machine in self._slots.items():
             slow = now - slot.started > SLOW_SECONDS * 1_000_000
             if slow and slot.run is None and self.machines.get(machine.segment) is machine:
                 machine.detach(slot)
+                self._world.failpoint("delivery.detached")
 
     async def _cancel_calls(self) -> None:
         tasks = list(self._calls)
@@ -487,12 +558,14 @@ class Runner:
         text = "".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:]
         described = f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS]
         policy: Retry = self.handling.policy(error)
-        return Failure(described, text, policy, self._world.now(), self._world.random())
+        return Failure(described, text, policy, self._now(), self._world.random())
 
     def _failed(self, machine: Machine, slot: Slot, error: BaseException, micros: int) -> None:
         if isinstance(error, UnreadableHere):
+            machine.cancelled(slot)
             self._stand_by(str(error))
             return
+        self._world.failpoint("delivery.failed")
         failure = self._failure(error)
         machine.failed(slot, failure, micros)
         self._tell_failure(machine, slot, failure)
@@ -525,10 +598,10 @@ class Runner:
             self._resume()
 
     def _stand_by(self, reason: str) -> None:
-        """An event this code is too old for: give everything up, so that a newer process can go on."""
+        """An event this code is too old for: finish what runs and give everything up, so that a newer process can go on."""
         self.standing_by = reason
         self._observe(ConsumerStandsBy(consumer=self.consumer.name, reason=reason))
-        self._lose_all(reason)
+        self._wake.set()
 
     def _trip(self, reason: str) -> None:
         self.tripped = reason
@@ -546,9 +619,29 @@ class Runner:
     def _set_tripped(self, reason: str | None) -> None:
         for machine in self.machines.values():
             machine.may_park = reason is None
-        status = "active" if reason is None else "tripped"
-        self._status = self._world.spawn(
-            self._store.set_status(self.consumer.id, status, reason), name=f"{self.consumer.name}: {status}"
+        if self._status is None or self._status.done():
+            self._status = self._world.spawn(self._write_status(), name=f"{self.consumer.name}: status")
+
+    async def _write_status(self) -> None:
+        """Until the row says what is true here. It is news for people and waits, nothing depends on it: a store that
+        cannot be written is told of by those who need it."""
+        written: str | None = ""
+        while written != self.tripped and not self.paused and not self._stopping:
+            reason = self.tripped
+            try:
+                await self._store.set_status(self.consumer.id, "tripped" if reason else "active", reason)
+            except TryAgain:
+                await self._world.sleep(STORAGE_RETRY_SECONDS)
+            except GiveUp:
+                return
+            else:
+                written = reason
+
+    def _can_probe(self) -> bool:
+        """Whether something that was read already can be tried. Without that a tripped consumer reads on."""
+        return any(
+            machine.slots or (machine.active and machine.routed >= machine.rest_until)
+            for machine in self.machines.values()
         )
 
     def _probe_due(self) -> bool:
@@ -561,7 +654,7 @@ class Runner:
 
     def set_status(self, status: str, reason: str | None) -> None:
         """An operator's word, read from the log: paused or active again."""
-        was, self.paused = self.paused, status == "paused"
+        was, self.paused = self.paused, status in ("paused", "retired")
         if was and not self.paused:
             self._observe(ConsumerResumed(consumer=self.consumer.name))
         self._wake.set()
@@ -581,6 +674,8 @@ class Runner:
                 self._send(machine, request)
 
     def _send(self, machine: Machine, request: Request) -> None:
+        if self.machines.get(machine.segment) is not machine:
+            return  # lost while it waited to be sent again
         self._world.failpoint("delivery.finished")
         self._store.write(request).add_done_callback(partial(self._answered, machine, request))
 
@@ -593,6 +688,7 @@ class Runner:
             machine.committed()
             self._bell.ring()
             assert request.commit is not None
+            self._passed(request.commit)
             if request.apply:
                 self._healthy()
             if request.commit.release:
@@ -603,16 +699,31 @@ class Runner:
         elif isinstance(error, Fenced):
             self._lose(machine, "another process owns it now")
         elif isinstance(error, StorageFull | Unavailable) and not self._stopping:
-            self._observe(
-                WriterTrouble(consumer=self.consumer.name, error=str(error), retry_in_seconds=STORAGE_RETRY_SECONDS)
-            )
+            self._trouble(error)
             self._world.call_later(STORAGE_RETRY_SECONDS, partial(self._send, machine, request))
         else:
             self._lose(machine, f"{type(error).__name__}: {error}")
         self._wake.set()
+
+    def _passed(self, commit: ConsumerCommit) -> None:
+        if commit.lanes:
+            self._world.failpoint("lane.written")
+        if commit.parked:
+            self._world.failpoint("lane.parked")
+        if commit.lanes_dropped:
+            self._world.failpoint("lane.dropped")
 
     def _refused(self, machine: Machine, error: ApplyFailed) -> None:
         cause = error.__cause__ or error
         failure = self._failure(cause)
         slot = machine.refused(error.unit, failure)
         self._tell_failure(machine, slot, failure)
+
+
+def _missing(names: list[str]) -> str | None:
+    if not names:
+        return None
+    return (
+        f"the log says that it also handles {', '.join(names)}, which this code does not know: newer code runs beside it, "
+        "or has run. Deploy that here, too; if the type was dropped for good, give the consumer a new name"
+    )

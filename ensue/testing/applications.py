@@ -5,12 +5,25 @@ from __future__ import annotations
 import itertools
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
+from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import msgspec
 
 from ensue.app import App
 from ensue.consumers.waiting import Done
 from ensue.events.message import Event
 from ensue.events.recorded import Recorded
+from ensue.observe.signals import (
+    AttemptFailed,
+    ConsumerFailed,
+    ConsumerStandsBy,
+    ConsumerTripped,
+    EventParked,
+    HandlerStuck,
+    SegmentsLost,
+    Signal,
+)
 from ensue.store.base import DeadLetter, LaneState, Store
 from ensue.store.sqlite import SqliteStore
 from ensue.testing.simulation import Setting, Simulation, Start, Tape, forgetful, memory_database, run
@@ -21,6 +34,7 @@ from ensue.testing.simulation.simulated import SimulatedWorld
 __all__ = ["AppSimulation", "Given", "Outcome", "given", "is_quiet", "simulate", "start"]
 
 E = TypeVar("E", bound=Event)
+T = TypeVar("T")
 P = ParamSpec("P")
 StoreOf = Callable[[str], Store]
 
@@ -35,9 +49,22 @@ def start(
     def begin(world: SimulatedWorld, name: str) -> App:
         adapter = store(memory_database(name))
         used = forgetful(adapter, world) if forget else adapter
-        return app.in_world(world, used, replace=replacements)
+        return app.in_world(world, used, replace=replacements, observe=partial(_tell, world))
 
     return begin
+
+
+_TOLD = (AttemptFailed, ConsumerFailed, ConsumerStandsBy, ConsumerTripped, EventParked, HandlerStuck, SegmentsLost)
+
+
+def _tell(world: SimulatedWorld, signal: Signal) -> None:
+    """What an application says about itself when something is wrong belongs to the story, not to the log of the test."""
+    if isinstance(signal, _TOLD):
+        facts = ", ".join(f"{name}={value}" for name, value in msgspec.structs.asdict(signal).items())
+        world.surroundings.tell(world.process, "says", f"{type(signal).__name__}: {facts}"[:_SAID])
+
+
+_SAID = 160
 
 
 async def is_quiet(app: App) -> bool:
@@ -61,7 +88,7 @@ class AppSimulation(Simulation[App]):
 
     async def recorded(self) -> list[Recorded[Any]]:
         """Every event of the log, in order."""
-        return await self._first.call(_recorded)
+        return await self.inside(_recorded)
 
     async def events(self, event: type[E], /) -> list[E]:
         """The events of a type, in order."""
@@ -69,7 +96,7 @@ class AppSimulation(Simulation[App]):
         async def read(app: App) -> list[E]:
             return [recorded.event async for recorded in app.log.read(event)]
 
-        return await self._first.call(read)
+        return await self.inside(read)
 
     async def dead_letters(self) -> list[DeadLetter]:
         """The open ones, oldest first."""
@@ -77,7 +104,7 @@ class AppSimulation(Simulation[App]):
         async def letters(app: App) -> list[DeadLetter]:
             return [letter async for letter in app.dead_letters.list()]
 
-        return await self._first.call(letters)
+        return await self.inside(letters)
 
     async def rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """A reading statement on the application's tables."""
@@ -85,11 +112,18 @@ class AppSimulation(Simulation[App]):
         async def read(app: App) -> list[tuple[Any, ...]]:
             return app.sql(sql, *values)
 
-        return await self._first.call(read)
+        return await self.inside(read)
+
+    async def inside(self, function: Callable[[App], Awaitable[T]], /) -> T:
+        """Run a function inside the application's process: again in its next life, if it dies before answering."""
+        return await self._first.call(function)
 
 
 async def _recorded(app: App) -> list[Recorded[Any]]:
-    return [recorded async for recorded in app.log.read()]
+    found: list[Recorded[Any]] = []
+    async for recorded in app.log.read(Event):
+        found.append(recorded)
+    return found
 
 
 def simulate(

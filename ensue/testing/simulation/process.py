@@ -91,9 +91,11 @@ def end(coroutine: Any) -> None:
     """Close a suspended coroutine, the innermost it waits for first, also when its cleanup wants to wait: one that is
     dropped half closed complains when it is collected, at no fixed time."""
     for _ in range(CLEANUPS_AT_MOST):
-        innermost = coroutine
-        while getattr(awaited := getattr(innermost, "cr_await", None), "cr_frame", None) is not None:
+        innermost: Any = coroutine
+        awaited: Any = innermost
+        while getattr(awaited, "cr_frame", None) is not None:
             innermost = awaited
+            awaited = getattr(innermost, "cr_await", None)
         with contextlib.suppress(BaseException):
             innermost.close()
         if getattr(coroutine, "cr_frame", None) is None:

@@ -54,9 +54,9 @@ def story_of(outcome: Outcome) -> list[str]:
 
 
 def _grouped(trace: Sequence[Entry]) -> Iterator[list[Entry]]:
-    """Neighbours of one process that only pass failpoints or run late are told together."""
+    """Neighbours of one process that only pass failpoints, run late or say much are told together."""
     for (_, kind), entries in groupby(trace, key=lambda entry: (entry.who, entry.kind)):
-        if kind in ("is late", "passes", "runs"):
+        if kind in ("is late", "passes", "runs", "says"):
             yield list(entries)
         else:
             yield from ([entry] for entry in entries)
@@ -69,6 +69,10 @@ def _sentence(entries: list[Entry]) -> str:
         if len(names) > _FAILPOINTS_SHOWN:
             names[:] = [names[0], f"... {len(names) - _FAILPOINTS_SHOWN} more ...", *names[1 - _FAILPOINTS_SHOWN :]]
         return f"passes {', '.join(names)}"
+    if kind == "says" and len(entries) > 2:
+        return f"says {entries[0].what}, and {len(entries) - 1} more such things"
+    if kind == "says":
+        return "says " + "; ".join(entry.what for entry in entries)
     if kind == "note":
         return f"- {entries[0].what}"
     if kind == "runs" and len(entries) > 1:
