@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # what runs an application is imported when one is opened, so
     from ensue.app.engine import Engine
     from ensue.world import World
 
-__all__ = ["App", "Portal", "Settings"]
+__all__ = ["App", "Portal", "Settings", "checked_headers", "checked_traceparent"]
 
 T = TypeVar("T")
 R = TypeVar("R")

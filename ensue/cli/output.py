@@ -24,6 +24,7 @@ __all__ = [
     "Progress",
     "clean",
     "columns",
+    "console",
     "duration",
     "exact_time",
     "fit",

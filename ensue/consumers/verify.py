@@ -23,7 +23,7 @@ from ensue.events.stored import Row, decode_meta, tag_hash
 from ensue.store.base import Consumer, DeadLetter, Delivery, Lane, LaneState, Progress, Standing, Store, Term
 from ensue.world import World
 
-__all__ = ["Finding", "Verification", "handled_since", "verify"]
+__all__ = ["FINDINGS_OF_A_CHECK", "Finding", "Verification", "handled_since", "verify"]
 
 PAGE = 2_000
 FINDINGS_OF_A_CHECK = 100

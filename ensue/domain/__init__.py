@@ -21,7 +21,7 @@ import msgspec
 from ensue.consumers.handler import Declared
 from ensue.events.message import Command, Event
 
-__all__ = ["Decider", "Of", "SqlView", "State", "View"]
+__all__ = ["Decider", "FoldMeta", "Of", "SqlView", "State", "View"]
 
 S = TypeVar("S")
 C = TypeVar("C", bound=Command[Any])

@@ -35,12 +35,14 @@ __all__ = [
     "Event",
     "EventType",
     "Message",
+    "MessageMeta",
     "Query",
     "Tags",
     "days",
     "hours",
     "minutes",
     "seconds",
+    "tag_text",
 ]
 
 M = TypeVar("M", bound="MessageMeta")

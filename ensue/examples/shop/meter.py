@@ -12,7 +12,7 @@ from ensue.observe.signals import AttemptFailed, EventParked, Signal
 from ensue.store.base import LaneState, Standing, Store
 from ensue.world import World
 
-__all__ = ["Figures", "Meter"]
+__all__ = ["Figures", "Meter", "quantile_of"]
 
 PAGE = 10_000
 LATENCIES = 100_000

@@ -38,7 +38,7 @@ from ensue.store.sqlite.reading import select
 from ensue.store.sqlite.rows import ahead_bytes, lane_values, signed
 from ensue.world import Threads, World
 
-__all__ = ["Job", "Writer"]
+__all__ = ["Job", "SqliteTransaction", "Types", "Writer"]
 
 BATCH_EVENTS = 2_000
 BATCH_BYTES = 4 * 1024 * 1024

@@ -24,7 +24,7 @@ from ensue.testing.simulation.process import PROCESS, Crashed, Process
 from ensue.testing.simulation.steps import Step, Timer, name_of
 from ensue.testing.simulation.tape import Tape
 
-__all__ = ["Deadlock", "Livelock", "SimulatedTask", "SimulationLoop", "Stuck"]
+__all__ = ["Deadlock", "Livelock", "SimulatedTask", "SimulationLoop", "Stuck", "ordered_as_completed"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")

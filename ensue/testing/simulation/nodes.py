@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from ensue.testing.simulation.process import Crashed, Process
 from ensue.testing.simulation.simulated import SimulatedWorld, Surroundings
 
-__all__ = ["LIVES_AT_MOST", "RESTARTS_AFTER", "Life", "Main", "Node"]
+__all__ = ["LIVES_AT_MOST", "RESTARTS_AFTER", "Life", "Main", "Node", "finish"]
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from ensue.testing.simulation.loop import SimulationLoop
 from ensue.testing.simulation.process import PROCESS, Crashed, Process
 from ensue.testing.simulation.tape import Tape
 
-__all__ = ["STARTS_AT", "Entry", "SimulatedWorld", "Surroundings"]
+__all__ = ["STARTS_AT", "Entry", "SimulatedThreads", "SimulatedWorld", "Surroundings", "ordinal"]
 
 T = TypeVar("T")
 

@@ -22,7 +22,7 @@ from ensue.testing.simulation.nodes import Life, Node
 from ensue.testing.simulation.process import Process
 from ensue.testing.simulation.simulated import SimulatedWorld, Surroundings
 
-__all__ = ["NotQuiet", "Quiet", "Simulation", "Start"]
+__all__ = ["NotQuiet", "Quiet", "Simulation", "Start", "Started"]
 
 A = TypeVar("A")
 T = TypeVar("T")
