@@ -312,8 +312,8 @@ class MemoryStore:
 
     async def changed(self, after: int) -> int:
         """See `Log.changed`."""
-        self._opened()
         while len(self._rows) <= after:
+            self._opened()
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.add(waiter)
             try:

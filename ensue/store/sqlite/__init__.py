@@ -134,7 +134,7 @@ class SqliteStore:
 
     def _prepare(self, connection: apsw.Connection, *, read_only: bool) -> None:
         application = connection.pragma("application_id")
-        tables = next(iter(connection.execute("SELECT count(*) FROM sqlite_schema")))[0]
+        ((tables,),) = connection.execute("SELECT count(*) FROM sqlite_schema")
         if application != APPLICATION_ID and tables:
             raise CorruptLog(f"{self.path} is a SQLite database, but not an Ensue log; nothing was written to it")
         found = connection.pragma("user_version")
@@ -157,10 +157,10 @@ class SqliteStore:
             if read_only:
                 raise ReadOnlyLog(f"{self.path} is empty, and this user may not write it")
             self._create(connection)
-        row = next(iter(connection.execute("SELECT log_id FROM ensue_log")), None)
-        if row is None:
+        heads = list(connection.execute("SELECT log_id FROM ensue_log"))
+        if not heads:
             raise CorruptLog(f"{self.path} has lost its head row; nothing was written to it")
-        self.log_id = row[0]
+        self.log_id = heads[0][0]
 
     def _create(self, connection: apsw.Connection) -> None:
         with connection:

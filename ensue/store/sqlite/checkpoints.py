@@ -43,7 +43,7 @@ def consumers(sql: apsw.Connection) -> tuple[Consumer, ...]:
 def define(sql: apsw.Connection, consumer: Consumer) -> Consumer:
     known = {row.name: row for row in consumers(sql)}.get(consumer.name)
     if known is None:
-        found = sql.execute(
+        ((number,),) = sql.execute(
             "INSERT INTO ensue_consumer (name, start, key_tag, segments, handles, status) VALUES (?, ?, ?, ?, ?, ?) "
             "RETURNING id",
             (
@@ -55,7 +55,6 @@ def define(sql: apsw.Connection, consumer: Consumer) -> Consumer:
                 consumer.status,
             ),
         )
-        number: int = next(iter(found))[0]
         sql.executemany(
             "INSERT INTO ensue_progress VALUES (?, ?, ?, ?, 0, NULL, 0, 0, 0, 0)",
             [(number, segment, consumer.start, ahead_bytes(())) for segment in range(consumer.segments)],

@@ -432,13 +432,19 @@ class Writer:
             pending.error = refused
         self._sql.execute("RELEASE ensue_job")
 
+    def _first(self, sql: str, values: Sequence[object]) -> Any:
+        """The first row, or None. Read to the end: an error that is raised keeps an open statement alive, and that keeps
+        its snapshot, with which nothing more could be written."""
+        rows = list(self._sql.execute(sql, values))
+        return rows[0] if rows else None
+
     def _replay(self, request: Request) -> Written | None:
         key = request.idempotency_key
         if key is None:
             return None
         row: Any = self._keys.get(key)
         if row is None:
-            row = next(iter(self._sql.execute("SELECT * FROM ensue_request WHERE key = ?", (key,))), None)
+            row = self._first("SELECT * FROM ensue_request WHERE key = ?", (key,))
         if row is None:
             return None
         if row[1] != request.fingerprint:
@@ -485,7 +491,7 @@ class Writer:
         text, values = select(
             selection, self._types.expand, after=after, before=self.head + 1, limit=1, backwards=False
         )
-        for row in self._sql.execute(text, values):
+        for row in list(self._sql.execute(text, values)):
             position: int = row[0]
             raise Conflict(
                 f"the event at position {position} matches what must not have happened since {after}. Read again and decide "
@@ -519,8 +525,8 @@ class Writer:
     def _version(self, stream: bytes) -> int:
         version = self._streams.get(stream)
         if version is None:
-            found = self._sql.execute(_LAST_OF_STREAM, (stream,))
-            version = next(iter(found), (0,))[0]
+            found = self._first(_LAST_OF_STREAM, (stream,))
+            version = found[0] if found else 0
             self._streams[stream] = version
         return version
 
@@ -556,8 +562,9 @@ class Writer:
 
     def _new_type(self, draft: Draft) -> int:
         pair = (draft.type_name, draft.type_version)
-        found = self._sql.execute("INSERT INTO ensue_event_type (name, version) VALUES (?, ?) RETURNING id", pair)
-        number: int = next(iter(found))[0]
+        ((number,),) = self._sql.execute(
+            "INSERT INTO ensue_event_type (name, version) VALUES (?, ?) RETURNING id", pair
+        )
         self._types.numbers[pair] = number
         return number
 
@@ -565,11 +572,10 @@ class Writer:
 
     def _fenced(self, commit: ConsumerCommit) -> tuple[int, int]:
         fence = commit.fence
-        found = self._sql.execute(
+        row = self._first(
             "SELECT fence, rev, count, digest FROM ensue_progress WHERE consumer = ? AND segment = ?",
             (fence.consumer, fence.segment),
         )
-        row = next(iter(found), None)
         if row is None or row[:2] != (fence.fence, fence.rev):
             raise Fenced(
                 f"segment {fence.segment} of consumer {fence.consumer} is at fence and revision {row and row[:2]}, the "
@@ -620,11 +626,11 @@ class Writer:
             )
 
     def _hold_parked(self, lane: Lane) -> None:
-        found = self._sql.execute(
+        found = self._first(
             "SELECT 1 FROM ensue_lane WHERE consumer = ? AND key = ? AND state = ? AND rev = ?",
             (lane.consumer, lane.key, LaneState.PARKED, lane.rev),
         )
-        if next(iter(found), None) is None:
+        if found is None:
             raise Conflict(
                 f"the key {lane.key_text} is not parked as it was when it was read: somebody else has changed it. Look again",
                 expected=lane.rev,
