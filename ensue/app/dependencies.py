@@ -12,13 +12,13 @@ import contextlib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from ensue.consumers.handler import HandlerDefinition, Parameter, Wants, hints_of
-from ensue.errors import DefinitionError
+from ensue.errors import DefinitionError, WiringError
 
 __all__ = ["Dependencies", "Factory", "factory_of", "hook_of"]
 
@@ -26,6 +26,7 @@ _ITERATORS = (
     collections.abc.Iterator, collections.abc.Generator, collections.abc.AsyncIterator, collections.abc.AsyncGenerator,
 )  # fmt: skip
 _ASYNC_ITERATORS = _ITERATORS[2:]
+_END: Any = object()
 
 
 class Factory(msgspec.Struct, frozen=True):
@@ -192,15 +193,33 @@ class Dependencies:
     async def _run(self, factory: Factory, stack: contextlib.AsyncExitStack) -> Any:
         given = {parameter.name: self.value(parameter) for parameter in factory.needs}
         try:
-            if factory.ends == "async":
-                return await stack.enter_async_context(contextlib.asynccontextmanager(factory.function)(**given))
-            if factory.ends == "sync":
-                return stack.enter_context(contextlib.contextmanager(factory.function)(**given))
             made = factory.function(**given)
-            return await made if inspect.iscoroutine(made) else made
+            if factory.ends == "async":
+                value = await anext(made, _END)
+                stack.push_async_callback(_end_async, factory.name, made)
+            elif factory.ends == "sync":
+                value = next(made, _END)
+                stack.callback(_end, factory.name, made)
+            else:
+                value = await made if inspect.iscoroutine(made) else made
         except Exception as error:
             error.add_note(f"raised by {factory.name}, while the application was opened")
             raise
+        if value is _END:
+            raise WiringError(f"{factory.name} yielded nothing while the application was opened; it yields once")
+        return value
+
+
+# Not context managers: those would be thrown the error of whoever ended before them, and what stands behind their `yield`
+# would not run.
+async def _end_async(name: str, made: AsyncIterator[Any]) -> None:
+    if await anext(made, _END) is not _END:
+        raise WiringError(f"{name} yielded a second time while the application was closed; it yields once")
+
+
+def _end(name: str, made: Iterator[Any]) -> None:
+    if next(made, _END) is not _END:
+        raise WiringError(f"{name} yielded a second time while the application was closed; it yields once")
 
 
 def _name(wanted: Any) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -319,15 +319,14 @@ class Engine:
         """See `Receipt.wait`."""
         self._outside("wait for others")
         names = [await self._consumer_name(consumer) for consumer in consumers]
-        async with self._deadline(timeout_seconds, position) as left:
-            rows = await self._rows(position)
+        rows, left = await self._rows(position, timeout_seconds)
         if not rows:
             return
         wait = (self.store, self.world, self._bell, rows)
         if names:
-            await wait_until_done(*wait, consumers=names, timeout_seconds=left())
+            await wait_until_done(*wait, consumers=names, timeout_seconds=left)
         else:
-            await wait_until_settled(*wait, timeout_seconds=left())
+            await wait_until_settled(*wait, timeout_seconds=left)
 
     async def first(self, position: Position, types: Sequence[type[Event]], timeout_seconds: float) -> Event:
         """See `Receipt.first`."""
@@ -336,8 +335,7 @@ class Engine:
         wanted = " or ".join(event.__name__ for event in types)
         if not types:
             raise ValueError("first() waits for an event of a type: give it one, receipt.first(OrderShipped)")
-        async with self._deadline(timeout_seconds, position) as left:
-            rows = await self._rows(position)
+        rows, left = await self._rows(position, timeout_seconds)
         ready = self.recorder()
         found: list[Row] = []
         known: Mapping[int, tuple[str, int]] = {}
@@ -353,38 +351,39 @@ class Engine:
 
         if rows:
             await wait_until_settled(
-                self.store, self.world, self._bell, rows, timeout_seconds=left(), seen=seen, before_reading=refresh
+                self.store, self.world, self._bell, rows, timeout_seconds=left, seen=seen, before_reading=refresh
             )
         if not found:
             raise NotCaughtUp(f"all that the write at {position} caused is done, and no {wanted} came of it")
         event: Event = (await ready())(found[0]).event
         return event
 
-    @asynccontextmanager
-    async def _deadline(self, seconds: float, position: Position) -> AsyncGenerator[Callable[[], float]]:
-        """Bounds the wait for the events themselves; gives what is left of the time for the consumers."""
-        ends = self.world.monotonic() + seconds
-        try:
-            async with asyncio.timeout(max(seconds, 0)):
-                yield lambda: max(0.0, ends - self.world.monotonic())
-        except TimeoutError:
-            raise NotCaughtUp(
-                f"waited {seconds:g} s for the position {position}; the log has come to {self.store.head()}. Was the position "
-                "made by hand, or the database restored from a backup?"
-            ) from None
-
-    async def _rows(self, position: Position) -> list[Row]:
-        """The events of a write, also when another process has only just made it."""
+    async def _rows(self, position: Position, timeout_seconds: float) -> tuple[list[Row], float]:
+        """The events of a write, also when another process has yet to make it; and what is left of the time."""
         position.within(self.store.log_id)
         rows: list[Row] = []
-        after = position.first - 1
+        after = max(position.first - 1, 0)
+        left = timeout_seconds
         while after < position.last:
             page = await self.store.read((), after=after, before=position.last + 1, limit=PAGE)
             rows.extend(page.rows)
             after = page.reached
             if after < position.last and after >= self.store.head():
+                left = await self._changed(after, left, position)
+        return rows, left
+
+    async def _changed(self, after: int, left: float, position: Position) -> float:
+        """Wait until the log goes on; what is left of the time then. Errors: `NotCaughtUp`."""
+        began = self.world.monotonic()
+        try:
+            async with asyncio.timeout(max(left, 0.0)):
                 await self.store.changed(after)
-        return rows
+        except TimeoutError:
+            raise NotCaughtUp(
+                f"the position {position} is not written yet; the log has come to {self.store.head()}. Was the position "
+                "made by hand, or the database restored from a backup?"
+            ) from None
+        return left - (self.world.monotonic() - began)
 
     async def _consumer_name(self, consumer: Callable[..., object] | str) -> str:
         """By function where it is one of this application's, by name also where another one's on the same log."""

@@ -87,6 +87,12 @@ class Service:
         local_names = sys._getframe(1).f_locals
 
         def register(function: Any) -> Any:
+            if isinstance(function, type) or not callable(function):
+                given = function.__name__ if isinstance(function, type) else repr(function)
+                raise DefinitionError(
+                    f"@on decorates a function, and its first parameter says which events it handles: write @on, without "
+                    f"({given}), above def handler(event: {given})"
+                )
             known = HandlerOptions(**options)
             definition = analyse(function, known, local_names, prefix=self._prefix)
             if any(other.name == definition.name for other in self._handlers):

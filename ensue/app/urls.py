@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
@@ -50,8 +51,6 @@ def _path(url: str, parts: SplitResult) -> str:
 
 def log_exists(url: str) -> bool:
     """Whether there is a log to open: its file is there and not empty. A log in memory never is. Errors: `WiringError`."""
-    import os
-
     parts = _split(url)
     path = _path(url, parts) if parts.scheme == "sqlite" else ""
     return os.path.isfile(path) and os.path.getsize(path) > 0

@@ -26,6 +26,7 @@ POLL_SECONDS = 0.05
 """How late the progress of another process is noticed at most; this process's own rings the bell."""
 UNOWNED_SECONDS = 2.0
 PAGE = 1000
+ROOTS_LOOKED_UP = 20
 
 
 class Bell:
@@ -195,7 +196,9 @@ async def wait_until_settled(
     """
     wait = _Wait(store, world, bell, timeout_seconds, ())
     pending = list(rows)
-    roots = tuple(Term(root=row[7] or row[0]) for row in pending)
+    roots = {row[7] or row[0] for row in pending}
+    # What few caused is looked up in the index. For many it is quicker to read all that came since and compare.
+    selection = tuple(Term(root=root) for root in sorted(roots)) if len(roots) <= ROOTS_LOOKED_UP else ()
     origin = {row[0] for row in pending}
     after = min(origin, default=0)
     while True:
@@ -203,9 +206,9 @@ async def wait_until_settled(
         while True:
             if before_reading is not None:
                 await before_reading()
-            page = await store.read(roots, after=after, limit=PAGE)
+            page = await store.read(selection, after=after, limit=PAGE)
             for row in page.rows:
-                if row[0] in origin:
+                if row[0] in origin or row[7] not in roots:
                     continue
                 if seen is not None and seen(row):
                     return
