@@ -153,7 +153,8 @@ class MemoryStore:
         ids = [event.id for event in events]
         if len(set(ids)) < len(ids) or self._ids & set(ids):
             raise DuplicateEventId("an event with this id is in the log already; nothing was stored")
-        self._recorded_at = max(self._recorded_at, self._world.now())
+        if events:
+            self._recorded_at = max(self._recorded_at, self._world.now())
         written = Written(len(self._rows) + 1, len(self._rows) + len(events), False, result)
         for event in events:
             self._append(event)

@@ -131,7 +131,7 @@ class Writer:
         self._scheduled = False
         self._streams: dict[bytes, int] = {}
         self._batch = b""
-        self._recorded_at = 0
+        self._recorded_at = self._recorded_before = self._head_before = 0
         self._pid = os.getpid()
         self._idle: asyncio.Future[None] | None = None
         self._events: list[tuple[object, ...]] = []
@@ -389,13 +389,16 @@ class Writer:
             # are known to this cache only.
             self._streams.clear()
             self._types.load(self._sql)
-        self.head = position
+        self.head = self._head_before = position
+        self._recorded_before = recorded_at
         self._recorded_at = max(recorded_at, self._world.now())
 
     def _store_head(self) -> None:
         self._batch = self._world.new_id()
+        # A beat under a clock that is wrong for a moment says nothing about the times of events to come.
+        recorded_at = self._recorded_at if self.head > self._head_before else self._recorded_before
         self._sql.execute(
-            "UPDATE ensue_log SET position = ?, recorded_at = ?, batch = ?", (self.head, self._recorded_at, self._batch)
+            "UPDATE ensue_log SET position = ?, recorded_at = ?, batch = ?", (self.head, recorded_at, self._batch)
         )
 
     def _flush(self) -> None:
@@ -562,6 +565,7 @@ class Writer:
 
     def _new_type(self, draft: Draft) -> int:
         pair = (draft.type_name, draft.type_version)
+        number: int
         ((number,),) = self._sql.execute(
             "INSERT INTO ensue_event_type (name, version) VALUES (?, ?) RETURNING id", pair
         )
