@@ -37,7 +37,7 @@ class DeadLetters:
     async def retry(self, id: int, /, *, event: Event | None = None, by: str = "") -> None:
         """Handle it again, with all its attempts; with `event`, this payload instead, for this consumer only.
 
-        Errors: `Conflict`, `InvalidEvent` for an event of another type; `ValueError` for an id that there is not.
+        Errors: `Conflict`, `InvalidEvent` for an event of another type or version than the stored one; `ValueError` for an id that there is not.
         """
         await self._engine().release(await self._open(id), event=event, by=by)
 

@@ -32,7 +32,7 @@ from ensue.errors import (
 )
 from ensue.events.message import Command, Event
 from ensue.events.recorded import Criteria, Position, Recorded, UnknownEvent, microseconds
-from ensue.events.registry import Registry, fingerprint, redraft
+from ensue.events.registry import Registry, declaration, fingerprint, redraft
 from ensue.events.stored import Draft, Row, tag_hash
 from ensue.observe.signals import Observer
 from ensue.store.base import (
@@ -211,15 +211,23 @@ class Engine:
     async def release(
         self, letter: DeadLetter, *, event: Event | None = None, discard: bool = False, note: str | None = None, by: str
     ) -> None:
-        """Let the key of a dead letter go on. Errors: `Conflict`, `InvalidEvent` for an event of another type."""
+        """Let the key of a dead letter go on. Errors: `Conflict`, `InvalidEvent` for an event of another type or version."""
         edit = None
         if event is not None:
             _check_event(event)
+            self.registry.add(type(event))
             page = await self.store.read((), after=letter.position - 1, before=letter.position + 1)
-            stored, _ = (await self.store.types())[page.rows[0][2]]
-            if self.registry.names((type(event),)) != (self.registry.current_name(stored),):
+            stored, version = (await self.store.types())[page.rows[0][2]]
+            declared = declaration(type(event))
+            if self.registry.current_name(stored) != declared.name:
                 raise InvalidEvent(
-                    f"the dead letter {letter.id} holds a {stored}; it cannot be edited to be a {type(event).__name__}"
+                    f"the dead letter {letter.id} holds {_article(stored)}; it cannot become {_article(declared.name)}"
+                )
+            if version != declared.version:
+                # An edit is read as what it stands for: through the upcasters of the stored version.
+                raise InvalidEvent(
+                    f"the dead letter {letter.id} holds {_article(stored)} of version {version}, and this code writes version "
+                    f"{declared.version}: edit its fields as they are stored, with `ensue dead-letters edit {letter.id}`"
                 )
             edit = self.registry.encode(event)
         await release(self.store, self.world, letter, edit=edit, discard=discard, note=note, by=by)
