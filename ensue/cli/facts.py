@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 
 from ensue.cli.failures import Negative, WrongUsage
-from ensue.cli.output import Progress, exact_time
+from ensue.cli.output import Progress, clean, exact_time
 from ensue.cli.target import OpenLog
 from ensue.errors import UnreadableEvent
 from ensue.events.recorded import microseconds
@@ -71,8 +71,16 @@ class EventReader:
             self._makers = {consumer.id: consumer.name for consumer in await self._log.store.consumers()}
         self._types = types
 
-    def type_name(self, row: Row) -> str:
-        return self._types.get(row[2], (f"#{row[2]}", 0))[0]
+    def line(self, row: Row) -> tuple[str, str, str, str]:
+        """Type, key, cause and payload as texts: as much as fits a line, and five times as fast as all there is."""
+        event, unreadable = self._fields(row)
+        try:
+            key = decode_meta(row[10]).key or ""
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            key = "?"
+        name = self._types.get(row[2], (f"#{row[2]}", 0))[0]
+        payload = bytes(event).decode(errors="replace") if event is not None else f"<{unreadable}>"
+        return clean(name), clean(key), "" if row[6] is None else str(row[6]), clean(payload)
 
     def facts(self, row: Row) -> EventFacts:
         name, version = self._types.get(row[2], (f"#{row[2]}", 0))
@@ -160,7 +168,9 @@ async def correlated(log: OpenLog, text: str) -> tuple[bytes, int]:
         raise WrongUsage(f"{text!r} is no correlation id; it is a UUID, or the first digits of one")
     if found:
         page = await log.store.read((), after=found[0] - 1, before=found[0] + 1, limit=1)
-        return decode_meta(page.rows[0][10]).correlation, found[0] - 1
+        correlation = decode_meta(page.rows[0][10]).correlation
+        began = await log.store.positions_of(correlation, correlation, limit=1)
+        return correlation, began[0] - 1 if began else 0
     if span[0] == span[1]:
         progress, reached = Progress("searching"), 0
         try:

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Callable
 
 import click
 
-from ensue.cli.facts import EventFacts, EventReader, correlated, instant_of
+from ensue.cli.facts import EventReader, correlated, instant_of
 from ensue.cli.failures import WrongUsage
-from ensue.cli.output import clean, columns, fit, flush, local_time, on_terminal, paint, print_json, say
+from ensue.cli.output import columns, exact_time, fit, flush, local_time, on_terminal, paint, print_json, say
 from ensue.cli.target import OpenLog, Target, log_options, opened
 from ensue.events.stored import Row, decode_meta, tag_hash
 from ensue.store.base import Selection, Term
@@ -81,7 +81,7 @@ async def _log(
         async for rows in query.pages(after, backwards=backwards, follow=follow):
             await reader.refresh()
             for row in rows:
-                show(reader.facts(row), row)
+                show(reader, row)
                 shown += 1
                 if backwards and shown == last:
                     return
@@ -159,27 +159,25 @@ class _Query:
         return first
 
 
-def _json(facts: EventFacts, row: Row) -> None:
-    print_json(facts)
+def _json(reader: EventReader, row: Row) -> None:
+    print_json(reader.facts(row))
 
 
-def _line(facts: EventFacts, row: Row) -> None:
+def _line(reader: EventReader, row: Row) -> None:
     """Tab-separated: position, time, type, key, cause, payload."""
-    cause = "" if facts.cause is None else str(facts.cause)
-    cells = (str(facts.position), facts.recorded_at or "", facts.type, facts.key or "", cause, facts.payload)
-    say("\t".join(map(clean, cells)))
+    name, key, cause, payload = reader.line(row)
+    say(f"{row[0]}\t{exact_time(row[5])}\t{name}\t{key}\t{cause}\t{payload}")
 
 
-def _coloured_line(facts: EventFacts, row: Row) -> None:
-    position, key, time = f"{facts.position:>7}", clean(facts.key or ""), local_time(row[5])
-    cause = f"{'← ' + str(facts.cause) if facts.cause is not None else '':<{len(position)}}"
-    width = columns()
+def _coloured_line(reader: EventReader, row: Row) -> None:
+    name, key, cause, payload = reader.line(row)
+    position, time, width = f"{row[0]:>7}", local_time(row[5]), columns()
     if width < 120:
         time = time[11:]
-    room = width - len(position) - len(time) - max(18, len(facts.type)) - max(16, len(key)) - len(cause) - 10
-    payload = fit(clean(facts.payload), max(12, room))
-    style = "red" if facts.event is None else "dim"
+    cause = f"{'← ' + cause if cause else '':<{len(position) + 2}}"
+    room = width - len(position) - len(time) - max(18, len(name)) - max(16, len(key)) - len(cause) - 10
+    style = "red" if payload.startswith("<") else "dim"
     say(
-        f"{position}  {paint(time, 'dim')}  {paint(f'{facts.type:<18}', 'bold')}  {paint(f'{key:<16}', 'cyan')}  "
-        f"{paint(cause, 'dim')}  {paint(payload, style)}"
+        f"{position}  {paint(time, 'dim')}  {paint(f'{name:<18}', 'bold')}  {paint(f'{key:<16}', 'cyan')}  "
+        f"{paint(cause, 'dim')}  {paint(fit(payload, max(12, room)), style)}"
     )

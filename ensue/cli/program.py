@@ -63,15 +63,23 @@ class _Program(click.Group):
         windows_expand_args: bool = True,
         **extra: Any,
     ) -> NoReturn:
-        parse_and_run = super().main
-        sys.exit(_exit_code(lambda: parse_and_run(args, "ensue", complete_var, standalone_mode=False, **extra)))
+        """Run the command and exit. In place of click's own way, which tells errors over several lines and calls a closed
+        pipe a failure."""
+
+        def command() -> object:
+            with self.make_context("ensue", list(sys.argv[1:] if args is None else args)) as context:
+                return self.invoke(context)
+
+        sys.exit(_exit_code(command))
 
 
 def _exit_code(command: Callable[[], object]) -> int:
     try:
-        result = command()
+        command()
         sys.stdout.flush()
-        return result if isinstance(result, int) else OK
+        return OK
+    except click.exceptions.Exit as exit:
+        return exit.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return USAGE

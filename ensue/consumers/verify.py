@@ -77,9 +77,9 @@ async def verify(store: Store, world: World, *, progress: Callable[[int, int], N
         reached = max(reached, page.reached)
         if progress is not None:
             progress(reached, store.head())
+        await world.sleep(0)
         if reached >= store.head():
             break
-        await world.sleep(0)
     events.end(reached)
     await _name_doubles(store, world, report, events)
     known = {consumer.id for consumer in await store.consumers()}
