@@ -67,12 +67,15 @@ class Handling:
         self.mode = _mode(definition)
         self.concurrency = definition.concurrency
         self.timeout_seconds = definition.timeout.total_seconds() if definition.timeout else None
-        self.default_retry = definition.retry if isinstance(definition.retry, Retry) else retry
         covered = registry.covering(definition.events)
         registry.covering(definition.emits)
         self.type_names = tuple(dict.fromkeys(registry.names(covered)))
         self.former_names = {name: was for name, was in registry.former().items() if name in self.type_names}
-        policies = [self.default_retry, *(definition.retry.values() if isinstance(definition.retry, Mapping) else ())]
+        default = definition.retry if isinstance(definition.retry, Retry) else retry
+        policies = [default, *(definition.retry.values() if isinstance(definition.retry, Mapping) else ())]
+        # The death of a process has no exception type, and the attempts before it may have failed in any way: an event is
+        # given up for it only where every policy would have given it up.
+        self.retry_of_deaths = max(policies, key=lambda policy: policy.attempts)
         self.longest_delay_seconds = max(policy.longest.total_seconds() for policy in policies)
         self._retries = definition.retry
         self._retry = retry

@@ -275,7 +275,7 @@ class Runner:
                 progress,
                 lanes,
                 by_position=self.handling.mode in (Mode.PURE, Mode.INSIDE),
-                retry=self.handling.default_retry,
+                retry=self.handling.retry_of_deaths,
                 describe=self._routing.text,
             )
             machine.may_park = self.tripped is None
