@@ -101,10 +101,18 @@ async def _drive(simulation: Simulation[A], scenario: Scenario[A]) -> None:
 
 
 def _close(simulation: Simulation[Any], loop: SimulationLoop) -> None:
-    """End what is left: of the processes silently, of the test by closing its coroutines."""
-    simulation.bury()
-    for task in sorted(asyncio.all_tasks(loop), key=hash):
-        end(task.get_coro())
+    """End what is left: of the processes silently, of the test by closing its coroutines. Their cleanup may start tasks,
+    which finds a loop and is ended in turn: a coroutine that nobody began complains when it is collected."""
+    asyncio.events._set_running_loop(loop)
+    try:
+        simulation.bury()
+        ended: set[asyncio.Task[Any]] = set()
+        while left := sorted(asyncio.all_tasks(loop) - ended, key=hash):
+            for task in left:
+                end(task.get_coro())
+            ended.update(left)
+    finally:
+        asyncio.events._set_running_loop(None)
     if simulation.failed.done():
         simulation.failed.exception()  # seen
     loop.close()
