@@ -26,7 +26,8 @@
         ├── LogTooNew           a newer version of Ensue made this log
         ├── ReadOnlyLog         the log cannot be written
         ├── StorageFull         the disk is full
-        └── LogFileReplaced     the file was replaced under a running process
+        ├── LogFileReplaced     the file was replaced under a running process
+        └── WriterStopped       this process writes no more since an earlier failure
 
 `Refusal` stands beside the tree: it is the application's own typed answer, not a failure of Ensue.
 
@@ -67,6 +68,7 @@ __all__ = [
     "Unavailable",
     "UnreadableEvent",
     "WiringError",
+    "WriterStopped",
     "WrongLog",
 ]
 
@@ -204,6 +206,13 @@ class LogFileReplaced(GiveUp):
     """The log's file or its write-ahead file was replaced or removed under the running process.
 
     Nothing of the request was acknowledged. This process writes no more.
+    """
+
+
+class WriterStopped(GiveUp):
+    """An earlier commit failed so that nobody knows what is on disk, and this process writes no more: restart it.
+
+    Nothing of the request was stored.
     """
 
 

@@ -337,7 +337,7 @@ class Log(Protocol):
         requests. Cancelling the future does not cancel the write.
 
         Errors: `Conflict`, `Fenced`, `IdempotencyKeyReused`, `DuplicateEventId`, `ApplyFailed`, `StorageFull`,
-        `ReadOnlyLog`, `Unavailable` (all: nothing stored), `OutcomeUnknown`, `LogFileReplaced`, `CorruptLog`.
+        `ReadOnlyLog`, `Unavailable` (all: nothing stored), `OutcomeUnknown`, `LogFileReplaced`, `WriterStopped`, `CorruptLog`.
         """
         ...
 

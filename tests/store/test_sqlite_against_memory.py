@@ -280,7 +280,7 @@ def _answer(answer: Written | BaseException) -> object:
     return type(answer).__name__
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(program=st.lists(steps, max_size=12))
 def test_sqlite_answers_every_program_as_memory_does(program: list[Step]) -> None:
     path = memory_database(f"against-memory-{next(_numbers)}")

@@ -30,7 +30,7 @@ from ensue.store.base import (
 )
 from ensue.store.sqlite import checkpoints
 from ensue.store.sqlite.errors import translated
-from ensue.store.sqlite.files import LogFiles, Watch, readable, writable
+from ensue.store.sqlite.files import LogFiles, Watch, standing, unchanging, writable
 from ensue.store.sqlite.reading import select
 from ensue.store.sqlite.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
 from ensue.store.sqlite.writer import Types, Writer
@@ -43,6 +43,8 @@ POLL_SECONDS = 1.0
 SHARED_MEMORY_POLL_SECONDS = 0.025
 FALLBACK_POLL_SECONDS = 0.025
 BUSY_MILLISECONDS = 5_000
+LOOKS = 10
+"""How often to open a file for reading whose side files come and go with its writers."""
 CHECKPOINT_PAGES = 8_000
 """So many pages (32 MB) in the write-ahead file are copied into the log's file, on the commit thread."""
 
@@ -69,6 +71,8 @@ class SqliteStore:
         self._names: list[object] = []
         self._head = 0
         self._changed: set[asyncio.Future[None]] = set()
+        self._standing: tuple[bool, int, int] | None = None
+        """How the file stood when it was opened for reading only."""
         self._watch: Watch | None = None
         self._poll: asyncio.TimerHandle | None = None
         self._closed = True
@@ -98,19 +102,19 @@ class SqliteStore:
             await files.turn(thread, files.lock_to_open)
             thread.close()
         try:
-            writer = self._connect(read_only=read_only)
-            self._prepare(writer, read_only=read_only)
+            connection = self._connect_to_look() if read_only else self._connect()
+            self._prepare(connection, read_only=read_only)
         finally:
             if self._files is not None:
                 self._files.unlock()
-        self._reader = self._connect(read_only=read_only)
+        self._reader = connection if read_only else self._connect()
         self._reader.execute("PRAGMA query_only = 1")
         self._types.load(self._reader)
         self._refresh_head()
         if self._files is not None:
             self._files.opened()
         if not read_only:
-            self._writer = Writer(writer, world, self._files, self._types, self._advanced)
+            self._writer = Writer(connection, world, self._files, self._types, self._advanced)
 
     def _looks_only(self) -> bool:
         """Whether the file is opened for reading only. Errors: `ReadOnlyLog` and `Unavailable` where there is none."""
@@ -124,13 +128,30 @@ class SqliteStore:
             raise ReadOnlyLog(f"could not create the log {self.path}: its folder {folder} {known}")
         return False
 
-    def _connect(self, *, read_only: bool) -> apsw.Connection:
-        flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
-        path = readable(self.path) if read_only else self.path
-        connection = apsw.Connection(path, flags=flags | apsw.SQLITE_OPEN_URI)
+    def _connect(self) -> apsw.Connection:
+        flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
+        connection = apsw.Connection(self.path, flags=flags)
         self._connections.append(connection)
         connection.set_busy_timeout(BUSY_MILLISECONDS)
         return connection
+
+    def _connect_to_look(self) -> apsw.Connection:
+        """Open for reading only."""
+        for left in reversed(range(LOOKS)):
+            self._standing = standing(self.path)
+            path = self.path if self._standing[0] else unchanging(self.path)
+            connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+            connection.set_busy_timeout(BUSY_MILLISECONDS)
+            try:
+                connection.pragma("schema_version")  # what is read first keeps the side files where they are
+            except (apsw.ReadOnlyError, apsw.CantOpenError):
+                connection.close()
+                if not left:
+                    raise
+            else:
+                self._connections.append(connection)
+                return connection
+        raise AssertionError
 
     def _prepare(self, connection: apsw.Connection, *, read_only: bool) -> None:
         application = connection.pragma("application_id")
@@ -180,8 +201,8 @@ class SqliteStore:
             if self._writer is not None and not self._forked:
                 await self._writer.drain()
                 await self._writer.turn()
-                if self._files is not None:
-                    self._files.closing()
+                if self._files is not None and not isinstance(self._writer.broken, LogFileReplaced):
+                    self._files.closing()  # else what is in a file that is gone would be copied over what took its place
         finally:
             self._shut(tidy=True)
 
@@ -254,6 +275,11 @@ class SqliteStore:
             raise self._not_open()
         if self._writer is not None and isinstance(self._writer.broken, LogFileReplaced):
             raise self._writer.broken  # what this connection shows may not be in the file
+        if self._standing is not None and not self._standing[0] and self._standing != standing(self.path):
+            # It was opened as a file that does not change, and somebody has written it after all.
+            self._connections.remove(self._reader)
+            self._reader.close()
+            self._reader = self._connect_to_look()
         return self._reader
 
     def _not_open(self) -> Unavailable:
@@ -265,7 +291,7 @@ class SqliteStore:
     def _reading(self, what: str) -> Generator[apsw.Connection, None, None]:
         try:
             yield self._sql
-        except apsw.Error as error:
+        except (apsw.Error, OSError) as error:
             raise translated(error, f"read {what} of the log {self.path}") from error
 
     async def read(

@@ -29,7 +29,7 @@ from urllib.parse import quote, unquote
 from ensue.errors import ForeignConnection, LogFileReplaced
 from ensue.world import Threads
 
-__all__ = ["LogFiles", "Watch", "readable", "writable"]
+__all__ = ["LogFiles", "Watch", "standing", "unchanging", "writable"]
 
 _SHARED_FIRST, _SHARED_SIZE = 0x40000002, 510
 _IN_ATTRIB, _IN_NONBLOCK, _IN_CLOEXEC = 0x4, 0o4000, 0o2000000
@@ -209,12 +209,21 @@ class Watch:
         os.close(self._descriptor)
 
 
-def readable(path: str) -> str:
-    """How to open the file for reading only. In a folder that may not be written, SQLite cannot make the side files through
-    which it reads; without a write-ahead file there nobody writes, and it is told so."""
-    if Path(f"{path}-wal").exists() or os.access(Path(path).absolute().parent, os.W_OK):
-        return path
+def unchanging(path: str) -> str:
+    """How to open a file at rest for reading only: told that it does not change, SQLite makes no files beside it, for which
+    it may lack permission."""
     return f"file:{quote(os.path.abspath(path))}?immutable=1"
+
+
+def standing(path: str) -> tuple[bool, int, int]:
+    """Whether a log is being written: something is in its write-ahead file. And what changes in its own file when it has
+    been. Errors: `FileNotFoundError`."""
+    found = os.stat(path)
+    try:
+        written = os.stat(f"{path}-wal").st_size > 0
+    except FileNotFoundError:
+        written = False
+    return written, found.st_mtime_ns, found.st_size
 
 
 def writable(path: str) -> bool:

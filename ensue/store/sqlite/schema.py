@@ -6,7 +6,7 @@ from pathlib import Path
 
 import apsw
 
-from ensue.store.sqlite.files import readable
+from ensue.store.sqlite.files import standing, unchanging
 
 __all__ = ["APPLICATION_ID", "SCHEMA", "SCHEMA_VERSION", "is_log"]
 
@@ -77,7 +77,9 @@ def is_log(path: str) -> bool:
     if not Path(path).is_file():
         return False
     try:
-        connection = apsw.Connection(readable(path), flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+        connection = apsw.Connection(
+            path if standing(path)[0] else unchanging(path), flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+        )
     except apsw.Error:
         return False
     try:

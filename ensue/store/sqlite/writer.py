@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import apsw
+import msgspec
 
 from ensue.errors import (
     ApplyFailed,
@@ -29,6 +30,7 @@ from ensue.errors import (
     Misuse,
     OutcomeUnknown,
     Unavailable,
+    WriterStopped,
 )
 from ensue.events.stored import Draft
 from ensue.store.base import ConsumerCommit, Lane, LaneState, Operation, Request, Selection, Written
@@ -50,6 +52,7 @@ _INSERT_EVENT = "INSERT INTO ensue_event VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
 _INSERT_TAG = "INSERT INTO ensue_event_tag VALUES (?, ?, ?)"
 _LAST_OF_STREAM = "SELECT version FROM ensue_event WHERE stream = ? ORDER BY position DESC LIMIT 1"
 _INSERT_REQUEST = "INSERT INTO ensue_request VALUES (?, ?, ?, ?, ?, ?)"
+_PUT_LANE = "INSERT OR REPLACE INTO ensue_lane VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"
 _DIGEST = (1 << 64) - 1
 _DISK_ERRORS = (apsw.FullError, apsw.IOError, apsw.CorruptError, apsw.NotADBError, apsw.ReadOnlyError, apsw.NoMemError)
 _NO_REQUESTS_FAULT = (*_DISK_ERRORS, apsw.BusyError, apsw.CantOpenError, Unavailable)
@@ -200,8 +203,8 @@ class Writer:
 
     @staticmethod
     def _broken_again(error: BaseException) -> EnsueError:
-        kind = type(error) if isinstance(error, LogFileReplaced) else Unavailable
-        return kind(f"this process writes no more since an earlier failure: {error}")
+        kind = LogFileReplaced if isinstance(error, LogFileReplaced) else WriterStopped
+        return kind(f"this process writes no more since an earlier failure, restart it: {error}")
 
     # ------------------------------------------------------------------------------------------------------ batches
 
@@ -604,7 +607,7 @@ class Writer:
             ),
         )
         for lane in commit.lanes:
-            sql("INSERT OR REPLACE INTO ensue_lane VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", lane_values(lane))
+            sql(_PUT_LANE, lane_values(lane))
         for key in commit.lanes_dropped:
             sql("DELETE FROM ensue_lane WHERE consumer = ? AND key = ?", (fence.consumer, key))
         for letter in commit.parked:
@@ -643,21 +646,7 @@ class Writer:
 
     def _operate(self, operation: Operation) -> None:
         lane = operation.lane
-        self._sql.execute(
-            "UPDATE ensue_lane SET state = ?, attempts = ?, due_at = ?, error = ?, edit = ?, edits = ?, discard = ?, "
-            "rev = rev + 1 WHERE consumer = ? AND key = ?",
-            (
-                lane.state,
-                lane.attempts,
-                lane.due_at,
-                lane.error,
-                lane.edit,
-                lane.edits,
-                int(lane.discard),
-                lane.consumer,
-                lane.key,
-            ),
-        )
+        self._sql.execute(_PUT_LANE, lane_values(msgspec.structs.replace(lane, rev=lane.rev + 1)))
         self._sql.execute(
             "UPDATE ensue_dead_letter SET resolution = ?, note = ?, by = ?, resolved_at = ? "
             "WHERE consumer = ? AND key = ? AND position = ? AND resolved_at IS NULL",
