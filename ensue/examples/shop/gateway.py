@@ -24,14 +24,13 @@ class Chance:
 class SimulatedGateway(Gateway):
     """Loses the request before the bank has seen it, or the answer after it has acted, for `failures` of the calls.
 
-    Which calls fail depends on the seed, the order and the attempt. Receipts are known by idempotency key.
+    Which calls fail depends on the seed and on how many calls there were before. A receipt follows from the idempotency key.
     """
 
     def __init__(self, seed: int, *, failures: float = 0.02) -> None:
-        self.calls = 0
         self._chance = Chance(seed)
         self._failures = failures
-        self._attempts: dict[str, int] = {}
+        self._calls = 0
 
     async def charge(self, order_id: str, amount: Decimal, *, idempotency_key: str) -> str:
         return self._call("charge", order_id, idempotency_key)
@@ -40,10 +39,7 @@ class SimulatedGateway(Gateway):
         return self._call("refund", order_id, idempotency_key)
 
     def _call(self, what: str, order_id: str, idempotency_key: str) -> str:
-        self.calls += 1
-        attempt = self._attempts.get(idempotency_key, 0) + 1
-        if self._chance.of(f"{what}/{order_id}/{attempt}") < self._failures:
-            self._attempts[idempotency_key] = attempt
+        self._calls += 1
+        if self._chance.of(f"call/{self._calls}") < self._failures:
             raise ConnectionError(f"no answer from the bank to the {what} for order {order_id}")
-        self._attempts.pop(idempotency_key, None)
         return f"{what}-{idempotency_key[:12]}"

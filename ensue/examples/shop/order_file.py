@@ -16,7 +16,8 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
 from hashlib import blake2b
 from operator import itemgetter
@@ -26,7 +27,7 @@ from typing import BinaryIO, NamedTuple, cast
 from ensue import Event
 from ensue.examples.shop.events import ORDER_LINES, Line, LineRejected, OrderCancelled, OrderPlaced, exact, total_of
 
-__all__ = ["COLUMNS", "BadFile", "Invoice", "OrderFile"]
+__all__ = ["COLUMNS", "BadFile", "Invoice", "OrderFile", "Record"]
 
 COLUMNS = ("InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID", "Country")
 
@@ -251,14 +252,17 @@ class _Lines:
         return BadFile(f"{self._path}, line {self.number}: the line {what}")
 
 
-def _open(path: Path) -> BinaryIO:
+@contextmanager
+def _open(path: Path) -> Generator[BinaryIO, None, None]:
     """A file that can be read twice, unzipped if its first bytes say that it is gzipped."""
     if path.exists() and not path.is_file():
         raise BadFile(f"{path} is not a file. It is read twice, so a folder, a pipe or a terminal will not do")
-    file = path.open("rb")
-    if file.peek(2)[:2] == b"\x1f\x8b":
-        return cast(BinaryIO, io.BufferedReader(gzip.GzipFile(fileobj=file, mode="rb"), 1 << 16))
-    return file
+    with path.open("rb") as file:
+        if file.peek(2)[:2] != b"\x1f\x8b":
+            yield file
+            return
+        with gzip.GzipFile(fileobj=file, mode="rb") as unzipped:
+            yield cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, unzipped), 1 << 16))
 
 
 def _columns(path: Path, header: list[str] | None) -> tuple[int, ...]:
