@@ -152,7 +152,7 @@ def new(name: str) -> None:
     """
     folder = Path(name)
     plain = folder.name.replace("-", "_")
-    if not plain.isidentifier() or keyword.iskeyword(plain) or not plain.isascii():
+    if not (plain.isidentifier() and plain.isascii() and plain[0].isalpha()) or keyword.iskeyword(plain):
         raise WrongUsage(f"{folder.name!r} is not a name for a project; use letters, digits, _ and -, such as bakery")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise WrongUsage(f"{folder} exists and is not empty; nothing was written. Choose another name")

@@ -1,0 +1,186 @@
+"""`ensue run`: the real program, in a process of its own, told to stop by a real signal."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Ensue
+
+APP = """
+import asyncio
+from datetime import timedelta
+from ensue import App, Event, Retry
+
+class Baked(Event, key="bread"):
+    bread: str
+
+class Sold(Event, key="bread"):
+    bread: str
+
+app = App("bakery", retry=Retry(attempts=2, first=timedelta()))
+
+@app.on
+async def sell(baked: Baked) -> Sold:
+    if baked.bread == "burnt":
+        raise ValueError("nobody \\x1b[31mbuys it")
+    if baked.bread == "slow":
+        print("begun", flush=True)
+        await asyncio.sleep(0.5)
+    return Sold(bread=baked.bread)
+"""
+PUBLISH = """
+import asyncio, sys
+from app import Baked, app
+
+async def main():
+    async with app.connected():
+        await app.publish(Baked(bread=sys.argv[1]))
+
+asyncio.run(main())
+"""
+
+Running = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def bakery(folder: Path) -> Path:
+    (folder / "app.py").write_text(APP)
+    (folder / "publish.py").write_text(PUBLISH)
+    return folder
+
+
+@pytest.fixture
+def running(bakery: Path) -> Generator[Running]:
+    """Start `ensue run app:app` and wait until it says that it runs."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ensue.cli", "run", *(arguments or ("app:app",))],
+            cwd=bakery,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def says(process: subprocess.Popen[str], words: str) -> list[str]:
+    """Lines of stderr up to the one that holds the words."""
+    assert process.stderr is not None
+    lines: list[str] = []
+    while not lines or words not in lines[-1]:
+        line = process.stderr.readline()
+        assert line, f"it ended without saying {words!r}: {lines}"
+        lines.append(line)
+    return lines
+
+
+def publish(bakery: Path, bread: str) -> None:
+    subprocess.run([sys.executable, "publish.py", bread], cwd=bakery, check=True, timeout=30)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_says_what_it_runs_and_stops_with_a_word_and_zero(running: Running, number: signal.Signals) -> None:
+    process = running()
+    first, consumer = says(process, "sell")
+    assert f"bakery runs 1 consumer on sqlite:///bakery.db, pid {process.pid}" in first
+    assert "sell  ← Baked" in consumer
+    process.send_signal(number)
+    rest = says(process, "stopped, nothing is half done")
+    assert "stopping; handlers have 30 s to finish" in rest[0]
+    assert process.wait(timeout=20) == 0
+
+
+def test_a_handler_that_works_when_it_is_told_to_stop_is_finished(
+    running: Running, bakery: Path, ensue_: Ensue
+) -> None:
+    process = running()
+    says(process, "sell")
+    publish(bakery, "slow")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    process.terminate()
+    assert process.wait(timeout=20) == 0
+    assert ensue_("log", "--type", "Sold").stdout.count("\n") == 1
+
+
+def test_a_retry_and_a_dead_letter_are_told_in_a_readable_line(running: Running, bakery: Path) -> None:
+    process = running()
+    says(process, "sell")
+    publish(bakery, "burnt")
+    again, given_up = says(process, "is given up")
+    about = "sell: the event at position 1 (bread=burnt)"
+    assert f"{about} failed at attempt 1 and is tried again: ValueError: nobody \\x1b[31mbuys it" in again
+    assert f"{about} is given up after 2 attempts: ValueError: nobody" in given_up
+    assert "see `ensue dead-letters`" in given_up
+
+
+def test_an_application_with_logging_of_its_own_says_it_there(running: Running, bakery: Path) -> None:
+    (bakery / "app.py").write_text("import logging\nlogging.basicConfig(format='own: %(message)s')\n" + APP)
+    process = running()
+    says(process, "sell")
+    publish(bakery, "burnt")
+    lines = says(process, "EventParked")
+    assert all(line.startswith("own: ") for line in lines)
+
+
+def test_a_second_interrupt_stops_at_once(running: Running, bakery: Path) -> None:
+    (bakery / "app.py").write_text(APP.replace("0.5", "60"))
+    process = running()
+    says(process, "sell")
+    publish(bakery, "slow")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    says(process, "stopping")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == -signal.SIGINT
+
+
+def test_the_application_of_pyproject_toml_is_run_without_a_name(running: Running, bakery: Path) -> None:
+    (bakery / "pyproject.toml").write_text('[tool.ensue]\napp = "app:app"\n')
+    says(running("--"), "bakery runs 1 consumer")
+
+
+def test_what_is_wrong_at_the_start_is_one_sentence(running: Running, bakery: Path) -> None:
+    with (bakery / "app.py").open("a") as file:
+        file.write("\nclass Oven: ...\n\n@app.on\nasync def bake(sold: Sold, oven: Oven) -> None: ...\n")
+    process = running()
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert stderr.startswith("ensue: ")
+    assert "Oven" in stderr
+    assert "Traceback" not in stderr
+
+
+def test_an_interrupt_of_a_command_that_looks_is_130(bakery: Path, running: Running) -> None:
+    process = running()
+    says(process, "sell")
+    publish(bakery, "rye")
+    following = subprocess.Popen(
+        [sys.executable, "-m", "ensue.cli", "log", "--follow"],
+        cwd=bakery,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with following:
+        assert following.stdout is not None
+        following.stdout.readline()
+        following.send_signal(signal.SIGINT)
+        _, stderr = following.communicate(timeout=20)
+    assert following.returncode == 130
+    assert stderr.strip() == ""
