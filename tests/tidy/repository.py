@@ -59,31 +59,40 @@ def public_names(module: ast.Module) -> Iterator[str]:
     that a command line knows by their decorator."""
     for node in module.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-            if not any(".command(" in ast.unparse(decorator) for decorator in node.decorator_list):
-                yield node.name
+            decorators = map(ast.unparse, node.decorator_list)
+            yield from () if any(".command(" in text for text in decorators) else (node.name,)
 
 
 @functools.cache
 def known_tests() -> Mapping[str, frozenset[str]]:
-    """Of every test file: the names of its tests, `Class::test` for those in classes."""
+    """Of every test file: the names of its tests, `Class::test` for those in classes, inherited ones included."""
     return {str(file.relative_to(ROOT)): frozenset(_tests(parsed(file))) for file in python_files("tests")}
 
 
 def _tests(module: ast.Module) -> Iterator[str]:
-    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
     for node in module.body:
-        if isinstance(node, functions) and node.name.startswith("test_"):
+        if isinstance(node, _FUNCTIONS) and node.name.startswith("test_"):
             yield node.name
-        elif isinstance(node, ast.ImportFrom | ast.Assign):
-            # A suite shipped in ensue.testing becomes tests by being imported or assigned in a test file.
-            names = (
-                [alias.asname or alias.name for alias in node.names]
-                if isinstance(node, ast.ImportFrom)
-                else [target.id for target in node.targets if isinstance(target, ast.Name)]
-            )
-            yield from (name for name in names if name.startswith(("test_", "Test")))
+        elif isinstance(node, ast.ImportFrom):
+            # A test that stands elsewhere becomes one of this file by being imported.
+            yield from (alias.name for alias in node.names if alias.name.startswith("test_"))
         elif isinstance(node, ast.ClassDef) and node.name.startswith("Test"):
             yield node.name
-            for inner in node.body:
-                if isinstance(inner, functions) and inner.name.startswith("test_"):
-                    yield f"{node.name}::{inner.name}"
+            yield from (f"{node.name}::{name}" for name in _methods(node))
+
+
+def _methods(cls: ast.ClassDef) -> Iterator[str]:
+    yield from (node.name for node in cls.body if isinstance(node, _FUNCTIONS) and node.name.startswith("test_"))
+    for base in cls.bases:
+        if isinstance(base, ast.Name) and base.id in _contracts():
+            yield from _methods(_contracts()[base.id])
+
+
+@functools.cache
+def _contracts() -> Mapping[str, ast.ClassDef]:
+    """The suites that are shipped for adapters."""
+    files = python_files("ensue/testing")
+    return {node.name: node for file in files for node in parsed(file).body if isinstance(node, ast.ClassDef)}
+
+
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
