@@ -125,6 +125,8 @@ class Writer:
         self._types = types
         self._announce = announce
         self._loop = asyncio.get_running_loop()
+        if files is not None:
+            connection.set_busy_timeout(0)  # it would block the loop
         self._queue: deque[_Pending] = deque()
         self._thread: Threads = world.threads(1, name="ensue commit")
         self._in_flight: list[_Pending] = []
