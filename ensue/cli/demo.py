@@ -33,7 +33,12 @@ LINE_SECONDS = 1.0
 
 @click.group()
 def demo() -> None:
-    """Small applications to watch."""
+    """Small applications to watch.
+
+    \b
+    Example:
+      $ ensue demo shop
+    """
 
 
 @demo.command()
@@ -51,6 +56,11 @@ def shop(
     Simulated customers order for --seconds, or until Ctrl-C; the bank fails now and then. With --orders, an invoice of the
     file is an order, one whose number begins with C is a cancellation, and every other line is rejected with a reason. The
     same file on the same database goes on where it stopped, and adds nothing twice.
+
+    \b
+    Example:
+      $ ensue demo shop --seconds 30
+      $ ensue demo shop --orders orders.csv.gz --db shop.db --json
 
     The database is a new one in a temporary folder; with --orders, one in this folder that is named after the file.
     Exit codes: 0 done; 1 the file cannot be used; 2 wrong usage; 3 the database cannot be used; 130 stopped before the end.

@@ -171,13 +171,17 @@ def _line(reader: EventReader, row: Row) -> None:
 
 def _coloured_line(reader: EventReader, row: Row) -> None:
     name, key, cause, payload = reader.line(row)
-    position, time, width = f"{row[0]:>7}", local_time(row[5]), columns()
+    width, time = columns(), local_time(row[5])
+    position = f"{row[0]:>7}"
+    cause = f"{'← ' + cause if cause else '':<{len(position) + 2}}  "
     if width < 120:
         time = time[11:]
-    cause = f"{'← ' + cause if cause else '':<{len(position) + 2}}"
-    room = width - len(position) - len(time) - max(18, len(name)) - max(16, len(key)) - len(cause) - 10
+    if width < 100:
+        name, key, cause = fit(name, 20), fit(key, 20), ""
+    name, key = f"{name:<18}", f"{key:<16}"
+    payload = fit(payload, width - len(position) - len(time) - len(name) - len(key) - len(cause) - 8)
     style = "red" if payload.startswith("<") else "dim"
     say(
-        f"{position}  {paint(time, 'dim')}  {paint(f'{name:<18}', 'bold')}  {paint(f'{key:<16}', 'cyan')}  "
-        f"{paint(cause, 'dim')}  {paint(fit(payload, max(12, room)), style)}"
+        f"{position}  {paint(time, 'dim')}  {paint(name, 'bold')}  {paint(key, 'cyan')}  "
+        f"{paint(cause, 'dim')}{paint(payload, style)}"
     )

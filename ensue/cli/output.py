@@ -69,7 +69,7 @@ def clean(text: str, *, lines: bool = False) -> str:
 
 def fit(text: str, width: int) -> str:
     """The text in at most `width` characters, with a mark where something was cut."""
-    return text if len(text) <= width else text[: max(0, width - 1)] + "…"
+    return text if len(text) <= width else text[: width - 1] + "…" if width > 0 else ""
 
 
 def say(text: str = "") -> None:

@@ -62,10 +62,10 @@ def ensue_() -> Ensue:
 def sql(log_file: Path) -> Sql:
     """Change the closed log with plain SQL."""
 
-    def run(statement: str, *values: object) -> list[tuple[object, ...]]:
+    def run(statement: str, *values: int | str | bytes) -> list[tuple[object, ...]]:
         connection = apsw.Connection(str(log_file))
         try:
-            return list(connection.execute(statement, values))  # type: ignore[arg-type]
+            return list(connection.execute(statement, values))
         finally:
             connection.close()
 
