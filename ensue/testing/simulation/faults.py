@@ -41,6 +41,6 @@ class _Forgetful:
 async def _lose(answer: Awaitable[Written]) -> Written:
     written = await answer
     raise OutcomeUnknown(
-        f"The request was sent, and its answer was lost (positions {written.first} to {written.last} in truth)."
+        f"the request was sent, and its answer was lost (positions {written.first} to {written.last} in truth)."
         " Ask again with the same idempotency key."
     )
