@@ -151,7 +151,7 @@ class Lookup(msgspec.Struct, frozen=True):
 class _Flight:
     """The commit that is not answered yet, with all that is needed to take it back."""
 
-    __slots__ = ("accounted", "ahead", "busy", "dropped", "letters", "mark", "records", "request", "rows", "units")
+    __slots__ = ("accounted", "ahead", "busy", "dropped", "letters", "mark", "records", "rows", "units")
 
     def __init__(self) -> None:
         self.units: list[Slot] = []
@@ -163,7 +163,6 @@ class _Flight:
         self.busy: frozenset[bytes] = frozenset()
         self.mark = 0
         self.ahead: set[int] = set()
-        self.request = Request()
 
 
 class Machine:
@@ -422,9 +421,8 @@ class Machine:
         flight.records, self.records = self.records, []
         self.finished, self.bytes_finished = [], 0
         flight.busy = frozenset((*flight.rows, *dropped))
-        flight.request = self._request(flight, now, release=release)
         self.flight = flight
-        return flight.request
+        return self._request(flight, now, release=release)
 
     def committed(self) -> None:
         """The commit in flight is durable."""

@@ -233,7 +233,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     by: str
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One unit of writing. See the module for the order of checks."""
 
     events: Sequence[Draft] = ()
