@@ -16,7 +16,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 __all__ = ["LoopThread", "RealWorld", "Threads", "World"]
 
@@ -72,8 +72,18 @@ class World(Protocol):
 class Threads(Protocol):
     """Threads that run blocking calls and hand their results to the loop."""
 
-    def run(self, call: Callable[[], T], done: Callable[[T | None, BaseException | None], None]) -> None:
-        """Run `call` on a thread, then `done(result, error)` on the loop's thread. Calls start in the order given."""
+    def run(
+        self,
+        call: Callable[[], T],
+        done: Callable[[T | None, BaseException | None], None],
+        *,
+        patience_seconds: float = 0.0,
+    ) -> None:
+        """Run `call` on a thread, then `done(result, error)` on the loop's thread. Calls start in the order given.
+
+        With `patience_seconds` the loop waits that long for the call to end, and `done` may be called before this returns:
+        for calls that are mostly shorter than the way to the loop and back, and must not wait for a busy loop to begin.
+        """
         ...
 
     def close(self) -> None:
@@ -128,6 +138,9 @@ class RealWorld:
         pass
 
 
+_Ended: TypeAlias = tuple[Callable[[Any, Any], None], Any, BaseException | None]
+
+
 class _RealThreads:
     """Daemon threads on one queue. Results are gathered and the loop is woken once for all that wait.
 
@@ -144,17 +157,28 @@ class _RealThreads:
         self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Callable[[Any, Any], None]] | None] = (
             queue.SimpleQueue()
         )
-        self._results: queue.SimpleQueue[tuple[Callable[[Any, Any], None], Any, BaseException | None]] = (
-            queue.SimpleQueue()
-        )
+        self._results: queue.SimpleQueue[_Ended] = queue.SimpleQueue()
         self._woken = False
 
-    def run(self, call: Callable[[], T], done: Callable[[T | None, BaseException | None], None]) -> None:
+    def run(
+        self,
+        call: Callable[[], T],
+        done: Callable[[T | None, BaseException | None], None],
+        *,
+        patience_seconds: float = 0.0,
+    ) -> None:
         self._waiting += 1
         if self._waiting > self._started and self._started < self._count:
             self._started += 1
             threading.Thread(target=self._work, name=f"{self._name}-{self._started}", daemon=True).start()
+        # Whoever waits need not be woken. While it waits, the other thread has the interpreter's lock, and begins.
+        self._woken = self._woken or patience_seconds > 0
         self._calls.put((call, done))
+        if patience_seconds > 0:
+            try:
+                self._deliver(self._results.get(timeout=patience_seconds))
+            except queue.Empty:
+                self._deliver()
 
     def close(self) -> None:
         for _ in range(self._started):
@@ -175,11 +199,12 @@ class _RealThreads:
                 except RuntimeError:  # the loop is closed: nobody waits any more
                     return
 
-    def _deliver(self) -> None:
+    def _deliver(self, ended: _Ended | None = None) -> None:
         # Cleared before the queue is read: a result put from here on wakes the loop again.
         self._woken = False
-        while not self._results.empty():
-            done, result, error = self._results.get()
+        while ended is not None or not self._results.empty():
+            done, result, error = ended or self._results.get()
+            ended = None
             self._waiting -= 1
             done(result, error)
 

@@ -14,7 +14,7 @@ from uuid import UUID
 import msgspec
 
 from ensue.errors import WrongLog
-from ensue.events.message import Event
+from ensue.events.message import Event, tag_of
 from ensue.events.stored import Meta, Row, decode_meta, tag_hash
 
 __all__ = ["Criteria", "Position", "Recorded", "UnknownEvent", "instant", "microseconds"]
@@ -56,7 +56,9 @@ class Position:
     @classmethod
     def of(cls, log_id: str, first: int, last: int) -> Position:
         """The position of a write whose events are `first` to `last`."""
-        return cls(f"{log_id}.{first}-{last}")
+        position = cls.__new__(cls)
+        position.log_id, position.first, position.last = log_id, first, last
+        return position
 
     def within(self, log_id: str) -> Position:
         """This position, if it is one of that log. Errors: `WrongLog`."""
@@ -165,13 +167,14 @@ class Recorded(msgspec.Struct, Generic[E_co], frozen=True, gc=False):
 class Criteria:
     """Which events: any of these types that carry all of these tags. `a | b` is either. For reads and append conditions.
 
-    `Criteria(OrderPlaced, customer_id="c1")`; without types, events of any type.
+    `Criteria(OrderPlaced, customer_id="c1")`; without types, events of any type. A tag's value may be what the event's field
+    is: a text, a whole number, a UUID, a date, an enum. Errors: `InvalidEvent` for a value that no tag can have.
     """
 
     __slots__ = ("terms",)
 
     def __init__(self, *types: type[Event], **tags: object) -> None:
-        hashes = tuple(tag_hash(f"{name}={value}") for name, value in tags.items())
+        hashes = tuple(tag_hash(tag_of(name, value)) for name, value in tags.items())
         self.terms: tuple[tuple[tuple[type[Event], ...], tuple[bytes, ...]], ...] = ((types, hashes),)
 
     def __or__(self, other: Criteria, /) -> Criteria:

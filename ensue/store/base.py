@@ -250,7 +250,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def size(self) -> int:
-        return sum(event.size for event in self.events)
+        size = 0
+        for event in self.events:
+            size += len(event.data) + len(event.meta)
+        return size
 
 
 class Written(msgspec.Struct, frozen=True, gc=False):

@@ -44,6 +44,9 @@ __all__ = ["Job", "SqliteTransaction", "Types", "Writer"]
 
 BATCH_EVENTS = 2_000
 BATCH_BYTES = 4 * 1024 * 1024
+COMMIT_SECONDS = 0.0005
+"""How long the loop waits for a commit before it goes on without it. Most end within; it also lets the commit begin at
+once, instead of when the loop has nothing to do."""
 STREAMS_CACHED = 100_000
 BUSY_SECONDS = 5.0
 """How long to wait for a program that holds the file locked without taking turns."""
@@ -51,6 +54,7 @@ QUEUE_BYTES, QUEUE_REQUESTS = 32 * 1024 * 1024, 20_000
 _INSERT_EVENT = "INSERT INTO ensue_event VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_TAG = "INSERT INTO ensue_event_tag VALUES (?, ?, ?)"
 _LAST_OF_STREAM = "SELECT version FROM ensue_event WHERE stream = ? ORDER BY position DESC LIMIT 1"
+_LAST_OF_STREAMS = f"SELECT value, ({_LAST_OF_STREAM.replace('?', 'unhex(value)')}) FROM json_each(?)"
 _INSERT_REQUEST = "INSERT INTO ensue_request VALUES (?, ?, ?, ?, ?, ?)"
 _PUT_LANE = "INSERT OR REPLACE INTO ensue_lane VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"
 _DIGEST = (1 << 64) - 1
@@ -66,11 +70,12 @@ Job = Callable[[apsw.Connection], Any]
 
 
 class _Pending:
-    __slots__ = ("answer", "error", "future", "work")
+    __slots__ = ("answer", "error", "future", "size", "work")
 
-    def __init__(self, work: Request | Job, future: asyncio.Future[Any]) -> None:
+    def __init__(self, work: Request | Job, future: asyncio.Future[Any], size: int) -> None:
         self.work = work
         self.future = future
+        self.size = size
         self.answer: Any = None
         self.error: BaseException | None = None
 
@@ -134,6 +139,7 @@ class Writer:
         self._gives_up_at = 0.0
         self._room: list[asyncio.Future[None]] = []
         self._scheduled = False
+        self._turning = False
         self._streams: dict[bytes, int] = {}
         self._batch = b""
         self._recorded_at = self._recorded_before = self._head_before = 0
@@ -154,10 +160,12 @@ class Writer:
         if self._pid != os.getpid():
             future.set_exception(Unavailable("this log was opened before a fork; open it in the process that uses it"))
             return future
+        size = 0
         if isinstance(work, Request):
-            self.bytes_queued += work.size
+            size = work.size
+            self.bytes_queued += size
             self._world.failpoint("append.queued")
-        self._queue.append(_Pending(work, future))
+        self._queue.append(_Pending(work, future, size))
         if not self._in_flight and not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._turn)
@@ -213,15 +221,20 @@ class Writer:
     def _turn(self) -> None:
         """Begin a batch with all that is queued, up to the bounds."""
         self._scheduled = False
-        if self._in_flight or not self._queue:
-            return
-        self._in_flight = self._take()
-        if self._files is None:
-            self._thread.run(self._write_and_commit, self._written_and_committed)
-        elif self._files.try_lock():
-            self._begin()
-        else:
-            self._thread.run(self._files.lock, self._locked)
+        if self._turning:
+            return  # a batch ended within `run`: the loop below begins the next
+        self._turning = True
+        try:
+            while self._queue and not self._in_flight:
+                self._in_flight = self._take()
+                if self._files is None:
+                    self._thread.run(self._write_and_commit, self._written_and_committed)
+                elif self._files.try_lock():
+                    self._begin()
+                else:
+                    self._thread.run(self._files.lock, self._locked)
+        finally:
+            self._turning = False
 
     def _take(self) -> list[_Pending]:
         batch: list[_Pending] = []
@@ -230,8 +243,8 @@ class Writer:
             pending = self._queue.popleft()
             batch.append(pending)
             if isinstance(pending.work, Request):
-                events += max(1, len(pending.work.events))
-                size += pending.work.size
+                events += len(pending.work.events) or 1
+                size += pending.size
         return batch
 
     def _locked(self, _: object, error: BaseException | None) -> None:
@@ -245,7 +258,7 @@ class Writer:
         if isinstance(error, apsw.BusyError) and self._wait_for_stranger():
             return
         if error is None:
-            self._thread.run(self._commit, self._committed)
+            self._thread.run(self._commit, self._committed, patience_seconds=COMMIT_SECONDS)
         else:
             self._begin_failed(self._in_flight, error)
 
@@ -266,6 +279,7 @@ class Writer:
             self._sql.execute("BEGIN IMMEDIATE")
             self._gives_up_at = 0.0
             self._load_head()
+            self._know_streams()
             for pending in self._in_flight:
                 self._one(pending)
             self._flush()
@@ -350,8 +364,7 @@ class Writer:
 
     def _answer(self, batch: list[_Pending]) -> None:
         for pending in batch:
-            if isinstance(pending.work, Request):
-                self.bytes_queued -= pending.work.size
+            self.bytes_queued -= pending.size
             if pending.future.done():
                 continue
             if pending.error is not None:
@@ -480,10 +493,8 @@ class Writer:
             self._hold_parked(request.operation.lane)
         emitted, result = self._apply(request) if request.apply or request.result is not None else ((), b"")
         first = self.head + 1
-        for draft in emitted:
-            self._append(draft)
-        for draft in request.events:
-            self._append(draft)
+        self._append(emitted)
+        self._append(request.events)
         if request.idempotency_key is not None:
             key = request.idempotency_key
             row = (key, request.fingerprint, first, self.head, result, self._recorded_at)
@@ -538,35 +549,54 @@ class Writer:
             self._streams[stream] = version
         return version
 
-    def _append(self, draft: Draft) -> None:
-        self.head = position = self.head + 1
-        stream = draft.stream
-        version = None
-        if stream is not None:
-            version = self._streams.get(stream)
-            if version is None:
-                version = self._version(stream)
-            version += 1
-            self._streams[stream] = version
-        number = self._types.numbers.get((draft.type_name, draft.type_version)) or self._new_type(draft)
-        self._events.append(
-            (
-                position,
-                draft.id,
-                number,
-                stream,
-                version,
-                self._recorded_at,
-                draft.cause,
-                draft.root,
-                draft.maker,
-                draft.nth,
-                draft.meta,
-                draft.data,
+    def _know_streams(self) -> None:
+        """Look up the streams of this batch that are not known in one statement: five times as fast as one for each."""
+        known = self._streams
+        unknown = {
+            draft.stream
+            for pending in self._in_flight
+            if isinstance(pending.work, Request)
+            for draft in pending.work.events
+            if draft.stream not in known and draft.stream is not None
+        }
+        if unknown:
+            texts = msgspec.json.encode([stream.hex() for stream in unknown]).decode()
+            for text, version in self._sql.execute(_LAST_OF_STREAMS, (texts,)):
+                known[bytes.fromhex(text)] = version or 0
+
+    def _append(self, drafts: Sequence[Draft]) -> None:
+        streams, numbers, recorded_at = self._streams, self._types.numbers, self._recorded_at
+        position = self.head
+        for draft in drafts:
+            position += 1
+            stream = draft.stream
+            version = None
+            if stream is not None:
+                version = streams.get(stream)
+                if version is None:
+                    version = self._version(stream)
+                version += 1
+                streams[stream] = version
+            number = numbers.get((draft.type_name, draft.type_version)) or self._new_type(draft)
+            self._events.append(
+                (
+                    position,
+                    draft.id,
+                    number,
+                    stream,
+                    version,
+                    recorded_at,
+                    draft.cause,
+                    draft.root,
+                    draft.maker,
+                    draft.nth,
+                    draft.meta,
+                    draft.data,
+                )
             )
-        )
-        for tag in draft.tags:
-            self._tags.append((tag, position, number))
+            for tag in draft.tags:
+                self._tags.append((tag, position, number))
+        self.head = position
 
     def _new_type(self, draft: Draft) -> int:
         pair = (draft.type_name, draft.type_version)

@@ -262,7 +262,13 @@ class SimulatedThreads:
         self._calls: deque[tuple[Callable[[], Any], Callable[[Any, Any], None]]] = deque()
         self._results: deque[tuple[Callable[[Any, Any], None], Any, BaseException | None]] = deque()
 
-    def run(self, call: Callable[[], T], done: Callable[[T | None, BaseException | None], None]) -> None:
+    def run(
+        self,
+        call: Callable[[], T],
+        done: Callable[[T | None, BaseException | None], None],
+        *,
+        patience_seconds: float = 0.0,
+    ) -> None:
         self._world.check_alive()
         if self._closed:
             return
