@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ensue.app.receipt import Receipt
-from ensue.events.message import Event
+from ensue.events.message import Event, tag_of
 from ensue.events.recorded import Criteria, Position, Recorded
 from ensue.events.registry import declaration
 from ensue.events.stored import Row, tag_hash
@@ -138,7 +138,7 @@ class LogView:
         declared = declaration(event).key
         if declared is None:
             raise ValueError(f"{event.__name__} declares no key, so it has no streams")
-        stream = tag_hash(f"{declared[1]}={key}")
+        stream = tag_hash(tag_of(declared[1], key))
         # Events of other types may carry the key as a further tag; they are not of its stream.
         async for rows in self._backwards(self._engine(), (Term(tags=(stream,)),), 0, None):
             for row in rows:

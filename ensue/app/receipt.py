@@ -49,6 +49,9 @@ class Receipt(Generic[R_co]):
         """Until these consumers (handlers, or their names) are done with what was written; without any, until all that
         it causes is done, directly or not, by every consumer of the log, in every process.
 
+        A consumer that does not handle these events is done with them at once: for one that reacts to what they cause, wait
+        without names.
+
         Errors: `HandlerFailed` at once when one of them failed for good, waits behind such a failure, is paused or
         tripped, or nobody runs it; `NotCaughtUp` after `timeout`; `InsideHandler` in a handler.
         """
