@@ -174,7 +174,7 @@ def test_the_standard_library_is_refused_by_whatever_name_it_asks(log: Path, mon
     link = log.parent / "other name.db"
     link.symlink_to(log)
     monkeypatch.chdir(log.parent)
-    names: list[tuple[object, bool]] = [
+    names: list[tuple[str | bytes | Path, bool]] = [
         (str(log), False),
         (log, False),
         (os.fsencode(log), False),
@@ -191,7 +191,7 @@ def test_the_standard_library_is_refused_by_whatever_name_it_asks(log: Path, mon
     async def story(store: SqliteStore) -> None:
         for name, uri in names:
             with pytest.raises(ForeignConnection, match=r"can lose acknowledged events. Read it with app.sql\(\)"):
-                sqlite3.connect(name, uri=uri)  # type: ignore[arg-type]
+                sqlite3.connect(name, uri=uri)
 
     on(log, story)
 
