@@ -12,6 +12,12 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command that `sys.argv` names, and exit with its code."""
+    import sys
+    from io import TextIOWrapper
+
     from ensue.cli.program import ensue
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # what a terminal cannot show must not end the command
+            stream.reconfigure(errors="replace")
     ensue.main()

@@ -195,9 +195,9 @@ def _say_letter(
         lines.append(("waiting", f"{many(waiting, 'event')} of this key behind it"))
     for name, value in lines:
         say(f"{paint(f'{name:<12}', 'dim')} {clean(value)}")
-    if event is not None and event.event is not None:
+    if event is not None:
         say(paint("payload", "dim"))
-        say(clean(_pretty(bytes(event.event)), lines=True))
+        say(clean(_pretty(bytes(event.event)) if event.event is not None else event.payload, lines=True))
     if edited is not None:
         say(paint("edited payload, tried last", "dim"))
         say(clean(_pretty(bytes(edited)), lines=True))
@@ -250,7 +250,11 @@ async def _waiting(log: OpenLog, letter: DeadLetter) -> int:
 
 
 def _pretty(data: bytes) -> str:
-    return msgspec.json.format(data, indent=2).decode(errors="replace")
+    """Indented, if it is JSON."""
+    try:
+        return msgspec.json.format(data, indent=2).decode(errors="replace")
+    except msgspec.MsgspecError:
+        return data.decode(errors="replace")
 
 
 # ----------------------------------------------------------------------------------------------------------- acting
@@ -365,7 +369,7 @@ def edit(id: int, changes: tuple[str, ...], note: str | None, dry_run: bool) -> 
     target = Target.chosen()
     stored, checked = asyncio.run(_stored(target, id))
     edited = _set(stored, changes) if changes else _by_hand(stored)
-    if edited is None or msgspec.json.format(edited, indent=0) == msgspec.json.format(stored, indent=0):
+    if edited is None or _pretty(edited) == _pretty(stored):
         raise Negative(
             f"nothing was changed, so dead letter {id} stays as it is; `retry {id}` tries it again as it was"
         )
@@ -441,7 +445,6 @@ def _value(text: str, now: object) -> object:
 
 
 def _by_hand(stored: bytes) -> bytes | None:
-    _fields(stored)
     text = click.edit(_pretty(stored), extension=".json")
     if text is None:
         return None

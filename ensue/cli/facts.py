@@ -17,7 +17,7 @@ from ensue.events.recorded import microseconds
 from ensue.events.stored import Row, decode_meta
 from ensue.world import World
 
-__all__ = ["EventFacts", "EventReader", "correlated", "id_range", "instant_of", "positions_with_id"]
+__all__ = ["EventFacts", "EventReader", "correlated", "correlation_of", "id_range", "instant_of", "positions_with_id"]
 
 PAGE = 1000
 AMBIGUOUS = 6
@@ -138,6 +138,14 @@ def _uuid(id: bytes | None) -> str | None:
 # ------------------------------------------------------------------------------------------------- naming an event
 
 
+def correlation_of(row: Row) -> bytes | None:
+    """None where the metadata cannot be read."""
+    try:
+        return decode_meta(row[10]).correlation
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
 def id_range(text: str) -> tuple[bytes, bytes] | None:
     """The lowest and highest id that begin with these hex digits (dashes do not count); None if they are no id."""
     digits = text.replace("-", "").lower()
@@ -168,7 +176,9 @@ async def correlated(log: OpenLog, text: str) -> tuple[bytes, int]:
         raise WrongUsage(f"{text!r} is no correlation id; it is a UUID, or the first digits of one")
     if found:
         page = await log.store.read((), after=found[0] - 1, before=found[0] + 1, limit=1)
-        correlation = decode_meta(page.rows[0][10]).correlation
+        correlation = correlation_of(page.rows[0])
+        if correlation is None:
+            raise Negative(f"the metadata of the event at position {found[0]} cannot be read; see `ensue verify`")
         began = await log.store.positions_of(correlation, correlation, limit=1)
         return correlation, began[0] - 1 if began else 0
     if span[0] == span[1]:
@@ -177,7 +187,7 @@ async def correlated(log: OpenLog, text: str) -> tuple[bytes, int]:
             while True:
                 page = await log.store.read((), after=reached, limit=PAGE)
                 for row in page.rows:
-                    if decode_meta(row[10]).correlation == span[0]:
+                    if correlation_of(row) == span[0]:
                         return span[0], row[0] - 1
                 reached = max(reached, page.reached)
                 progress(reached, log.store.head())

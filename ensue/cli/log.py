@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Callable
 
 import click
 
-from ensue.cli.facts import EventReader, correlated, instant_of
+from ensue.cli.facts import EventReader, correlated, correlation_of, instant_of
 from ensue.cli.failures import WrongUsage
 from ensue.cli.output import columns, exact_time, fit, flush, local_time, on_terminal, paint, print_json, say
 from ensue.cli.target import OpenLog, Target, log_options, opened
-from ensue.events.stored import Row, decode_meta, tag_hash
+from ensue.events.stored import Row, tag_hash
 from ensue.store.base import Selection, Term
 
 __all__ = ["log"]
@@ -118,7 +118,7 @@ def _anything(row: Row) -> bool:
 
 
 def _of_correlation(id: bytes) -> Callable[[Row], bool]:
-    return lambda row: decode_meta(row[10]).correlation == id
+    return lambda row: correlation_of(row) == id
 
 
 class _Query:

@@ -13,6 +13,7 @@ import click
 
 from ensue.app.urls import shown
 from ensue.cli.failures import WrongUsage
+from ensue.cli.handled import owners
 from ensue.cli.output import clean, duration, local_time, many, paint
 from ensue.observe.signals import (
     AttemptFailed,
@@ -21,6 +22,7 @@ from ensue.observe.signals import (
     ConsumerTripped,
     EventParked,
     HandlerStuck,
+    SegmentsClaimed,
     SegmentsLost,
     Signal,
     WriterTrouble,
@@ -68,35 +70,50 @@ async def _serve(app: App, tell: _Teller) -> None:
 
     with told_to_stop() as stop:
         async with app:
-            _ready(app, tell)
+            await _ready(app, tell)
             await stop.wait()
             limit = duration(app.settings.drain_seconds)
             tell.line("dim", f"stopping; handlers have {limit} to finish, another Ctrl-C ends them at once")
     tell.line("green", "stopped, nothing is half done")
 
 
-def _ready(app: App, tell: _Teller) -> None:
+async def _ready(app: App, tell: _Teller) -> None:
+    """Say what runs here, and what waits because another process runs it."""
     handlers = app.handlers
     tell.line(
         "green", f"{app.name} runs {many(len(handlers), 'consumer')} on {shown(app.settings.url)}, pid {os.getpid()}"
     )
+    store, others = app.open_store(), dict[str, list[int]]()
+    for consumer in await store.consumers():
+        owning = await owners(store, tell.world, await store.standing(consumer.id))
+        others[consumer.name] = [node.pid for node in owning if node.pid != os.getpid()]
     width = max(len(handler.name) for handler in handlers)
     for handler in handlers:
-        tell.line("dim", f"  {handler.name:<{width}}  ← {', '.join(event.__name__ for event in handler.events)}")
+        events = ", ".join(event.__name__ for event in handler.events)
+        elsewhere = ", ".join(map(str, others[handler.name]))
+        waits = f"; waits, because process {elsewhere} runs it" if elsewhere else ""
+        tell.line("yellow" if waits else "dim", f"  {handler.name:<{width}}  ← {events}{waits}")
+        if waits:
+            tell.waiting.add(handler.name)
 
 
 class _Teller:
     """Lines on stderr, each with its time. What goes well is silent."""
 
     def __init__(self) -> None:
-        self._world = RealWorld()
+        self.world = RealWorld()
+        self.waiting: set[str] = set()
+        """Consumers that another process runs."""
 
     def line(self, style: str, text: str) -> None:
-        time = paint(local_time(self._world.now())[11:], "dim", sys.stderr)
+        time = paint(local_time(self.world.now())[11:], "dim", sys.stderr)
         click.echo(f"{time} {paint(clean(text), style, sys.stderr)}", err=True)
 
     def signal(self, signal: Signal) -> None:
         style, text = _said(signal)
+        if isinstance(signal, SegmentsClaimed) and signal.consumer in self.waiting:
+            self.waiting.discard(signal.consumer)
+            style, text = "green", f"{signal.consumer} is run here now"
         if text:
             self.line(style, text)
 

@@ -9,13 +9,13 @@ from datetime import datetime
 import click
 import msgspec
 
-from ensue.cli.facts import EventFacts, EventReader, correlated, positions_with_id
+from ensue.cli.facts import EventFacts, EventReader, correlated, correlation_of, positions_with_id
 from ensue.cli.failures import Negative
 from ensue.cli.handled import Handled, read_handled
 from ensue.cli.output import clean, columns, duration, fit, local_time, many, on_terminal, paint, print_json, say
 from ensue.cli.target import OpenLog, Target, log_options, opened
 from ensue.events.recorded import microseconds
-from ensue.events.stored import Row, decode_meta
+from ensue.events.stored import Row
 from ensue.store.base import Term
 
 __all__ = ["trace"]
@@ -93,9 +93,8 @@ async def _roots(log: OpenLog, text: str) -> tuple[int | None, list[Row]]:
     if row[7] is not None:
         root = await _row(log, row[7])
         return row[0], [row if root is None else root]
-    correlation = decode_meta(row[10]).correlation
-    if position is None and correlation == row[1]:
-        return row[0], await _of_correlation(log, correlation, row[0] - 1)
+    if position is None and correlation_of(row) == row[1]:
+        return row[0], await _of_correlation(log, row[1], row[0] - 1)
     return row[0], [row]
 
 
@@ -104,7 +103,7 @@ async def _of_correlation(log: OpenLog, correlation: bytes, after: int) -> list[
     found: list[Row] = []
     page = await log.store.read((), after=after, limit=PAGE)
     for row in page.rows:
-        if row[6] is not None or decode_meta(row[10]).correlation != correlation:
+        if row[6] is not None or correlation_of(row) != correlation:
             break
         found.append(row)
     return found

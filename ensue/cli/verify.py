@@ -62,4 +62,6 @@ def _show(found: Verification) -> None:
 def _line(finding: Finding) -> str:
     where = f"position {finding.position}" if finding.position is not None else "log"
     who = f"{finding.consumer}: " if finding.consumer else ""
-    return f"{paint(finding.check, 'red')}\t{paint(where, 'cyan')}\t{clean(who + finding.message)}"
+    if not on_terminal():
+        return f"{finding.check}\t{where}\t{clean(who + finding.message)}"
+    return f"{paint(f'{finding.check:<12}', 'red')}  {paint(f'{where:<16}', 'cyan')}  {clean(who + finding.message)}"

@@ -197,6 +197,17 @@ def test_without_a_change_the_payload_is_opened_in_the_editor(log_file: Path, en
     assert sql("SELECT edit FROM ensue_lane") == [(b'{"order_id":"o4","customer":"carl","total":"99.00"}',)]
 
 
+def test_a_payload_that_cannot_be_read_is_repaired_in_the_editor(log_file: Path, ensue_: Ensue, sql: Sql) -> None:
+    sql("UPDATE ensue_event SET data = ? WHERE position = 4", b'{"order_id":"o4","customer":"carl","total":"1"')
+    assert '"customer":"carl"' not in ensue_("dead-letters", "show", 1).stdout
+    editor = log_file.parent / "editor"
+    editor.write_text('#!/bin/sh\necho "}" >> "$1"\n')
+    editor.chmod(editor.stat().st_mode | stat.S_IXUSR)
+    result = ensue_("dead-letters", "edit", 1, *SHOP, EDITOR=str(editor), VISUAL="")
+    assert result.exit_code == 0, result.output
+    assert sql("SELECT edit FROM ensue_lane") == [(b'{"order_id":"o4","customer":"carl","total":"1"}',)]
+
+
 def test_an_editor_that_changes_nothing_changes_nothing(log_file: Path, ensue_: Ensue) -> None:
     result = ensue_("dead-letters", "edit", 1, EDITOR="true", VISUAL="")
     assert result.exit_code == 1

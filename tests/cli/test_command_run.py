@@ -184,3 +184,21 @@ def test_an_interrupt_of_a_command_that_looks_is_130(bakery: Path, running: Runn
         _, stderr = following.communicate(timeout=20)
     assert following.returncode == 130
     assert stderr.strip() == ""
+
+
+def test_a_second_process_says_that_it_waits_and_takes_over_when_the_first_stops(running: Running) -> None:
+    first = running()
+    says(first, "sell")
+    second = running()
+    assert f"sell  ← Baked; waits, because process {first.pid} runs it" in says(second, "sell")[-1]
+    first.terminate()
+    says(second, "sell is run here now")
+
+
+def test_a_file_that_is_no_log_cannot_be_run_on(running: Running, bakery: Path) -> None:
+    (bakery / "bakery.db").write_text("flour, water, salt" * 100)
+    process = running()
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 3
+    assert stderr.startswith("ensue: ")
+    assert stderr.count("\n") == 1

@@ -146,3 +146,10 @@ def test_a_chain_of_a_thousand_causes_can_be_drawn(log_file: Path, sql: Sql, ens
     result = ensue_("trace", 15, "--limit", 2000)
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) > 1000
+
+
+def test_damaged_metadata_hide_no_other_event(log_file: Path, sql: Sql, ensue_: Ensue) -> None:
+    correlation = traced(ensue_, 1)["events"][0]["correlation"]
+    sql("UPDATE ensue_event SET meta = ? WHERE position = 2", b"\xff")
+    assert traced(ensue_, 2)["events"][0]["correlation"] is None
+    assert len(ensue_("log", "--correlation", correlation).stdout.splitlines()) == 13

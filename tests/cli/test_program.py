@@ -210,3 +210,10 @@ def test_progress_is_shown_on_a_terminal_and_gone_at_the_end(log_file: Path) -> 
         seen.split("\r\x1b[K")[-1]
         == "\x1b[32mwhole\x1b[0m: 15 events, 2 consumers, 1 open dead letter checked, nothing found\n"
     )
+
+
+def test_a_terminal_that_knows_no_umlauts_ends_no_command(log_file: Path) -> None:
+    command = [sys.executable, "-m", "ensue.cli", "trace", "4"]
+    variables = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, env=variables)
+    assert "?? take_payment parked" in ended.stdout

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import pytest
 
+from ensue import App, Event
 from ensue.app import open_store
 from ensue.consumers import verify as verification
 from ensue.consumers.deliveries import Delivered, Outcome, pack
@@ -269,6 +270,37 @@ def test_a_log_in_memory_is_verified_by_the_same_function() -> None:
 
     found = asyncio.run(run())
     assert (found.events, found.findings) == (3, ())
+
+
+def test_a_consumer_that_knows_a_type_by_its_new_name_only_is_accounted_for(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/renamed.db"
+
+    class BreadBaked(Event, key="bread"):
+        bread: str
+
+    class LoafBaked(Event, key="bread", was=("BreadBaked",)):
+        bread: str
+
+    bakery = App("bakery", url=url)
+
+    @bakery.on(start="beginning")
+    async def sell(baked: LoafBaked) -> None: ...
+
+    async def run() -> Verification:
+        async with App("bakery", url=url).connected() as before:
+            await before.publish(*[BreadBaked(bread=f"b{number}") for number in range(5)])
+        async with bakery as after:
+            store = after.open_store()
+
+            async def all_done() -> bool:
+                (consumer,) = await store.consumers()
+                return sum(row.count for row in (await store.standing(consumer.id)).progress) == 5
+
+            await until(all_done)
+            return await verify(store, RealWorld())
+
+    found = asyncio.run(run())
+    assert (found.events, found.findings) == (5, ())
 
 
 def test_progress_is_told_up_to_the_head(log_file: Path) -> None:
