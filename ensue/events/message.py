@@ -166,14 +166,27 @@ def tag_text(message: object, field: str, tag: str) -> str | None:
     if type(value) is not str:
         if value is None:
             return None
-        value = _text(message, field, value)
+        value = _text(type(message).__name__, field, value)
     if not value or len(value) > KEY_CHARACTERS:
-        found = "is empty" if not value else f"has {len(value)} characters, the limit is {KEY_CHARACTERS}"
-        raise InvalidEvent(f"{type(message).__name__}: {field}, which is a key or tag, {found}")
+        raise _unfit(type(message).__name__, field, value)
     return f"{tag}={value}"
 
 
-def _text(message: object, field: str, value: object) -> str:
+def tag_of(tag: str, value: object) -> str:
+    """`tag=value` as it stands beside an event whose field has this value, for whoever looks for it. Errors:
+    `InvalidEvent` for a value that no key or tag can have."""
+    text = value if type(value) is str else _text("tag", tag, value)
+    if not text or len(text) > KEY_CHARACTERS:
+        raise _unfit("tag", tag, text)
+    return f"{tag}={text}"
+
+
+def _unfit(name: str, field: str, text: str) -> InvalidEvent:
+    found = "is empty" if not text else f"has {len(text)} characters, the limit is {KEY_CHARACTERS}"
+    return InvalidEvent(f"{name}: {field}, which is a key or tag, {found}")
+
+
+def _text(name: str, field: str, value: object) -> str:
     if isinstance(value, Enum):
         value = value.value
     if isinstance(value, str | UUID | Decimal) or (isinstance(value, int) and not isinstance(value, bool)):
@@ -181,7 +194,7 @@ def _text(message: object, field: str, value: object) -> str:
     if isinstance(value, date):
         return value.isoformat()
     raise InvalidEvent(
-        f"{type(message).__name__}: {field}={value!r}; a key or tag is a text, a whole number, a UUID, a date or an enum of "
+        f"{name}: {field}={value!r}; a key or tag is a text, a whole number, a UUID, a date or an enum of "
         f"these, not {type(value).__name__}"
     )
 

@@ -47,7 +47,7 @@ class Position:
         """Errors: `ValueError` for a text that no position gave."""
         log_id, _, span = text.rpartition(".")
         first, _, last = span.partition("-")
-        if not log_id or not first.isdecimal() or not last.isdecimal():
+        if not log_id or not first.isdecimal() or not last.isdecimal() or int(first) > int(last) + 1:
             raise ValueError(f"{text!r} is not a position; one looks like 0f3a….17-18")
         self.log_id = log_id
         self.first = int(first)

@@ -7,6 +7,7 @@ stored version to the code's; payloads only, never key or tags, which stand besi
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
@@ -28,9 +29,8 @@ U = TypeVar("U", bound=Upcaster)
 Decode: TypeAlias = Callable[[bytes], Event]
 
 PAYLOAD_BYTES = 1024 * 1024
-HEADERS, HEADER_BYTES = 64, 4096
 
-_upcasters: dict[tuple[str, int], Upcaster] = {}
+_upcasters: dict[tuple[type[Event] | str, int], Upcaster] = {}
 _encode = msgspec.json.Encoder(decimal_format="string").encode
 _decode_fields = msgspec.json.Decoder(Fields).decode
 
@@ -43,7 +43,7 @@ def upcast(event: type[Event] | str, /, *, version: int) -> Callable[[U], U]:
     name = event if isinstance(event, str) else declaration(event).name
 
     def register(function: U) -> U:
-        if _upcasters.setdefault((name, version), function) is not function:
+        if _upcasters.setdefault((event, version), function) is not function:
             raise DefinitionError(f"{name} version {version} has two upcasters; one version leads to one next version")
         return function
 
@@ -57,7 +57,7 @@ def declaration(event: type[Event]) -> EventType:
 
 
 def fingerprint(drafts: Iterable[Draft]) -> bytes:
-    """128 bits over types, keys and payloads: whether an idempotency key comes back with the same events."""
+    """128 bits over types and payloads: whether an idempotency key comes back with the same events."""
     digest = blake2b(digest_size=16)
     for draft in drafts:
         digest.update(f"{draft.type_name}\0{draft.type_version}\0{len(draft.data)}\0".encode())
@@ -128,6 +128,8 @@ def _not_finite(value: object) -> bool:
         return any(_not_finite(item) for item in value)
     if isinstance(value, msgspec.Struct):
         return any(_not_finite(getattr(value, name)) for name in value.__struct_fields__)
+    if dataclasses.is_dataclass(value):
+        return any(_not_finite(getattr(value, field.name)) for field in dataclasses.fields(value))
     return False
 
 
@@ -274,7 +276,7 @@ class Registry:
                 f"{name} was written in version {version}, this code knows versions up to {codec.version}: newer code is "
                 "running beside it. Deploy that code here, too."
             )
-        steps = [_step(name, codec.name, number) for number in range(version, codec.version)]
+        steps = [_step(name, event, number) for number in range(version, codec.version)]
         if not steps:
             return codec.decode
 
@@ -287,8 +289,10 @@ class Registry:
         return decode
 
 
-def _step(name: str, current: str, version: int) -> Upcaster:
-    step = _upcasters.get((name, version)) or _upcasters.get((current, version))
+def _step(name: str, event: type[Event], version: int) -> Upcaster:
+    current = declaration(event).name
+    found = (_upcasters.get((known, version)) for known in (name, event, current))
+    step = next((step for step in found if step is not None), None)
     if step is None:
         raise UnreadableEvent(
             f"{name} version {version} is in the log, and nothing leads from it to version {version + 1}: "
