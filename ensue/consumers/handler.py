@@ -11,7 +11,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import msgspec
 
@@ -148,13 +148,19 @@ def _refuse_declared(name: str, hints: Mapping[str, Any], options: HandlerOption
             f"{name}: channels are declared, but this version cannot receive from {options.source!r} yet"
         )
     for parameter, hint in hints.items():
-        inner = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
-        kind = typing.get_origin(inner) or inner
-        if isinstance(kind, type) and issubclass(kind, Declared):
-            raise NotYetAvailable(
-                f"{name}: {parameter!r} is a {kind.__name__}; {kind.__ensue_declared__} are declared, but this version "
-                "cannot run them yet"
-            )
+        for kind in _named(hint):
+            if isinstance(kind, type) and issubclass(kind, Declared) and parameter != "return":
+                raise NotYetAvailable(
+                    f"{name}: {parameter!r} is a {kind.__name__}; {kind.__ensue_declared__} are declared, but this version "
+                    "cannot run them yet"
+                )
+
+
+def _named(hint: Any) -> Iterator[Any]:
+    """What an annotation names, also within unions and brackets."""
+    yield typing.get_origin(hint) or hint
+    for inner in typing.get_args(hint):
+        yield from _named(inner)
 
 
 def hints_of(function: Callable[..., Any], local_names: Mapping[str, Any]) -> dict[str, Any]:

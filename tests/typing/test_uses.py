@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
 
+from ensue import App, Event, Flow, Of, State
+from ensue.errors import NotYetAvailable
+from ensue.patterns import Late, Pattern, TimedOut, absent
 from tests.typing.checkers import ROOT, program_of_readme
 
 USES = ROOT / "docs" / "uses"
@@ -63,3 +68,41 @@ def test_what_is_declared_and_not_built_refuses_to_be_registered(name: str, tmp_
     result = run([str(USES / name)], tmp_path)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].startswith("ensue.errors.NotYetAvailable: "), result.stderr
+
+
+class Paid(Event, key="order_id"):
+    order_id: str
+
+
+class Unpaid(Pattern):
+    paid = absent(Paid)
+
+
+class Account(State, key="account_id"):
+    balance: int = 0
+
+
+def of_a_union(event: Paid | Unpaid) -> None: ...
+def of_a_deadline(out: TimedOut[Unpaid]) -> None: ...
+def of_a_late_event(late: Late[Paid]) -> None: ...
+def with_a_state(event: Paid, account: Account) -> None: ...
+def with_a_named_state(event: Paid, account: Annotated[Account, Of("order_id")]) -> None: ...
+def with_a_state_or_none(event: Paid, account: Account | None = None) -> None: ...
+async def with_a_flow(event: Paid, flow: Flow) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        of_a_union,
+        of_a_deadline,
+        of_a_late_event,
+        with_a_state,
+        with_a_named_state,
+        with_a_state_or_none,
+        with_a_flow,
+    ],
+)
+def test_an_event_handler_that_names_what_is_not_built_is_refused(handler: Callable[..., Any]) -> None:
+    with pytest.raises(NotYetAvailable, match=f"{handler.__name__}: .* declared, but this version cannot run them yet"):
+        App("shop").on(handler)
