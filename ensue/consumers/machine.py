@@ -376,9 +376,10 @@ class Machine:
         return slot
 
     def lane_changed(self, lane: Lane) -> None:
-        """An operator released a parked lane: its row as it is on disk now."""
+        """An operator released a parked lane: its row as it is on disk now. A row from before it was parked, read while
+        the parking is on its way, is older and passed over."""
         run = self.lanes.get(lane.key)
-        if run is None or run.lane.state != LaneState.PARKED or lane.state == LaneState.PARKED:
+        if run is None or run.lane.state != LaneState.PARKED or lane.rev <= run.lane.rev:
             return
         run.lane = lane
         run.cleared = lane.after
