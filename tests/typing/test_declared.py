@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Self
@@ -101,7 +101,7 @@ def test_every_use_of_what_is_not_built_says_so(use: str) -> None:
         USES[use]()
 
 
-def declaring(base: type, attributes: dict[str, object], **options: object) -> Callable[[], object]:
+def declaring(base: type, attributes: Mapping[str, object], **options: object) -> Callable[[], object]:
     """The class statement with these keywords and attributes, to be made."""
     return lambda: types.new_class("Wrong", (base,), options, lambda namespace: namespace.update(attributes))
 
