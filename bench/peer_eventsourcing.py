@@ -67,11 +67,12 @@ def append_one_by_one(count: int, producers: int) -> Outcome:
         app = _application(path)
         identities = _identities(count)
 
-        def produce(producer: int) -> None:
-            for number in share(count, producers, producer):
-                app.save(_event(number, identities))
+        def produce(events: list[OrderPlaced]) -> None:
+            for event in events:
+                app.save(event)
 
-        threads = [threading.Thread(target=produce, args=(producer,)) for producer in range(producers)]
+        shares = [[_event(number, identities) for number in share(count, producers, one)] for one in range(producers)]
+        threads = [threading.Thread(target=produce, args=(events,)) for events in shares]
         began = time.perf_counter()
         for thread in threads:
             thread.start()

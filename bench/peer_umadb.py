@@ -62,13 +62,12 @@ def append_one_by_one(count: int, producers: int) -> Outcome:
     with _server() as url:
         clients = [umadb.Client(url) for _ in range(producers)]
 
-        def produce(producer: int) -> None:
-            append = clients[producer].append
-            for number in share(count, producers, producer):
-                event = order(number)
-                append([umadb.Event("OrderPlaced", _encode(event), [f"order_id={event.order_id}"], uuid4())])
+        def produce(client: umadb.Client, events: list[OrderPlaced]) -> None:
+            for event in events:
+                client.append([umadb.Event("OrderPlaced", _encode(event), [f"order_id={event.order_id}"], uuid4())])
 
-        threads = [threading.Thread(target=produce, args=(producer,)) for producer in range(producers)]
+        shares = [[order(number) for number in share(count, producers, one)] for one in range(producers)]
+        threads = [threading.Thread(target=produce, args=pair) for pair in zip(clients, shares, strict=True)]
         began = time.perf_counter()
         for thread in threads:
             thread.start()

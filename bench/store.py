@@ -77,7 +77,11 @@ def _bulk(report: Report) -> None:
     bulk = alternate(
         "append-bulk",
         ROUNDS,
-        {"ensue": partial(ours.append_batches, events), "apsw": partial(raw.append_batches, rows)},
+        {
+            "ensue": partial(ours.append_batches, events, fill=ours.fill_two_at_a_time),
+            "ensue, one after another": partial(ours.append_batches, events),
+            "apsw": partial(raw.append_batches, rows),
+        },
     )
     report.rates(f"batches of {ours.BATCH:,}", bulk)
     report.ratio("append-bulk", bulk["ensue"], bulk["apsw"])
