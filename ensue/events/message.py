@@ -42,6 +42,7 @@ __all__ = [
     "hours",
     "minutes",
     "seconds",
+    "tag_of",
     "tag_text",
 ]
 

@@ -31,9 +31,10 @@ from ensue.store.base import (
 from ensue.store.sqlite import checkpoints
 from ensue.store.sqlite.errors import translated
 from ensue.store.sqlite.files import LogFiles, Watch, standing, unchanging, writable
+from ensue.store.sqlite.names import Types
 from ensue.store.sqlite.reading import select
 from ensue.store.sqlite.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
-from ensue.store.sqlite.writer import Types, Writer
+from ensue.store.sqlite.writer import Writer
 from ensue.world import World
 
 __all__ = ["SqliteStore"]

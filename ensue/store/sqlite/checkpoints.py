@@ -11,7 +11,8 @@ from typing import Any
 import apsw
 import msgspec
 
-from ensue.store.base import Consumer, DeadLetter, Delivery, Node, Standing
+from ensue.errors import Conflict, Fenced
+from ensue.store.base import Consumer, ConsumerCommit, DeadLetter, Delivery, Lane, LaneState, Node, Operation, Standing
 from ensue.store.sqlite import rows
 from ensue.store.sqlite.rows import ahead_bytes
 
@@ -23,9 +24,13 @@ __all__ = [
     "dead_letters",
     "define",
     "deliveries",
+    "fenced",
+    "hold_parked",
     "nodes",
+    "operate",
     "set_status",
     "standing",
+    "store",
 ]
 
 LONGEST_LEASE = 60_000_000
@@ -34,6 +39,8 @@ DELIVERIES_KEPT = 7 * 24 * 3600 * 1_000_000
 PURGED_AT_ONCE = 10_000
 SPAN = 1_000
 """How far apart positions may be whose delivery records are looked up together."""
+_PUT_LANE = "INSERT OR REPLACE INTO ensue_lane VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"
+_DIGEST = (1 << 64) - 1
 
 
 def consumers(sql: apsw.Connection) -> tuple[Consumer, ...]:
@@ -140,6 +147,96 @@ def claim(sql: apsw.Connection, consumer: int, node: Node, now: int, most: int, 
     return Standing(
         tuple(row for row in everything.progress if row.segment in segments),
         tuple(lane for lane in everything.lanes if lane.segment in segments),
+    )
+
+
+def fenced(sql: apsw.Connection, commit: ConsumerCommit) -> tuple[int, int]:
+    fence = commit.fence
+    row = rows.first(
+        sql,
+        "SELECT fence, rev, count, digest FROM ensue_progress WHERE consumer = ? AND segment = ?",
+        (fence.consumer, fence.segment),
+    )
+    if row is None or row[:2] != (fence.fence, fence.rev):
+        raise Fenced(
+            f"segment {fence.segment} of consumer {fence.consumer} is at fence and revision {row and row[:2]}, the "
+            f"commit was computed from {(fence.fence, fence.rev)}: another process owns it now"
+        )
+    return row[2], row[3]
+
+
+def store(sql: apsw.Connection, commit: ConsumerCommit, before: Sequence[int]) -> None:
+    fence = commit.fence
+    sql.execute(
+        "UPDATE ensue_progress SET position = ?, ahead = ?, rev = rev + 1, count = ?, digest = ?"
+        + (", unclean = 0" if commit.clear_unclean or commit.release else "")
+        + (", owner = NULL" if commit.release else "")
+        + " WHERE consumer = ? AND segment = ?",
+        (
+            commit.position,
+            ahead_bytes(commit.ahead),
+            before[0] + commit.count,
+            rows.signed((before[1] + commit.digest) & _DIGEST),
+            fence.consumer,
+            fence.segment,
+        ),
+    )
+    for lane in commit.lanes:
+        sql.execute(_PUT_LANE, rows.lane_values(lane))
+    for key in commit.lanes_dropped:
+        sql.execute("DELETE FROM ensue_lane WHERE consumer = ? AND key = ?", (fence.consumer, key))
+    for letter in commit.parked:
+        sql.execute(
+            "INSERT INTO ensue_dead_letter (consumer, position, key, key_text, reason, traceback, attempts, parked_at) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                letter.consumer,
+                letter.position,
+                letter.key,
+                letter.key_text,
+                letter.reason,
+                letter.traceback,
+                letter.attempts,
+                letter.parked_at,
+            ),
+        )
+    if commit.delivery is not None:
+        record = commit.delivery()
+        sql.execute(
+            "INSERT INTO ensue_delivery VALUES (?, ?, ?, ?, ?)",
+            (record.consumer, record.first, record.last, record.at, record.packed),
+        )
+
+
+def hold_parked(sql: apsw.Connection, lane: Lane) -> None:
+    found = rows.first(
+        sql,
+        "SELECT 1 FROM ensue_lane WHERE consumer = ? AND key = ? AND state = ? AND rev = ?",
+        (lane.consumer, lane.key, LaneState.PARKED, lane.rev),
+    )
+    if found is None:
+        raise Conflict(
+            f"the key {lane.key_text} is not parked as it was when it was read: somebody else has changed it. Look again",
+            expected=lane.rev,
+            actual=-1,
+        )
+
+
+def operate(sql: apsw.Connection, operation: Operation, now: int) -> None:
+    lane = operation.lane
+    sql.execute(_PUT_LANE, rows.lane_values(msgspec.structs.replace(lane, rev=lane.rev + 1)))
+    sql.execute(
+        "UPDATE ensue_dead_letter SET resolution = ?, note = ?, by = ?, resolved_at = ? "
+        "WHERE consumer = ? AND key = ? AND position = ? AND resolved_at IS NULL",
+        (
+            operation.resolution,
+            operation.note,
+            operation.by,
+            now,
+            lane.consumer,
+            lane.key,
+            operation.position,
+        ),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import apsw
 import msgspec
 
 from ensue.store.base import Consumer, DeadLetter, Delivery, Lane, Node, Progress, Standing
@@ -16,6 +17,7 @@ __all__ = [
     "consumer",
     "dead_letter",
     "delivery",
+    "first",
     "lane_values",
     "node",
     "signed",
@@ -28,6 +30,13 @@ LANE = "consumer, key, segment, key_text, after, state, attempts, due_at, error,
 ahead_bytes = msgspec.msgpack.Encoder().encode
 _ahead = msgspec.msgpack.Decoder(tuple[int, ...]).decode
 _handles = msgspec.json.Decoder(dict[str, int]).decode
+
+
+def first(sql: apsw.Connection, statement: str, values: Sequence[object]) -> Any:
+    """The first row, or None. Read to the end: an error that is raised keeps an open statement alive, and that keeps its
+    snapshot, with which nothing more could be written."""
+    found = list(sql.execute(statement, values))
+    return found[0] if found else None
 
 
 def signed(number: int) -> int:

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import apsw
@@ -24,20 +23,21 @@ from ensue.errors import (
     ApplyFailed,
     Conflict,
     EnsueError,
-    Fenced,
     IdempotencyKeyReused,
     LogFileReplaced,
-    Misuse,
     OutcomeUnknown,
     Unavailable,
     WriterStopped,
 )
 from ensue.events.stored import Draft
-from ensue.store.base import ConsumerCommit, Lane, LaneState, Operation, Request, Selection, Written
+from ensue.store.base import Request, Selection, Written
+from ensue.store.sqlite import checkpoints
 from ensue.store.sqlite.errors import extended, translated
 from ensue.store.sqlite.files import LogFiles
+from ensue.store.sqlite.names import Types
 from ensue.store.sqlite.reading import select
-from ensue.store.sqlite.rows import ahead_bytes, lane_values, signed
+from ensue.store.sqlite.rows import first
+from ensue.store.sqlite.transaction import SqliteTransaction
 from ensue.world import Threads, World
 
 __all__ = ["Job", "SqliteTransaction", "Types", "Writer"]
@@ -56,14 +56,8 @@ _INSERT_TAG = "INSERT INTO ensue_event_tag VALUES (?, ?, ?)"
 _LAST_OF_STREAM = "SELECT version FROM ensue_event WHERE stream = ? ORDER BY position DESC LIMIT 1"
 _LAST_OF_STREAMS = f"SELECT value, ({_LAST_OF_STREAM.replace('?', 'unhex(value)')}) FROM json_each(?)"
 _INSERT_REQUEST = "INSERT INTO ensue_request VALUES (?, ?, ?, ?, ?, ?)"
-_PUT_LANE = "INSERT OR REPLACE INTO ensue_lane VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"
-_DIGEST = (1 << 64) - 1
 _DISK_ERRORS = (apsw.FullError, apsw.IOError, apsw.CorruptError, apsw.NotADBError, apsw.ReadOnlyError, apsw.NoMemError)
 _NO_REQUESTS_FAULT = (*_DISK_ERRORS, apsw.BusyError, apsw.CantOpenError, Unavailable)
-_COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
-_ENDS_TRANSACTIONS = frozenset(
-    ("BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE", "ATTACH", "DETACH", "VACUUM")
-)
 
 Job = Callable[[apsw.Connection], Any]
 """Anything else that is written in a batch's transaction, such as taking a segment."""
@@ -78,36 +72,6 @@ class _Pending:
         self.size = size
         self.answer: Any = None
         self.error: BaseException | None = None
-
-
-class Types:
-    """Numbers of (name, version), and which names count as which. `by_number` holds what is committed, `numbers` also what
-    the batch in flight has added: a number that is rolled back may be given to another type."""
-
-    def __init__(self) -> None:
-        self.by_number: dict[int, tuple[str, int]] = {}
-        self.numbers: dict[tuple[str, int], int] = {}
-        self.former: dict[str, str] = {}
-
-    def commit(self) -> None:
-        """What the batch has added is committed."""
-        if len(self.numbers) > len(self.by_number):
-            self.by_number = {number: pair for pair, number in self.numbers.items()}
-
-    def roll_back(self) -> None:
-        self.numbers = {pair: number for number, pair in self.by_number.items()}
-
-    def load(self, connection: apsw.Connection) -> None:
-        self.by_number = {row[0]: (row[1], row[2]) for row in connection.execute("SELECT * FROM ensue_event_type")}
-        self.numbers = {**self.numbers, **{pair: number for number, pair in self.by_number.items()}}
-        self.former = dict(connection.execute("SELECT former, name FROM ensue_former_name"))
-
-    def expand(self, names: Sequence[str]) -> list[int]:
-        """All numbers whose name is one of these, now or formerly."""
-        if not names:
-            return []
-        wanted = {self.former.get(name, name) for name in names}
-        return [number for (name, _), number in self.numbers.items() if self.former.get(name, name) in wanted]
 
 
 class Writer:
@@ -453,19 +417,13 @@ class Writer:
             pending.error = refused
         self._sql.execute("RELEASE ensue_job")
 
-    def _first(self, sql: str, values: Sequence[object]) -> Any:
-        """The first row, or None. Read to the end: an error that is raised keeps an open statement alive, and that keeps
-        its snapshot, with which nothing more could be written."""
-        rows = list(self._sql.execute(sql, values))
-        return rows[0] if rows else None
-
     def _replay(self, request: Request) -> Written | None:
         key = request.idempotency_key
         if key is None:
             return None
         row: Any = self._keys.get(key)
         if row is None:
-            row = self._first("SELECT * FROM ensue_request WHERE key = ?", (key,))
+            row = first(self._sql, "SELECT * FROM ensue_request WHERE key = ?", (key,))
         if row is None:
             return None
         if row[1] != request.fingerprint:
@@ -477,7 +435,7 @@ class Writer:
 
     def _request(self, request: Request) -> Written:
         commit = request.commit
-        progress = self._fenced(commit) if commit is not None else ()
+        progress = checkpoints.fenced(self._sql, commit) if commit is not None else ()
         for expected in request.expected:
             actual = self._version(expected.stream)
             if actual != expected.version:
@@ -490,7 +448,7 @@ class Writer:
         for condition in request.conditions:
             self._hold(condition.selection, condition.after)
         if request.operation is not None:
-            self._hold_parked(request.operation.lane)
+            checkpoints.hold_parked(self._sql, request.operation.lane)
         emitted, result = self._apply(request) if request.apply or request.result is not None else ((), b"")
         first = self.head + 1
         self._append(emitted)
@@ -500,9 +458,9 @@ class Writer:
             row = (key, request.fingerprint, first, self.head, result, self._recorded_at)
             self._keys[key] = row
         if commit is not None:
-            self._store_commit(commit, progress)
+            checkpoints.store(self._sql, commit, progress)
         if request.operation is not None:
-            self._operate(request.operation)
+            checkpoints.operate(self._sql, request.operation, self._world.now())
         return Written(first, self.head, False, result)
 
     def _hold(self, selection: Selection, after: int) -> None:
@@ -544,7 +502,7 @@ class Writer:
     def _version(self, stream: bytes) -> int:
         version = self._streams.get(stream)
         if version is None:
-            found = self._first(_LAST_OF_STREAM, (stream,))
+            found = first(self._sql, _LAST_OF_STREAM, (stream,))
             version = found[0] if found else 0
             self._streams[stream] = version
         return version
@@ -606,109 +564,3 @@ class Writer:
         )
         self._types.numbers[pair] = number
         return number
-
-    # ---------------------------------------------------------------------------------------------------- consumers
-
-    def _fenced(self, commit: ConsumerCommit) -> tuple[int, int]:
-        fence = commit.fence
-        row = self._first(
-            "SELECT fence, rev, count, digest FROM ensue_progress WHERE consumer = ? AND segment = ?",
-            (fence.consumer, fence.segment),
-        )
-        if row is None or row[:2] != (fence.fence, fence.rev):
-            raise Fenced(
-                f"segment {fence.segment} of consumer {fence.consumer} is at fence and revision {row and row[:2]}, the "
-                f"commit was computed from {(fence.fence, fence.rev)}: another process owns it now"
-            )
-        return row[2], row[3]
-
-    def _store_commit(self, commit: ConsumerCommit, before: Sequence[int]) -> None:
-        sql, fence = self._sql.execute, commit.fence
-        sql(
-            "UPDATE ensue_progress SET position = ?, ahead = ?, rev = rev + 1, count = ?, digest = ?"
-            + (", unclean = 0" if commit.clear_unclean or commit.release else "")
-            + (", owner = NULL" if commit.release else "")
-            + " WHERE consumer = ? AND segment = ?",
-            (
-                commit.position,
-                ahead_bytes(commit.ahead),
-                before[0] + commit.count,
-                signed((before[1] + commit.digest) & _DIGEST),
-                fence.consumer,
-                fence.segment,
-            ),
-        )
-        for lane in commit.lanes:
-            sql(_PUT_LANE, lane_values(lane))
-        for key in commit.lanes_dropped:
-            sql("DELETE FROM ensue_lane WHERE consumer = ? AND key = ?", (fence.consumer, key))
-        for letter in commit.parked:
-            sql(
-                "INSERT INTO ensue_dead_letter (consumer, position, key, key_text, reason, traceback, attempts, parked_at) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    letter.consumer,
-                    letter.position,
-                    letter.key,
-                    letter.key_text,
-                    letter.reason,
-                    letter.traceback,
-                    letter.attempts,
-                    letter.parked_at,
-                ),
-            )
-        if commit.delivery is not None:
-            record = commit.delivery()
-            sql(
-                "INSERT INTO ensue_delivery VALUES (?, ?, ?, ?, ?)",
-                (record.consumer, record.first, record.last, record.at, record.packed),
-            )
-
-    def _hold_parked(self, lane: Lane) -> None:
-        found = self._first(
-            "SELECT 1 FROM ensue_lane WHERE consumer = ? AND key = ? AND state = ? AND rev = ?",
-            (lane.consumer, lane.key, LaneState.PARKED, lane.rev),
-        )
-        if found is None:
-            raise Conflict(
-                f"the key {lane.key_text} is not parked as it was when it was read: somebody else has changed it. Look again",
-                expected=lane.rev,
-                actual=-1,
-            )
-
-    def _operate(self, operation: Operation) -> None:
-        lane = operation.lane
-        self._sql.execute(_PUT_LANE, lane_values(msgspec.structs.replace(lane, rev=lane.rev + 1)))
-        self._sql.execute(
-            "UPDATE ensue_dead_letter SET resolution = ?, note = ?, by = ?, resolved_at = ? "
-            "WHERE consumer = ? AND key = ? AND position = ? AND resolved_at IS NULL",
-            (
-                operation.resolution,
-                operation.note,
-                operation.by,
-                self._world.now(),
-                lane.consumer,
-                lane.key,
-                operation.position,
-            ),
-        )
-
-
-class SqliteTransaction:
-    """What functions inside the transaction are given."""
-
-    def __init__(self, connection: apsw.Connection) -> None:
-        self._cursor = connection.cursor()
-        self._cursor.exec_trace = _inside_only
-
-    def execute(self, sql: str, values: Sequence[object] | Mapping[str, object] = (), /) -> list[tuple[object, ...]]:
-        """Run one statement and return all its rows. Errors: those of SQLite; `Misuse` for one that would end the
-        transaction, and with it the promise that all of the request is stored or nothing."""
-        return list(self._cursor.execute(sql, values))
-
-
-def _inside_only(_cursor: apsw.Cursor, sql: str, _values: object) -> bool:
-    words = _COMMENTS.sub(" ", sql).split(None, 1)
-    if words and words[0].rstrip(";").upper() in _ENDS_TRANSACTIONS:
-        raise Misuse(f"{words[0]} inside the application's transaction: it begins, commits and rolls back by itself")
-    return True
