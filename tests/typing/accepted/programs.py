@@ -25,6 +25,13 @@ async def gateway() -> AsyncIterator[Gateway]:
     yield Card()
 
 
+@shop.lifecycle
+async def greet(gateway: Gateway) -> AsyncIterator[None]:
+    await shop.publish(order)
+    yield
+    await gateway.charge(Decimal(0), idempotency_key="bye")
+
+
 class Renamed(Event, key={"id": "renamed"}, tags={"other": "renamed"}, name="shop.Renamed", version=2, was=("Old",)):
     id: str
     other: str
@@ -41,6 +48,7 @@ async def main() -> None:
         await (await receipt.wait(take_payment, "shipping.ship")).wait(timeout=seconds(5))
         end: OrderShipped | StockMissing = await receipt.first(OrderShipped, StockMissing, timeout=seconds(5))
         place: Position = receipt.position
+        await shop.wait(Position(str(place)), take_payment, timeout=seconds(5))
         async for recorded in shop.log.read(PaymentProcessed, criteria=Criteria(order_id="o1"), after=place):
             amount: Decimal = recorded.event.amount
             print(recorded.position, recorded.time, amount, end.order_id)

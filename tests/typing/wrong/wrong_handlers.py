@@ -63,6 +63,11 @@ def decides(order: OrderPlaced) -> int:
     return order.quantity
 
 
+@shop.lifecycle  # wrong: a hook yields once, and nothing
+def hook() -> int:
+    return 1
+
+
 @shop.on(timeout=seconds(5))
 def statement(order: OrderPlaced, tx: Transaction, ctx: Context, gateway: Gateway) -> None:
     tx.execute(f"DELETE FROM t WHERE id = '{order.order_id}'")  # wrong (pyright): mypy takes any str for a LiteralString

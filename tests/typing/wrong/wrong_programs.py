@@ -36,6 +36,7 @@ async def main() -> None:
     await receipt.first(Withdraw)  # wrong: an event
     await receipt.wait(timeout=5)  # wrong: durations are timedelta
     await receipt.wait(17)  # wrong: a handler, or its name
+    await shop.wait(receipt)  # wrong: its position
     async for recorded in shop.log.read(OrderShipped):
         recorded.event.amount  # wrong: no such field
     await shop.dead_letters.discard(1)  # wrong: a note that says why
