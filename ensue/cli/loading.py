@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import importlib
+import os
 import sys
 import tomllib
 import traceback
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 import click
 
+import ensue
 from ensue.cli.failures import WrongUsage
 
 if TYPE_CHECKING:
     from ensue.app import App
 
-__all__ = ["declared_app", "load_app"]
+__all__ = ["declared_app", "load_app", "show_traceback"]
 
 
 def declared_app(folder: Path) -> str | None:
@@ -70,7 +74,7 @@ def _module(name: str) -> ModuleType:
     if folder not in sys.path:
         sys.path.insert(0, folder)
     try:
-        return import_module(name)
+        return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise WrongUsage(f"there is no module {error.name!r} in {folder}, nor is one installed") from None
@@ -80,15 +84,21 @@ def _module(name: str) -> ModuleType:
 
 
 def _raised(name: str, error: BaseException) -> WrongUsage:
-    """Show where the user's own code went wrong, without the frames that only led there."""
-    trace = error.__traceback__
-    while trace is not None and _ours(trace):
-        trace = trace.tb_next
-    lines = traceback.format_exception(type(error), error.with_traceback(trace), trace)
-    click.echo("".join(lines).rstrip(), err=True)
+    show_traceback(error)
     return WrongUsage(f"the module {name} raised {type(error).__name__} while it was imported, see above")
 
 
-def _ours(trace: TracebackType) -> bool:
+def show_traceback(error: BaseException) -> None:
+    """Where the user's own code went wrong, on stderr, without the frames that only led there."""
+    trace = error.__traceback__
+    while trace is not None and _led_there(trace):
+        trace = trace.tb_next
+    click.echo("".join(traceback.format_exception(type(error), error.with_traceback(trace), trace)).rstrip(), err=True)
+
+
+def _led_there(trace: TracebackType) -> bool:
     file = trace.tb_frame.f_code.co_filename
-    return file == __file__ or file.startswith("<frozen importlib") or "importlib" in Path(file).parts
+    return file.startswith(("<frozen importlib", contextlib.__file__, *_FOLDERS))
+
+
+_FOLDERS = tuple(f"{Path(module.__file__ or '').parent}{os.sep}" for module in (ensue, asyncio, importlib))

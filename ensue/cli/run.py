@@ -15,6 +15,7 @@ from ensue.app.urls import shown
 from ensue.cli.failures import WrongUsage
 from ensue.cli.handled import owners
 from ensue.cli.output import clean, duration, local_time, many, paint
+from ensue.errors import EnsueError
 from ensue.observe.signals import (
     AttemptFailed,
     ConsumerResumed,
@@ -49,7 +50,7 @@ def run(application: str | None) -> None:
     """
     from pathlib import Path
 
-    from ensue.cli.loading import declared_app, load_app
+    from ensue.cli.loading import declared_app, load_app, show_traceback
 
     named = application or declared_app(Path.cwd())
     if named is None:
@@ -62,7 +63,13 @@ def run(application: str | None) -> None:
     if not logger.hasHandlers():  # else the application has its own logging, and says it all there
         logger.addHandler(logging.NullHandler())
         app._observers.append(tell.signal)
-    asyncio.run(_serve(app, tell))
+    try:
+        asyncio.run(_serve(app, tell))
+    except EnsueError:
+        raise
+    except Exception as error:  # a factory or a lifecycle hook of the application
+        show_traceback(error)
+        raise WrongUsage(f"{named} raised {type(error).__name__}, see above") from None
 
 
 async def _serve(app: App, tell: _Teller) -> None:

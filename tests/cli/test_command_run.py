@@ -202,3 +202,15 @@ def test_a_file_that_is_no_log_cannot_be_run_on(running: Running, bakery: Path) 
     assert process.returncode == 3
     assert stderr.startswith("ensue: ")
     assert stderr.count("\n") == 1
+
+
+def test_what_the_application_raises_at_its_start_shows_its_own_traceback(running: Running, bakery: Path) -> None:
+    with (bakery / "app.py").open("a") as file:
+        file.write("\nclass Oven: ...\n\n@app.provide\ndef oven() -> Oven:\n    raise OSError('no gas')\n")
+        file.write("\n@app.on\nasync def bake(sold: Sold, oven: Oven) -> None: ...\n")
+    process = running()
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 2
+    files = [line for line in stderr.splitlines() if line.startswith("  File")]
+    assert files == [f'  File "{bakery}/app.py", line 27, in oven']
+    assert stderr.splitlines()[-1] == "ensue: app:app raised OSError, see above."
