@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import msgspec
@@ -104,6 +105,8 @@ async def _run(orders: Path, database: Path) -> None:
 
 def _main() -> None:
     logging.getLogger("ensue").addHandler(logging.NullHandler())
+    for module in ("ensue.app.engine", "ensue.store.sqlite"):  # imported when a log is opened: here once for all lives
+        import_module(module)
     for line in sys.stdin:
         orders, database = line.rstrip("\n").split("\t")
         pid = os.fork()

@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 from decimal import Decimal
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.examples.recount import recount
+from tests.examples.recount import recount, several_times
 
 ORDERS = Path(__file__).parent / "data" / "orders.csv"
 KEYS = [
@@ -158,7 +159,7 @@ def test_on_a_terminal_the_run_is_drawn_and_ctrl_c_ends_it_well(tmp_path: Path) 
     os.close(follower)
     seen = _until(leader, b"inventory.update_stock")
     assert b"events/s" in seen
-    process.send_signal(2)
+    process.send_signal(signal.SIGINT)
     seen = _until(leader, b"ensue verify")
     assert b"stock balanced       yes" in seen
     assert process.wait(timeout=30) == 0
@@ -171,3 +172,25 @@ def _until(terminal: int, wanted: bytes) -> bytes:
         assert select.select([terminal], [], [], 30)[0], f"waited 30 s for {wanted!r}, saw {seen!r}"
         seen += os.read(terminal, 65536)
     return seen
+
+
+def test_ctrl_c_stops_a_file_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    orders = several_times(ORDERS, tmp_path / "orders.csv", copies=30)
+    command = [*COMMAND, "--orders", str(orders), "--db", "shop.db"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (130, ""), first + rest
+    assert "The same command goes on where it stopped." in rest
+    assert of_the_log(report("--orders", orders, "--db", "shop.db", folder=tmp_path)) == recount(orders)
+
+
+def test_two_runs_of_one_file_at_once_add_nothing_twice(tmp_path: Path) -> None:
+    orders = several_times(ORDERS, tmp_path / "orders.csv", copies=4)
+    command = [*COMMAND, "--orders", str(orders), "--db", "shop.db", "--json"]
+    both = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    found = [json.loads(process.communicate(timeout=60)[0]) for process in both]
+    assert of_the_log(found[0]) == of_the_log(found[1]) == recount(orders)
+    assert sum(each["duplicates_ignored"] for each in found) == 4 * 75

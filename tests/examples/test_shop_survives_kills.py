@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import random
 from decimal import Decimal
 from pathlib import Path
@@ -11,30 +10,18 @@ import msgspec
 import pytest
 
 from tests.examples.nursery import nursery
-from tests.examples.recount import recount
+from tests.examples.recount import recount, several_times
 
 ORDERS = Path(__file__).parent / "data" / "orders.csv"
 KILLS = 50
 COPIES = 8
 
 
-def several_times(path: Path, target: Path) -> Path:
-    """The same orders under other numbers, one after another."""
-    with path.open(newline="", encoding="utf-8") as file:
-        head, *rows = list(csv.reader(file))
-    with target.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(head)
-        for copy in range(COPIES):
-            writer.writerows([f"{row[0][:-5]}{copy}{row[0][-5:]}", *row[1:]] for row in rows)
-    return target
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1])
 def test_fifty_kills_change_nothing(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
-    orders, database = several_times(ORDERS, tmp_path / "orders.csv"), tmp_path / "shop.db"
+    orders, database = several_times(ORDERS, tmp_path / "orders.csv", copies=COPIES), tmp_path / "shop.db"
     expected = recount(orders)
     last = expected["events_in_log"]
     assert isinstance(last, int)
