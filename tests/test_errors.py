@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import re
 from collections.abc import Iterator
@@ -50,14 +51,17 @@ def test_a_refusal_is_no_failure_of_ensue() -> None:
     assert not issubclass(Refusal, EnsueError)
 
 
-def raised() -> Iterator[tuple[str, str, str]]:
+@functools.cache
+def raised() -> list[tuple[str, str, str]]:
     """(where, class, text) of each error of ours that is made with a text written in place, anywhere in the package."""
+    found: list[tuple[str, str, str]] = []
     for file in sorted(SOURCE.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in OURS and node.args:
                 text = said(node.args[0])
                 if text is not None:
-                    yield f"{file.relative_to(SOURCE)}:{node.lineno}", node.func.id, text
+                    found.append((f"{file.relative_to(SOURCE)}:{node.lineno}", node.func.id, text))
+    return found
 
 
 def said(node: ast.expr) -> str | None:

@@ -10,6 +10,14 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
+from ensue.app.checks import (
+    check_application,
+    check_position,
+    checked_headers,
+    checked_key,
+    checked_seconds,
+    checked_traceparent,
+)
 from ensue.app.dead_letters import DeadLetters
 from ensue.app.dependencies import Dependencies, factory_of
 from ensue.app.log import LogView
@@ -22,7 +30,7 @@ from ensue.consumers.handler import HandlerDefinition
 from ensue.consumers.policy import Retries, Retry
 from ensue.consumers.transaction import Transaction
 from ensue.domain import View
-from ensue.errors import DefinitionError, InvalidEvent, NotYetAvailable, Unavailable
+from ensue.errors import DefinitionError, NotYetAvailable, Unavailable
 from ensue.events.message import Command, Event, Query
 from ensue.events.recorded import Position
 from ensue.events.registry import Registry
@@ -79,6 +87,7 @@ class App(Service):
         channels = (*inbox, *outbox)
         if channels:
             raise NotYetAvailable(f"{name}: channels are declared, but this version cannot use {channels[0]!r} yet")
+        check_application(name, url, observe)
         self._settings: dict[str, Any] = {"url": url, "drain_seconds": drain_seconds, "payload_bytes": payload_bytes}
         self._observers: list[Observer] = [log_signal, *([observe] if observe else [])]
         self._given_store = store
@@ -225,7 +234,7 @@ class App(Service):
         """
         engine = self._open_engine()
         drafts = engine.drafts(events, headers=checked_headers(headers), traceparent=checked_traceparent(traceparent))
-        return await engine.append(drafts, idempotency_key=idempotency_key)
+        return await engine.append(drafts, idempotency_key=checked_key(idempotency_key))
 
     async def transact(
         self, function: Callable[[Transaction], T], /, *, idempotency_key: str | None = None
@@ -236,7 +245,7 @@ class App(Service):
         With `idempotency_key` a second call runs nothing and returns the first result and receipt, also after a crash; the
         result must be data then, of the type the function is annotated with, or None.
         """
-        return await self._open_engine().transact(function, idempotency_key)
+        return await self._open_engine().transact(function, checked_key(idempotency_key))
 
     async def send(self, command: Command[R], /, *, idempotency_key: str | None = None) -> Receipt[R]:
         """Decide a command; the receipt's `result` is what it led to. A `Refusal` is raised here. Not yet available."""
@@ -264,7 +273,8 @@ class App(Service):
 
         Errors: as `Receipt.wait`; `WrongLog` for a position of another log.
         """
-        await self._open_engine().wait(position, consumers, timeout.total_seconds())
+        check_position(position)
+        await self._open_engine().wait(position, consumers, checked_seconds(timeout))
 
     # ------------------------------------------------------------------------------------------------------ running
 
@@ -319,34 +329,3 @@ class App(Service):
             engine.lifeline.check()
         finally:
             thread.close()
-
-
-HEADERS, HEADER_CHARACTERS = 64, 4096
-
-
-def checked_headers(headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
-    """Errors: `InvalidEvent`."""
-    if not headers:
-        return None
-    texts: list[object] = [*headers.keys(), *headers.values()]
-    if not all(isinstance(text, str) for text in texts):
-        raise InvalidEvent("headers are texts by name")
-    size = sum(len(name) + len(value) for name, value in headers.items())
-    if len(headers) > HEADERS or size > HEADER_CHARACTERS:
-        raise InvalidEvent(
-            f"{len(headers)} headers with {size} characters; the limits are {HEADERS} headers and {HEADER_CHARACTERS} characters"
-        )
-    return dict(headers)
-
-
-def checked_traceparent(traceparent: str | None) -> str | None:
-    """A W3C trace context parent. Errors: `InvalidEvent`."""
-    if traceparent is None:
-        return None
-    parts = traceparent.split("-")
-    lengths = [len(part) for part in parts[:4]]
-    if lengths != [2, 32, 16, 2] or any(set(part) - set("0123456789abcdef") for part in parts[:4]):
-        raise InvalidEvent(f"{traceparent!r} is not a W3C traceparent, such as 00-<32 hex digits>-<16 hex digits>-01")
-    if not parts[1].strip("0") or not parts[2].strip("0"):
-        raise InvalidEvent(f"{traceparent!r} is not a W3C traceparent: its trace id or parent id is all zeros")
-    return traceparent

@@ -8,8 +8,10 @@ import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
+from inspect import iscoroutinefunction
 from typing import Any, TypeVar
 
+from ensue.app.checks import article, check_event, check_types
 from ensue.app.dependencies import Dependencies
 from ensue.app.lifeline import Lifeline
 from ensue.app.receipt import Receipt
@@ -23,6 +25,7 @@ from ensue.consumers.transaction import Transaction
 from ensue.consumers.waiting import Bell, wait_until_done, wait_until_settled
 from ensue.errors import (
     ApplyFailed,
+    DefinitionError,
     InsideHandler,
     InvalidEvent,
     MissingCapability,
@@ -30,8 +33,8 @@ from ensue.errors import (
     UnreadableEvent,
     WiringError,
 )
-from ensue.events.message import Command, Event
-from ensue.events.recorded import Criteria, Position, Recorded, UnknownEvent, microseconds
+from ensue.events.message import Event
+from ensue.events.recorded import Criteria, Position, Recorded, microseconds
 from ensue.events.registry import Registry, declaration, fingerprint, redraft
 from ensue.events.stored import Draft, Row, tag_hash
 from ensue.observe.signals import Observer
@@ -153,7 +156,7 @@ class Engine:
             if isinstance(event, Recorded):
                 drafts.append(redraft(event))
                 continue
-            _check_event(event)
+            check_event(event)
             id = self.world.new_id()
             correlation = correlation or id
             drafts.append(
@@ -190,6 +193,11 @@ class Engine:
     ) -> tuple[T, Receipt[None]]:
         """Run a function inside the writer's transaction."""
         self._outside("open a transaction")
+        if iscoroutinefunction(function):
+            raise DefinitionError(
+                f"transact({getattr(function, '__name__', function)}): the transaction cannot wait for an `async def`; give a "
+                "plain `def` that takes the Transaction, and await before or after it"
+            )
         results: Results[T] = Results(function, kept=idempotency_key is not None)
 
         def apply(sql: SqlTransaction) -> Sequence[Draft]:
@@ -214,19 +222,19 @@ class Engine:
         """Let the key of a dead letter go on. Errors: `Conflict`, `InvalidEvent` for an event of another type or version."""
         edit = None
         if event is not None:
-            _check_event(event)
+            check_event(event)
             self.registry.add(type(event))
             page = await self.store.read((), after=letter.position - 1, before=letter.position + 1)
             stored, version = (await self.store.types())[page.rows[0][2]]
             declared = declaration(type(event))
             if self.registry.current_name(stored) != declared.name:
                 raise InvalidEvent(
-                    f"the dead letter {letter.id} holds {_article(stored)}; it cannot become {_article(declared.name)}"
+                    f"the dead letter {letter.id} holds {article(stored)}; it cannot become {article(declared.name)}"
                 )
             if version != declared.version:
                 # An edit is read as what it stands for: through the upcasters of the stored version.
                 raise InvalidEvent(
-                    f"the dead letter {letter.id} holds {_article(stored)} of version {version}, and this code writes version "
+                    f"the dead letter {letter.id} holds {article(stored)} of version {version}, and this code writes version "
                     f"{declared.version}: edit its fields as they are stored, with `ensue dead-letters edit {letter.id}`"
                 )
             edit = self.registry.encode(event)
@@ -273,7 +281,7 @@ class Engine:
     def _names(self, types: Sequence[type[Event]]) -> tuple[str, ...]:
         if not types or Event in types:
             return ()
-        _check_types(types)
+        check_types(types)
         return self.registry.names(self.registry.covering(types)) or _NOTHING.types
 
     async def after(self, place: Position | datetime | int | None) -> int:
@@ -282,7 +290,7 @@ class Engine:
             return place.within(self.store.log_id).last
         if isinstance(place, datetime):
             return await self.store.position_at(microseconds(place))
-        return place or 0
+        return _number(place) or 0
 
     async def before(self, place: Position | datetime | int | None) -> int | None:
         """The position before which a read ends: before a write, before the first event of a time."""
@@ -290,7 +298,7 @@ class Engine:
             return place.within(self.store.log_id).first
         if isinstance(place, datetime):
             return await self.store.position_at(microseconds(place)) + 1
-        return place
+        return _number(place)
 
     def recorder(self) -> Callable[[], Awaitable[Callable[[Row], Recorded[Any]]]]:
         """A function that turns rows into `Recorded`; called again for each page, because a log's types grow."""
@@ -415,27 +423,9 @@ class Engine:
             )
 
 
-def _check_event(event: object) -> None:
-    if isinstance(event, UnknownEvent):
-        raise InvalidEvent(
-            f"an UnknownEvent stands for a {event.type_name} that this application cannot read; to write it again, give "
-            "log.append the Recorded it came in"
-        )
-    if isinstance(event, Event):
-        return
-    if isinstance(event, type):
-        raise InvalidEvent(f"{event.__name__} is a class; publish an instance of it: {event.__name__}(…)")
-    if isinstance(event, list | tuple):
-        raise InvalidEvent(f"events are given one by one, not as a {type(event).__name__}: publish(*events)")
-    advice = "; commands are for send()" if isinstance(event, Command) else ""
-    raise InvalidEvent(f"{event!r} is not an event, but {_article(type(event).__name__)}{advice}")
-
-
-def _check_types(types: Sequence[object]) -> None:
-    for event in types:
-        if not (isinstance(event, type) and issubclass(event, Event)):
-            raise InvalidEvent(f"{event!r} is not an event type; give classes, such as OrderPlaced")
-
-
-def _article(word: str) -> str:
-    return f"{'an' if word[:1].lower() in 'aeio' else 'a'} {word}"
+def _number(place: object) -> int | None:
+    if place is None or type(place) is int:
+        return place
+    raise TypeError(
+        f"{place!r} is no place in the log: give a Position, a time (datetime), or the number of a position"
+    )

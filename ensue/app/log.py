@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from ensue.app.checks import checked_key
 from ensue.app.receipt import Receipt
 from ensue.events.message import Event, tag_of
 from ensue.events.recorded import Criteria, Position, Recorded
@@ -60,7 +61,7 @@ class LogView:
             conditions = (Condition(engine.selection((), unless), await engine.after(since)),)
         elif since is not None:
             raise ValueError("since= says from where on unless= counts; give both")
-        return await engine.append(drafts, expected, conditions, idempotency_key)
+        return await engine.append(drafts, expected, conditions, checked_key(idempotency_key))
 
     @overload
     def read(

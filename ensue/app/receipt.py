@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
+from ensue.app.checks import checked_seconds
 from ensue.events.message import Event
 from ensue.events.recorded import Position
 
@@ -55,7 +56,7 @@ class Receipt(Generic[R_co]):
         Errors: `HandlerFailed` at once when one of them failed for good, waits behind such a failure, is paused or
         tripped, or nobody runs it; `NotCaughtUp` after `timeout`; `InsideHandler` in a handler.
         """
-        await self._waiting.wait(self.position, consumers, timeout.total_seconds())
+        await self._waiting.wait(self.position, consumers, checked_seconds(timeout))
         return self
 
     @overload
@@ -69,4 +70,4 @@ class Receipt(Generic[R_co]):
 
         Errors: as `wait`; `NotCaughtUp` also when all that the write caused is done and no such event came.
         """
-        return await self._waiting.first(self.position, types, timeout.total_seconds())
+        return await self._waiting.first(self.position, types, checked_seconds(timeout))

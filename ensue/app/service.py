@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from datetime import timedelta
-from typing import Any, Concatenate, Literal, Never, TypeAlias, TypeVar, overload
+from typing import Any, Concatenate, Literal, Never, TypeAlias, TypeVar, cast, overload
 
 import msgspec
 
+from ensue.app.checks import checked_options, checked_retries
 from ensue.app.dependencies import Factory, factory_of, hook_of
 from ensue.channels import Channel
-from ensue.consumers.handler import HandlerDefinition, HandlerOptions, Start, analyse
+from ensue.consumers.handler import HandlerDefinition, Start, analyse
 from ensue.consumers.policy import Retries
 from ensue.consumers.routing import ONE_ORDER
 from ensue.domain import Decider, SqlView, View
@@ -46,7 +47,7 @@ class Service:
         if not name or not name.replace("-", "_").isidentifier():
             raise DefinitionError(f"{name!r} is not a name for a service; use letters, digits, _ and -")
         self.name = name
-        self._retry = retry
+        self._retry = checked_retries(name, retry)
         self._handlers: list[HandlerDefinition] = []
         self._factories: list[Factory] = []
         self._hooks: list[Factory] = []
@@ -93,7 +94,7 @@ class Service:
                     f"@on decorates a function, and its first parameter says which events it handles: write @on, without "
                     f"({given}), above def handler(event: {given})"
                 )
-            known = HandlerOptions(**options)
+            known = checked_options(getattr(function, "__name__", repr(function)), options)
             definition = analyse(function, known, local_names, prefix=self._prefix)
             if any(other.name == definition.name for other in self._handlers):
                 raise DefinitionError(
@@ -136,9 +137,12 @@ class Service:
         """Make these services part of this one. A service may be part of several services and applications; one that comes
         into an application by two ways is in it once. Errors: `DefinitionError` for what would include itself.
         """
-        for service in services:
-            if not isinstance(service, Service):
+        given: tuple[object, ...] = cast("tuple[object, ...]", services)
+        for service in given:
+            if isinstance(service, Decider):
                 raise NotYetAvailable("deciders are declared, but this version cannot run them yet")
+            if not isinstance(service, Service):
+                raise DefinitionError(f"{self.name}: include() takes services, not {service!r}")
             if self in (part for part, _ in service._walk(None, set())):
                 raise DefinitionError(f"the service {self.name!r} would include itself by way of {service.name!r}")
             self._included.append(service)

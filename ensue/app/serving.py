@@ -11,6 +11,7 @@ from inspect import iscoroutine
 from types import FrameType
 from typing import Any, TypeVar
 
+from ensue.app.checks import checked_seconds
 from ensue.app.engine import Engine
 from ensue.errors import Misuse, Unavailable
 from ensue.world import LoopThread
@@ -66,7 +67,7 @@ class Caller:
         if engine is None or self._thread.is_current():
             work.close()
             raise self._refusal(engine)
-        seconds = timeout.total_seconds() if timeout is not None else None
+        seconds = checked_seconds(timeout) if timeout is not None else None
         return self._thread.call(_held(engine, work), timeout_seconds=seconds)
 
     def _refusal(self, engine: Engine | None) -> Exception:

