@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.typing.checkers import ACCEPTED, WRONG, Findings, marked, mypy, program_of_readme, pyright, revealed_pairs
+from tests.typing.checkers import ACCEPTED, WRONG, Findings, marked, mypy, programs_of_papers, pyright, revealed_pairs
 
 
 @pytest.mark.slow
@@ -21,7 +21,7 @@ def test_strict_checkers_accept_right_programs_and_reject_each_wrong_line(
 ) -> None:
     findings = checker(tmp_path)
     problems: list[str] = []
-    for file in (*ACCEPTED, tmp_path / "readme.py"):
+    for file in (*ACCEPTED, *programs_of_papers(tmp_path)):
         problems += [f"{file.name}:{number} refused: {text}" for number, text in findings.errors.get(file, {}).items()]
     for file in WRONG:
         found, expected = findings.errors.get(file, {}), marked(file, checker.__name__)
@@ -32,7 +32,7 @@ def test_strict_checkers_accept_right_programs_and_reject_each_wrong_line(
 
 
 def test_no_example_needs_an_ignore(tmp_path: Path) -> None:
-    for file in (*ACCEPTED, *WRONG, program_of_readme(tmp_path)):
+    for file in (*ACCEPTED, *WRONG, *programs_of_papers(tmp_path)):
         text = file.read_text()
         assert "type: ignore" not in text, file
         assert "pyright:" not in text.replace("wrong (pyright):", ""), file

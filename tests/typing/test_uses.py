@@ -14,7 +14,7 @@ import pytest
 from ensue import App, Event, Flow, Of, State
 from ensue.errors import NotYetAvailable
 from ensue.patterns import Late, Pattern, TimedOut, absent
-from tests.typing.checkers import ROOT, program_of_readme
+from tests.typing.checkers import ROOT, programs_of_papers
 
 USES = ROOT / "docs" / "uses"
 BUILT = ["shop.py"]
@@ -34,14 +34,14 @@ def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_program_of_the_readme_runs(tmp_path: Path) -> None:
-    program = program_of_readme(tmp_path)
+    program = next(file for file in programs_of_papers(tmp_path) if file.name == "readme.py")
     program.write_text(program.read_text() + "\n\nimport asyncio\n\nasyncio.run(main())\n")
     result = run([str(program)], tmp_path)
     assert "OrderShipped(order_id='o1')" in result.stdout, result.stdout + result.stderr
 
 
 def test_the_tests_of_the_readme_pass(tmp_path: Path) -> None:
-    program = program_of_readme(tmp_path)
+    program = next(file for file in programs_of_papers(tmp_path) if file.name == "readme.py")
     program.rename(tmp_path / "test_readme.py")
     result = run(["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "test_readme.py"], tmp_path)
     assert "2 passed" in result.stdout, result.stdout + result.stderr
