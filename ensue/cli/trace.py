@@ -21,6 +21,8 @@ from ensue.store.base import Term
 __all__ = ["trace"]
 
 PAGE = 1000
+ROOTS = 100
+"""So many trees are looked for together."""
 _STYLES = {"handled": "green", "discarded": "yellow", "retrying": "yellow", "parked": "red bold", "waiting": "yellow"}
 
 
@@ -59,7 +61,7 @@ def trace(id: str, limit: int, as_json: bool) -> None:
 
 async def _trace(target: Target, id: str, limit: int, as_json: bool) -> None:
     async with opened(target) as log:
-        asked, roots = await _roots(log, id)
+        asked, roots = await _roots(log, id, limit)
         rows, complete = await _tree(log, roots, asked, limit)
         handled = await read_handled(log.store, log.world, rows)
         reader = EventReader(log)
@@ -77,7 +79,7 @@ async def _row(log: OpenLog, position: int) -> Row | None:
     return page.rows[0] if page.rows else None
 
 
-async def _roots(log: OpenLog, text: str) -> tuple[int | None, list[Row]]:
+async def _roots(log: OpenLog, text: str, limit: int) -> tuple[int | None, list[Row]]:
     """The event that is asked for, and where its tree begins. A correlation may have several roots, stored together."""
     position = int(text) if text.isdecimal() and not text.startswith("0") and len(text) < 19 else None
     row = await _row(log, position) if position is not None else None
@@ -89,45 +91,47 @@ async def _roots(log: OpenLog, text: str) -> tuple[int | None, list[Row]]:
         row = await _row(log, found[0]) if found else None
     if row is None:
         correlation, after = await correlated(log, text)
-        return None, await _of_correlation(log, correlation, after)
+        return None, await _of_correlation(log, correlation, after, limit)
     if row[7] is not None:
         root = await _row(log, row[7])
         return row[0], [row if root is None else root]
     if position is None and correlation_of(row) == row[1]:
-        return row[0], await _of_correlation(log, row[1], row[0] - 1)
+        return row[0], await _of_correlation(log, row[1], row[0] - 1, limit)
     return row[0], [row]
 
 
-async def _of_correlation(log: OpenLog, correlation: bytes, after: int) -> list[Row]:
+async def _of_correlation(log: OpenLog, correlation: bytes, after: int, limit: int) -> list[Row]:
     """The events that began it: the first that carries it, and those of the same write, right behind it."""
     found: list[Row] = []
-    page = await log.store.read((), after=after, limit=PAGE)
-    for row in page.rows:
-        if row[6] is not None or correlation_of(row) != correlation:
+    while len(found) <= limit:
+        page = await log.store.read((), after=after, limit=PAGE)
+        for row in page.rows:
+            if row[6] is not None or correlation_of(row) != correlation:
+                return found
+            found.append(row)
+        if not page.rows:
             break
-        found.append(row)
+        after = page.reached
     return found
 
 
 async def _tree(log: OpenLog, roots: list[Row], asked: int | None, limit: int) -> tuple[list[Row], bool]:
     """The roots and all that came of them, in log order; the event asked for is among them, whatever the limit."""
-    rows = {row[0]: row for row in roots[:limit]}
-    selection = tuple(Term(root=row[0]) for row in roots)
-    reached, complete = roots[0][0], len(roots) <= limit
-    while complete:
-        page = await log.store.read(selection, after=reached, limit=min(PAGE, limit + 1))
-        for row in page.rows:
-            rows[row[0]] = row
-        reached = max(reached, page.reached)
-        if len(rows) > limit:
-            complete = False
-        elif reached >= log.store.head():
-            break
+    rows = {row[0]: row for row in roots[: limit + 1]}
+    for first in range(0, len(roots), ROOTS):
+        selection = tuple(Term(root=row[0]) for row in roots[first : first + ROOTS])
+        reached = roots[first][0]
+        while len(rows) <= limit:
+            page = await log.store.read(selection, after=reached, limit=PAGE)
+            rows.update((row[0], row) for row in page.rows)
+            reached = max(reached, page.reached)
+            if reached >= log.store.head():
+                break
     kept = [rows[position] for position in sorted(rows)][:limit]
     if asked is not None and all(row[0] != asked for row in kept):
         named = await _row(log, asked)
         kept += [named] if named is not None else []
-    return kept, complete
+    return kept, len(rows) <= limit
 
 
 # ---------------------------------------------------------------------------------------------------------- showing

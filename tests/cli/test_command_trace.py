@@ -153,3 +153,12 @@ def test_damaged_metadata_hide_no_other_event(log_file: Path, sql: Sql, ensue_: 
     sql("UPDATE ensue_event SET meta = ? WHERE position = 2", b"\xff")
     assert traced(ensue_, 2)["events"][0]["correlation"] is None
     assert len(ensue_("log", "--correlation", correlation).stdout.splitlines()) == 13
+
+
+def test_a_correlation_with_more_beginnings_than_a_page_is_whole(
+    log_file: Path, sql: Sql, ensue_: Ensue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ensue.cli.trace.PAGE", 2)
+    monkeypatch.setattr("ensue.cli.trace.ROOTS", 2)
+    found = traced(ensue_, traced(ensue_, 1)["events"][0]["id"])
+    assert (found["roots"], len(found["events"])) == ([1, 2, 3, 4, 5], 14)
