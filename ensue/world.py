@@ -110,8 +110,8 @@ class RealWorld:
         return self._random.random()
 
     def new_id(self) -> bytes:
-        # RFC 9562, section 6.2, method 2 (the top random bit is left free for counting): within a millisecond the random part counts up, so that ids of one process
-        # ascend. A step back of the clock goes on counting from the last id.
+        # RFC 9562, section 6.2, method 2: within a millisecond the random part counts up (its top bit is left free for that),
+        # so that ids of one process ascend. After a step back of the clock it goes on counting from the last id.
         millisecond = time.time_ns() // 1_000_000
         with self._lock:
             if millisecond > self._millisecond:

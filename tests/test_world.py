@@ -1,204 +1,183 @@
-"""The door to the real world: clocks, chance, ids, tasks and threads."""
+"""The real world: ids that ascend, threads that hand their results to the loop, a loop in a thread."""
 
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
-from uuid import RFC_4122, UUID
+from functools import partial
+from typing import Any
+from uuid import UUID
 
 import pytest
 
+from ensue import world
 from ensue.world import LoopThread, RealWorld
 
-SECOND = 1_000_000_000
 
-
-class Clock:
-    """The system's clock, moved by hand."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.nanoseconds = 1_767_225_600 * SECOND
-        monkeypatch.setattr(time, "time_ns", lambda: self.nanoseconds)
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
-
-
-# ------------------------------------------------------------------------------------------------------------------ ids
-
-
-def test_ids_are_uuids_of_version_seven_with_the_time_in_front(clock: Clock) -> None:
-    id = UUID(bytes=RealWorld().new_id())
-    assert (id.version, id.variant) == (7, RFC_4122)
-    assert id.int >> 80 == clock.nanoseconds // 1_000_000
-
-
-def test_ids_ascend_within_a_millisecond(clock: Clock) -> None:
-    world = RealWorld()
-    ids = [world.new_id() for _ in range(10_000)]
+def test_ids_are_of_version_7_and_ascend() -> None:
+    real = RealWorld()
+    ids = [real.new_id() for _ in range(20_000)]
     assert ids == sorted(set(ids))
+    for id in (UUID(bytes=ids[0]), UUID(bytes=ids[-1])):
+        assert (id.version, id.variant) == (7, "specified in RFC 4122")
+        assert abs((id.int >> 80) - time.time_ns() // 1_000_000) < 60_000
 
 
-def test_ids_ascend_when_the_clock_goes_back(clock: Clock) -> None:
-    world = RealWorld()
-    ids: list[bytes] = []
-    for seconds in (0, 10, -3_600, 1, 3_700):
-        clock.nanoseconds += seconds * SECOND
-        ids += [world.new_id() for _ in range(3)]
-    assert ids == sorted(set(ids))
-    assert all(UUID(bytes=id).version == 7 for id in ids)
-    assert UUID(bytes=ids[-1]).int >> 80 == clock.nanoseconds // 1_000_000
+def test_ids_ascend_when_the_clock_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = RealWorld()
+    before = real.new_id()
+    hour = 3_600 * 1_000_000_000
+    now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now - hour)
+    during = [real.new_id() for _ in range(100)]
+    monkeypatch.undo()
+    assert [before, *during] == sorted({before, *during})
+    assert real.new_id() > during[-1]
 
 
-def test_ids_of_two_worlds_in_one_millisecond_differ(clock: Clock) -> None:
-    assert len({RealWorld().new_id() for _ in range(1_000)}) == 1_000
-
-
-def test_ids_made_in_several_threads_differ() -> None:
-    world = RealWorld()
-    made: list[list[bytes]] = []
-    threads = [threading.Thread(target=lambda: made.append([world.new_id() for _ in range(2_000)])) for _ in range(4)]
+def test_ids_from_many_threads_are_unique() -> None:
+    real, found = RealWorld(), list[bytes]()
+    threads = [threading.Thread(target=lambda: found.extend(real.new_id() for _ in range(2_000))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len({id for ids in made for id in ids}) == 8_000
+    assert len(set(found)) == 16_000
 
 
-# ----------------------------------------------------------------------------------------------------- time and chance
+def test_two_worlds_do_not_draw_the_same() -> None:
+    one, two = RealWorld(), RealWorld()
+    assert [one.random() for _ in range(5)] != [two.random() for _ in range(5)]
+    assert all(0 <= one.random() < 1 for _ in range(100))
 
 
-def test_now_is_the_wall_clock_in_microseconds(clock: Clock) -> None:
-    assert RealWorld().now() == clock.nanoseconds // 1_000
+def on_threads(count: int, calls: list[Callable[[], Any]]) -> list[tuple[Any, BaseException | None, bool]]:
+    """(result, error, whether it was told on the loop's thread) of each call, in the order in which they were told."""
+
+    async def run() -> list[tuple[Any, BaseException | None, bool]]:
+        told: list[tuple[Any, BaseException | None, bool]] = []
+        finished, here = asyncio.Event(), threading.get_ident()
+        threads = RealWorld().threads(count, name="test")
+
+        def done(result: Any, error: BaseException | None) -> None:
+            told.append((result, error, threading.get_ident() == here))
+            if len(told) == len(calls):
+                finished.set()
+
+        for call in calls:
+            threads.run(call, done)
+        await asyncio.wait_for(finished.wait(), 30)
+        threads.close()
+        return told
+
+    return asyncio.run(run())
 
 
-def test_the_clock_for_durations_does_not_follow_the_wall_clock(clock: Clock) -> None:
-    world = RealWorld()
-    before = world.monotonic()
-    clock.nanoseconds -= 3_600 * SECOND
-    assert 0 <= world.monotonic() - before < 60
+def test_results_of_threads_come_on_the_loops_thread_and_from_one_thread_in_order() -> None:
+    told = on_threads(1, [partial(int, number) for number in range(1_000)])
+    assert told == [(number, None, True) for number in range(1_000)]
 
 
-def test_chance_lies_between_zero_and_one() -> None:
-    world = RealWorld()
-    numbers = [world.random() for _ in range(1_000)]
-    assert all(0 <= number < 1 for number in numbers)
-    assert len(set(numbers)) > 990
+def test_as_many_calls_run_at_once_as_there_are_threads() -> None:
+    barrier = threading.Barrier(4, timeout=30)
+    assert sorted(result for result, _, _ in on_threads(4, [barrier.wait] * 4)) == [0, 1, 2, 3]
 
 
-def test_a_failpoint_is_nothing() -> None:
-    RealWorld().failpoint("anything")
+class Odd(BaseException):
+    """Not an Exception: a lost one would hang its caller."""
 
 
-def test_a_call_comes_later_unless_it_is_cancelled() -> None:
-    async def story() -> list[str]:
-        world = RealWorld()
-        called: list[str] = []
-        done = asyncio.Event()
-        world.call_later(0.001, lambda: called.append("cancelled")).cancel()
-        world.call_later(0.002, lambda: called.append("called"))
-        world.call_later(0.003, done.set)
-        await done.wait()
-        return called
+@pytest.mark.parametrize("error", [ValueError("no"), Odd("odd"), SystemExit(3)])
+def test_an_error_of_a_call_comes_as_it_is(error: BaseException) -> None:
+    def fail() -> None:
+        raise error
 
-    assert asyncio.run(story()) == ["called"]
+    assert on_threads(1, [fail, lambda: 7]) == [(None, error, True), (7, None, True)]
 
 
-def test_a_task_has_the_name_it_was_given() -> None:
-    async def story() -> tuple[str, int]:
-        world = RealWorld()
-
-        async def work() -> int:
-            await world.sleep(0)
-            return 7
-
-        task = world.spawn(work(), name="counting")
-        return task.get_name(), await task
-
-    assert asyncio.run(story()) == ("counting", 7)
-
-
-# -------------------------------------------------------------------------------------------------------------- threads
-
-
-def test_calls_run_beside_the_loop_and_their_results_come_back_to_it() -> None:
-    async def story() -> None:
-        results: list[tuple[object, object, int]] = []
-        done = asyncio.Event()
-
-        def take(result: object, error: BaseException | None) -> None:
-            results.append((result, error, threading.get_ident()))
-            if len(results) == 3:
-                done.set()
-
-        pool = RealWorld().threads(2, name="test")
-        wrong = ValueError("no")
-
-        def fails() -> None:
-            raise wrong
-
-        pool.run(threading.get_ident, take)
-        pool.run(fails, take)
-        pool.run(lambda: "text", take)
-        await done.wait()
-        pool.close()
-        here = threading.get_ident()
-        assert {where for _, _, where in results} == {here}
-        assert {error for _, error, _ in results} == {None, wrong}
-        assert here not in [result for result, _, _ in results]
-
-    asyncio.run(story())
+def test_a_call_that_never_ends_does_not_hold_the_exit_of_the_program() -> None:
+    program = """
+import asyncio, threading
+from ensue.world import RealWorld
+async def main():
+    threads = RealWorld().threads(1, name="stuck")
+    begun = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    def stuck():
+        loop.call_soon_threadsafe(begun.set)
+        threading.Event().wait()
+    threads.run(stuck, lambda result, error: None)
+    await begun.wait()
+    threads.close()
+asyncio.run(main())
+print("over")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert (done.stdout, done.stderr, done.returncode) == ("over\n", "", 0)
 
 
-def test_one_thread_runs_calls_in_the_order_given() -> None:
-    async def story() -> list[int]:
-        order: list[int] = []
-        done = asyncio.Event()
-        pool = RealWorld().threads(1, name="test")
+def test_tasks_and_timers_are_those_of_the_loop() -> None:
+    async def run() -> None:
+        real, rung = RealWorld(), asyncio.Event()
+        began = real.monotonic()
+        timer = real.call_later(0.01, rung.set)
+        task = real.spawn(real.sleep(0.01), name="a sleep")
+        assert task.get_name() == "a sleep"
+        await rung.wait()
+        await task
+        assert real.monotonic() - began >= 0.01
+        assert not timer.cancelled()
 
-        def call(number: int) -> Callable[[], None]:
-            return lambda: order.append(number)
-
-        for number in range(100):
-            pool.run(call(number), lambda _, __: None)
-        pool.run(lambda: None, lambda _, __: done.set())
-        await done.wait()
-        pool.close()
-        return order
-
-    assert asyncio.run(story()) == list(range(100))
+    asyncio.run(run())
 
 
-def test_closing_a_pool_does_not_wait_for_a_call_that_never_ends() -> None:
-    async def story() -> None:
-        never = threading.Event()
-        pool = RealWorld().threads(1, name="test")
-        pool.run(never.wait, lambda _, __: None)
-        pool.close()
-        never.set()
+def test_a_loop_in_a_thread_runs_what_it_is_given_and_ends_what_is_left() -> None:
+    ended: list[str] = []
 
-    asyncio.run(story())
+    async def left() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("left")
+
+    async def begin() -> str:
+        begun.append(asyncio.create_task(left()))
+        await asyncio.sleep(0)
+        return threading.current_thread().name
+
+    begun: list[asyncio.Task[None]] = []
+    thread = LoopThread("a loop")
+    assert thread.call(begin()) == "a loop"
+    assert not thread.is_current()
+    thread.close()
+    assert ended == ["left"]
+    assert begun[0].cancelled()
 
 
-def test_a_loop_in_a_thread_of_its_own_runs_what_plain_code_gives_it() -> None:
-    loop = LoopThread("test")
+def test_a_loop_in_a_thread_is_closed_though_a_task_will_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world, "END_SECONDS", 0.05)
 
-    async def where() -> int:
-        return threading.get_ident()
+    async def stubborn() -> None:
+        while not free:
+            try:
+                await asyncio.sleep(0.01)
+            except asyncio.CancelledError:
+                refused.append(1)
 
-    async def fails() -> None:
-        raise ValueError("no")
+    async def begin() -> asyncio.Task[None]:
+        task = asyncio.create_task(stubborn())
+        await asyncio.sleep(0)
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        return task
 
-    async def hangs() -> None:
-        await asyncio.Event().wait()
-
-    assert loop.call(where()) != threading.get_ident()
-    with pytest.raises(ValueError, match="no"):
-        loop.call(fails())
-    with pytest.raises(TimeoutError):
-        loop.call(hangs(), timeout_seconds=0.01)
-    loop.close()
+    free, refused = list[int](), list[int]()
+    thread = LoopThread("a loop")
+    task = thread.call(begin())
+    thread.close()
+    assert refused
+    assert not task.done()
+    task.get_coro().close()

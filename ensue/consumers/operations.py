@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 
 import msgspec
 
@@ -52,9 +53,7 @@ async def release(
         edits=lane.edits + (edit is not None),
         discard=discard,
     )
-    operation = Operation(
-        lane=released, position=letter.position, resolution=resolution, note=note, by=by or getpass.getuser()
-    )
+    operation = Operation(lane=released, position=letter.position, resolution=resolution, note=note, by=by or _user())
     facts = {"dead_letter": letter.id, "position": letter.position, "resolution": resolution, "note": note}
     id = world.new_id()
     told = Draft(
@@ -68,3 +67,11 @@ async def release(
     )
     await store.write(Request(events=(told,), operation=operation))
     world.failpoint("operator.written")
+
+
+def _user() -> str:
+    """Who runs this process; a container's user may have a number only."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"

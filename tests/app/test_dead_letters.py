@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -207,3 +208,19 @@ def test_who_only_connects_can_resolve_what_another_process_handles(file_url: st
         assert (kept.resolution, kept.by) == ("retried", "ann")
 
     running(file_url, work)
+
+
+def test_without_a_name_the_user_of_the_process_has_done_it_also_one_without_a_name(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+
+    async def work(shop: Shop) -> None:
+        (letter,) = await shop.fail(placed())
+        await shop.app.dead_letters.discard(letter.id, note="a test order")
+        (kept,) = await shop.app.open_store().dead_letters(open_only=False)
+        assert kept.by == "user 54321"
+
+    running(url, work)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ensue import App, Command, Context, Position, Recorded
+from ensue import App, Command, Context, Criteria, Position, Recorded
 from ensue.errors import (
     EnsueError,
     IdempotencyKeyReused,
@@ -365,6 +365,8 @@ def test_a_position_of_another_log_is_refused() -> None:
             with pytest.raises(WrongLog):
                 async for _ in two.log.read(after=receipt.position):
                     pass
+            with pytest.raises(WrongLog):
+                await two.log.append(placed(), unless=Criteria(OrderPlaced), since=receipt.position)
 
     asyncio.run(run())
 
