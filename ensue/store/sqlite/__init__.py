@@ -98,10 +98,11 @@ class SqliteStore:
         read_only = not self._in_memory and self._looks_only()
         if not self._in_memory and not read_only:
             self._files = files = LogFiles(self.path, guard=self._guard)
-            # Not on the loop's thread: another store of this very loop may have the turn, and gives it back there.
-            thread = world.threads(1, name="ensue open")
-            await files.turn(thread, files.lock_to_open)
-            thread.close()
+            if not files.try_lock_to_open():
+                # Not on the loop's thread: another store of this very loop may have the turn, and gives it back there.
+                thread = world.threads(1, name="ensue open")
+                await files.turn(thread, files.lock_to_open)
+                thread.close()
         try:
             connection = self._connect_to_look() if read_only else self._connect()
             self._prepare(connection, read_only=read_only)
@@ -198,14 +199,16 @@ class SqliteStore:
         if self._closed:
             return
         self._closed = True
+        turn = False
         try:
             if self._writer is not None and not self._forked:
                 await self._writer.drain()
                 await self._writer.turn()
+                turn = True
                 if self._files is not None and not isinstance(self._writer.broken, LogFileReplaced):
                     self._files.closing()  # else what is in a file that is gone would be copied over what took its place
         finally:
-            self._shut(tidy=True)
+            self._shut(tidy=turn)
 
     def abandon(self) -> None:
         """Close at once, committing nothing: what is left when a process dies."""

@@ -113,17 +113,26 @@ class LogFiles:
         """Take the turn to write. Blocks while another process writes."""
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
+    def try_lock_to_open(self) -> bool:
+        """Take the turn before the log is opened, if it is free."""
+        return self.try_lock() and self._is_current()
+
     def lock_to_open(self) -> None:
-        """Take the turn before the log is opened. Whoever closed it last may have removed the lock file meanwhile."""
+        """Take the turn before the log is opened. Blocks while another process writes."""
         while True:
             self.lock()
-            if self._closed:
+            if self._is_current():
                 return
-            found = os.fstat(self._lock)
-            if (found.st_dev, found.st_ino) == _identity(f"{self.path}-lock"):
-                return
-            os.close(self._lock)
-            self._lock = self._open_lock()
+
+    def _is_current(self) -> bool:
+        """Whether the locked file is the one of that name: whoever closed the log last may have removed it meanwhile. It is
+        opened anew then."""
+        found = os.fstat(self._lock)
+        if self._closed or (found.st_dev, found.st_ino) == _identity(f"{self.path}-lock"):
+            return True
+        os.close(self._lock)
+        self._lock = self._open_lock()
+        return False
 
     async def turn(self, threads: Threads, take: Callable[[], None]) -> None:
         """Take the turn (`take` is one of the above) without blocking the loop."""
