@@ -166,7 +166,7 @@ def _json(reader: EventReader, row: Row) -> None:
 def _line(reader: EventReader, row: Row) -> None:
     """Tab-separated: position, time, type, key, cause, payload."""
     name, key, cause, payload = reader.line(row)
-    say(f"{row[0]}\t{exact_time(row[5])}\t{name}\t{key}\t{cause}\t{payload}")
+    say(f"{row[0]}\t{exact_time(row[5]) or row[5]}\t{name}\t{key}\t{cause}\t{payload}")
 
 
 def _coloured_line(reader: EventReader, row: Row) -> None:

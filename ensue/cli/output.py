@@ -137,12 +137,18 @@ def _bare(cell: str) -> str:
 
 def local_time(time: int) -> str:
     """For people: local time, to the millisecond."""
-    return instant(time).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+    try:
+        return instant(time).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+    except (OverflowError, ValueError):  # a damaged log
+        return f"{time} µs"
 
 
 def exact_time(time: int | None) -> str | None:
-    """For programs: ISO 8601 in UTC, to the microsecond."""
-    return None if time is None else instant(time).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    """For programs: ISO 8601 in UTC, to the microsecond; None for none, and for one that is no time."""
+    try:
+        return None if time is None else instant(time).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    except OverflowError:  # a damaged log
+        return None
 
 
 def duration(seconds: float) -> str:

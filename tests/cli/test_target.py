@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Ensue
+from tests.cli.conftest import Ensue, Sql
 
 LOOKING = (
     ("log",),
@@ -151,3 +151,20 @@ def test_a_pyproject_that_is_no_toml_is_named(folder: Path, ensue_: Ensue) -> No
     result = ensue_("log")
     assert result.exit_code == 2
     assert "pyproject.toml cannot be read" in result.stderr
+
+
+@pytest.mark.parametrize("words", LOOKING, ids=" ".join)
+def test_a_damaged_file_is_one_sentence_whatever_looks_at_it(
+    log_file: Path, ensue_: Ensue, words: tuple[str, ...]
+) -> None:
+    log_file.write_bytes(log_file.read_bytes()[:20_000])
+    result = ensue_(*words)
+    assert result.exit_code == 3
+    assert "the file is damaged" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_time_that_is_none_hides_no_event(log_file: Path, sql: Sql, ensue_: Ensue) -> None:
+    sql("UPDATE ensue_event SET recorded_at = ? WHERE position = 2", 2**62)
+    assert len(ensue_("log").stdout.splitlines()) == 15
+    assert ensue_("trace", 2).exit_code == 0

@@ -73,7 +73,7 @@ CREATE INDEX ensue_delivery_by_time ON ensue_delivery (at);
 
 
 def is_log(path: str) -> bool:
-    """Whether there is a file that says it is a log. Nothing is created and nothing written."""
+    """Whether there is a file that says it is a log, or a damaged database, which may be one. Nothing is written."""
     if not Path(path).is_file():
         return False
     try:
@@ -84,6 +84,8 @@ def is_log(path: str) -> bool:
         return False
     try:
         return bool(connection.pragma("application_id") == APPLICATION_ID)
+    except apsw.CorruptError:
+        return True
     except apsw.Error:
         return False
     finally:
