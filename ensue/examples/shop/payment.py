@@ -1,7 +1,7 @@
 """Payment: takes the money, and gives it back. The bank is outside: it can be down, and it can be asked twice.
 
 Therefore every call carries the delivery's idempotency key, the same on every attempt, and a failure of the connection is
-tried again. What the bank refuses for good would become a dead letter, and hold up this order alone.
+tried again. Whatever else the bank says is its last word: the payment becomes a dead letter, and only this order waits.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ class Gateway(Protocol):
     async def refund(self, order_id: str, amount: Decimal, *, idempotency_key: str) -> str: ...
 
 
-payment = Service("payment", retry={ConnectionError: Retry(attempts=10, first=timedelta(milliseconds=50))})
+payment = Service(
+    "payment",
+    retry={ConnectionError: Retry(attempts=10, first=timedelta(milliseconds=50)), Exception: Retry.never},
+)
 
 
 @payment.on
