@@ -178,7 +178,6 @@ def clone(machine: Machine) -> Machine:
         copied.rows, copied.dropped = runs_of(flight.rows), runs_of(flight.dropped)
         copied.letters, copied.records = list(flight.letters), list(flight.records)
         copied.busy, copied.mark, copied.ahead = flight.busy, flight.mark, set(flight.ahead)
-        copied.request = flight.request
         other.flight = copied
     return other
 

@@ -41,7 +41,7 @@ __all__ = ["SqliteStore"]
 
 POLL_SECONDS = 1.0
 """The poll behind the watch, should a touch be lost with the process that was to make it."""
-SHARED_MEMORY_POLL_SECONDS = 0.025
+SHARED_MEMORY_POLL_SECONDS = 0.5
 FALLBACK_POLL_SECONDS = 0.025
 BUSY_MILLISECONDS = 5_000
 LOOKS = 10

@@ -91,6 +91,7 @@ def run(setting: Setting[A], tape: Tape, *, on_step: Callable[[Any, str], None] 
 async def _drive(simulation: Simulation[A], scenario: Scenario[A]) -> None:
     async def test() -> None:
         await scenario(simulation)
+        simulation.surroundings.over = True
         await simulation.stop()
 
     work = simulation.world.spawn(test(), name="test")
