@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from hashlib import blake2b
@@ -117,6 +118,11 @@ def _may_be_infinite(info: Any) -> bool:
     return False
 
 
+_not_finite_encoded = re.compile(rb"NaN|Infinity|null").search
+"""What a decimal or a float that is not finite looks like once it is encoded. Few payloads hold any of these words, and only
+those need the walk through their values."""
+
+
 def _not_finite(value: object) -> bool:
     if isinstance(value, float):
         return not math.isfinite(value)
@@ -202,9 +208,10 @@ class Registry:
             codec.decode(data)
         except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:
             raise InvalidEvent(f"{codec.name}: {_guilty(event, error)}") from error
-        for field in codec.finite:
-            if _not_finite(getattr(event, field)):
-                raise InvalidEvent(f"{codec.name}: {_guilty(event, None)}")
+        if codec.finite and _not_finite_encoded(data):
+            for field in codec.finite:
+                if _not_finite(getattr(event, field)):
+                    raise InvalidEvent(f"{codec.name}: {_guilty(event, None)}")
         if len(data) > self._payload_bytes:
             raise InvalidEvent(
                 f"{codec.name}: the payload has {len(data)} bytes, the limit is {self._payload_bytes}; store large contents "
