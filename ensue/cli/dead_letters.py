@@ -268,7 +268,9 @@ def _pretty(data: bytes) -> str:
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @log_options
 def retry(id: int | None, everything: bool, consumer: str | None, note: str | None, dry_run: bool) -> None:
-    """Handle one again, or all, with all its attempts; then its key goes on.
+    """Handle one again, or all of them.
+
+    Each gets all its attempts anew. When it succeeds, its key goes on.
 
     \b
     Example:

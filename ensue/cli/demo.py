@@ -103,7 +103,10 @@ async def _run(url: str, orders: Path | None, seed: int, seconds: float | None, 
 
     world = RealWorld()
     meter = Meter(world)
-    file: OrderFile | None = OrderFile(orders) if orders is not None else None
+    file: OrderFile | None = None
+    if orders is not None:
+        with screen.reading(orders):
+            file = OrderFile(orders)
     app = shop(url, seed=seed, observe=meter.observe, world=world)
     with told_to_stop() as stop:
         async with app:
@@ -125,6 +128,10 @@ class _Screen:
         self._title = ""
         self._lines = 0
         self._next_line = 0.0
+
+    def reading(self, orders: Path) -> AbstractContextManager[object]:
+        """A sign of life, while this is open."""
+        return self._console.status(f"Reading {orders.name}") if self._console.is_terminal else nullcontext()
 
     def live(self, file: OrderFile | None, seed: int) -> AbstractContextManager[object]:
         """The view, while this is open."""
@@ -160,13 +167,16 @@ class _Screen:
         if not complete:
             self._print(f"Stopped before the end of {orders}. The same command goes on where it stopped.")
         self._print(f"The log is at {url}. What happened in it:")
-        for command, meaning in (
-            (f"ensue log --url {url}", "every event"),
-            (f"ensue trace 1 --url {url}", "all that the first order caused, and who handled it"),
-            (f"ensue consumers --url {url}", "how far each service is"),
-            (f"ensue verify --url {url}", "the proof that the log is whole"),
-        ):
-            self._print(f"  {command}    {meaning}")
+        commands = [
+            ("log", "every event"),
+            ("trace 1", "what the first event caused, and who handled it"),
+            ("consumers", "how far each service is"),
+            ("verify", "the proof that the log is whole"),
+        ]
+        if report.lines_rejected:
+            commands.insert(1, ("log --type LineRejected", "every line that is no part of an order, and why"))
+        for command, meaning in commands:
+            self._print(f"  ensue {command} --url {url}    {meaning}")
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, soft_wrap=True)

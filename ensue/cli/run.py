@@ -37,7 +37,7 @@ __all__ = ["run"]
 
 
 @click.command()
-@click.argument("application", metavar="MODULE:APP", required=False)
+@click.argument("application", metavar="[MODULE:APP]", required=False)
 def run(application: str | None) -> None:
     """Run an application's handlers until Ctrl-C or SIGTERM; then let those that work finish, and stop.
 

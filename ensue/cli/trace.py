@@ -43,7 +43,9 @@ class _Trace(msgspec.Struct, frozen=True, kw_only=True):
 
 @click.command()
 @click.argument("id")
-@click.option("--limit", type=click.IntRange(min=1), default=1000, show_default=True, help="At most so many events.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=1000, show_default=True, metavar="N", help="At most so many events."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @log_options
 def trace(id: str, limit: int, as_json: bool) -> None:

@@ -187,8 +187,8 @@ class _Events:
         self._id_hashes.append(hashed)
         self._roots.append(row[7] or 0)
         if row[5] < self._recorded_at:
-            late = self._recorded_at - row[5]
-            self._report.add("times", f"was recorded {late} µs before the event in front of it", position)
+            late = (self._recorded_at - row[5]) / 1e6
+            self._report.add("times", f"was recorded {late:.6f} s before the event in front of it", position)
         self._recorded_at = max(self._recorded_at, row[5])
         self._see_stream(row)
         self._see_contents(row)
@@ -370,12 +370,12 @@ class _Account:
 
     def _unbalanced(self, row: Progress, count: int, digest: int) -> None:
         """The digest is a sum of squares, so that one event too many or too few can be named."""
-        more, fewer = (digest - row.digest) & _DIGEST, (row.digest - digest) & _DIGEST
+        skipped, lost = _root((digest - row.digest) & _DIGEST), _root((row.digest - digest) & _DIGEST)
         said = f"segment {row.segment} has handled {row.count} events, and {count} count as done"
-        if count == row.count + 1 and isqrt(more) ** 2 == more:
-            self._find("accounts", f"{said}: the event counts as done and was not handled", isqrt(more))
-        elif count == row.count - 1 and isqrt(fewer) ** 2 == fewer:
-            self._find("accounts", f"{said}: the event was handled twice, or does not count as done", isqrt(fewer))
+        if count == row.count + 1 and skipped:
+            self._find("accounts", f"{said}: the event counts as done and was not handled", skipped)
+        elif count == row.count - 1 and lost:
+            self._find("accounts", f"{said}: the event was handled twice, is gone, or does not count as done", lost)
         elif count == row.count:
             self._find("accounts", f"{said}, but not the same ones", row.position)
         else:
@@ -396,6 +396,12 @@ class _Account:
 
     def _find(self, check: str, message: str, position: int | None = None) -> None:
         self._report.add(check, message, position, self.consumer.name)
+
+
+def _root(square: int) -> int | None:
+    """The position whose square this is, if it is one."""
+    root = isqrt(square)
+    return root if root and root * root == square else None
 
 
 def _key_of(text: str) -> bytes:
