@@ -179,13 +179,18 @@ class App(Service):
             drain_seconds=settings.drain_seconds,
         )
         # Known before it is open: factories and lifecycle hooks may publish and read.
-        self._engine = engine
+        self._take(engine)
         try:
             await engine.open(consume=consume)
         except BaseException:
-            self._engine = None
+            self._take(None)
             raise
         return engine
+
+    def _take(self, engine: Engine | None) -> None:
+        self._engine = engine
+        for service, _ in self._walk(None, set()):
+            service._open_in += 1 if engine is not None else -1
 
     async def _close(self) -> None:
         engine = self._engine
@@ -193,7 +198,7 @@ class App(Service):
             try:
                 await engine.close()
             finally:
-                self._engine = None
+                self._take(None)
 
     def open_store(self) -> Store:
         """The open store, for tools. Errors: `Unavailable` when the application is not open."""

@@ -52,6 +52,7 @@ class Service:
         self._factories: list[Factory] = []
         self._hooks: list[Factory] = []
         self._included: list[Service] = []
+        self._open_in = 0  # how many open applications it is part of
 
     @overload
     def on(self, handler: Handler, /) -> Handler: ...
@@ -95,6 +96,7 @@ class Service:
                     f"({given}), above def handler(event: {given})"
                 )
             known = checked_options(getattr(function, "__name__", repr(function)), options)
+            self._before_opening(f"the handler {getattr(function, '__name__', function)}")
             definition = analyse(function, known, local_names, prefix=self._prefix)
             if any(other.name == definition.name for other in self._handlers):
                 raise DefinitionError(
@@ -118,7 +120,9 @@ class Service:
         local_names = dict(sys._getframe(1).f_locals)
 
         def register(function: Any) -> Any:
-            self._factories.append(factory_of(function, local_names))
+            factory = factory_of(function, local_names)
+            self._before_opening(f"the factory {factory.name}")
+            self._factories.append(factory)
             return function
 
         return register(factory) if factory is not None else register
@@ -130,7 +134,9 @@ class Service:
 
         Errors: `DefinitionError`.
         """
-        self._hooks.append(hook_of(hook, sys._getframe(1).f_locals))
+        found = hook_of(hook, sys._getframe(1).f_locals)
+        self._before_opening(f"the lifecycle hook {found.name}")
+        self._hooks.append(found)
         return hook
 
     def include(self, *services: Service | Decider[Any, Any, Any]) -> None:
@@ -145,6 +151,7 @@ class Service:
                 raise DefinitionError(f"{self.name}: include() takes services, not {service!r}")
             if self in (part for part, _ in service._walk(None, set())):
                 raise DefinitionError(f"the service {self.name!r} would include itself by way of {service.name!r}")
+            self._before_opening(f"the service {service.name}")
             self._included.append(service)
 
     @overload
@@ -191,6 +198,14 @@ class Service:
     @property
     def _prefix(self) -> str:
         return f"{self.name}."
+
+    def _before_opening(self, what: str) -> None:
+        """Errors: `DefinitionError` once it is too late, because nothing would ever come of it."""
+        if self._open_in:
+            raise DefinitionError(
+                f"{self.name}: {what} is declared while the application is open, and would be left out: an application takes "
+                "up what is declared before it is opened"
+            )
 
     def _walk(self, retry: Retries | None, seen: set[Service]) -> Iterator[tuple[Service, Retries | None]]:
         """This service and all that are part of it, each once, in the order of inclusion; with each the retry policy that

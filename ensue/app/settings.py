@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
+from ensue.app.urls import shown
 from ensue.errors import DefinitionError
 
 __all__ = ["Settings"]
@@ -30,6 +31,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long handlers may finish when the application stops."""
     payload_bytes: int = PAYLOAD_BYTES
     """The largest payload of an event."""
+
+    def __repr__(self) -> str:
+        return (
+            f"Settings(url={shown(self.url)!r}, drain_seconds={self.drain_seconds}, payload_bytes={self.payload_bytes})"
+        )
 
     @classmethod
     def load(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -256,6 +257,39 @@ def test_an_app_is_not_opened_twice_at_once(url: str) -> None:
                 await app.__aenter__()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("service", ["app", "included"])
+def test_what_is_declared_while_the_app_is_open_is_refused_for_it_would_be_left_out(service: str, url: str) -> None:
+    app, included = App("shop", url=url), Service("included")
+    app.include(included)
+    late = app if service == "app" else included
+
+    def charge(order: OrderPlaced) -> None: ...
+
+    def number() -> int:
+        return 7
+
+    def warm() -> Iterator[None]:
+        yield
+
+    declarations: dict[str, Callable[[], object]] = {
+        "the handler charge": lambda: late.on(charge),
+        "the factory number": lambda: late.provide(number),
+        "the lifecycle hook warm": lambda: late.lifecycle(warm),
+        "the service other": lambda: late.include(Service("other")),
+    }
+
+    async def run() -> None:
+        async with app:
+            for what, declare in declarations.items():
+                with pytest.raises(DefinitionError, match=f"{what} is declared while the application is open"):
+                    declare()
+
+    asyncio.run(run())
+    for declare in declarations.values():
+        declare()
+    assert len(app.handlers) == 1
 
 
 def test_an_app_may_be_opened_again(file_url: str) -> None:

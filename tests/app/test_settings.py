@@ -157,6 +157,13 @@ def test_no_message_shows_a_password(url: str) -> None:
     assert caught.value.__cause__ is None
 
 
+def test_settings_that_are_printed_show_no_password() -> None:
+    settings = App("shop", url="postgresql://ann:s3cret@host/shop").settings
+    assert settings.url == "postgresql://ann:s3cret@host/shop"
+    assert "s3cret" not in repr(settings)
+    assert "s3cret" not in str(settings)
+
+
 def test_a_url_is_shown_with_all_that_is_no_secret() -> None:
     assert (
         shown("postgresql://ann:s3cret@host:5432/shop?sslmode=require") == "postgresql://ann:…@host:5432/shop?sslmode=…"
