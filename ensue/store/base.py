@@ -8,8 +8,10 @@ waits for more, and stores all of it in one transaction (group commit). Each req
 
 1. its idempotency key: known with the same fingerprint → the first answer again; with another → `IdempotencyKeyReused`;
 2. its fence: the progress row has the stated `(fence, rev)`, else `Fenced`;
-3. its stream versions and conditions, against what is committed and what this batch has written so far, else `Conflict`;
-4. its functions (`apply`), under one savepoint, else `ApplyFailed` and nothing of the request is stored;
+3. its stream versions and conditions, against what is committed and what this batch has written so far, and the parked
+   lane of its operation, else `Conflict`;
+4. its functions (`apply`), in order, then its `result`, under one savepoint, else `ApplyFailed` and nothing of the request
+   is stored;
 5. its events get the next positions, contiguous, in the order given; then its rows.
 
 All checks come before any write of the request. Requests are taken in the order in which `write` was called.
@@ -103,8 +105,9 @@ class Expected(msgspec.Struct, frozen=True):
 class Page(msgspec.Struct, frozen=True):
     """Rows of one short read, ascending (descending when read backwards).
 
-    Every matching event between where the read began and `reached`, inclusive, is among `rows`. A forward read that
-    returned all there is has `reached` = the head at the time of the read.
+    Every matching event between where the read began and `reached`, inclusive, is among `rows`. A read that returned all
+    there is has reached the end of its window: forwards the last position before `before`, which without it is the head
+    at the time of the read; backwards `after`.
     """
 
     rows: list[Row]
@@ -328,7 +331,7 @@ class Log(Protocol):
     """The identity of this log, given at its creation; part of every position token."""
 
     async def open(self, world: World) -> None:
-        """Open or create. Errors: `CorruptLog`, `LogTooNew`, `ReadOnlyLog`, `Unavailable`, `StorageFull`."""
+        """Open or create. What was closed may be opened again. Errors: `CorruptLog`, `LogTooNew`, `ReadOnlyLog`, `Unavailable`, `StorageFull`."""
         ...
 
     async def close(self) -> None:
@@ -357,7 +360,7 @@ class Log(Protocol):
         limit: int = 1000,
         backwards: bool = False,
     ) -> Page:
-        """At most `limit` matching rows with `after` < position < `before`, in one short transaction.
+        """At most `limit` (from 1) matching rows with `after` < position < `before`, in one short transaction.
 
         Forwards from `after`, or backwards from `before` (None: the head). A page may hold fewer rows than `limit`
         though more match: go on from `reached`, until `reached` is the head (backwards: `after`).
@@ -424,7 +427,7 @@ class Checkpoints(Protocol):
         ...
 
     async def nodes(self) -> tuple[Node, ...]:
-        """All node rows, the expired included."""
+        """Node rows by id, the expired included; but those that expired over a minute ago and own nothing may be gone."""
         ...
 
     async def dead_letters(self, *, consumer: int | None = None, open_only: bool = True) -> tuple[DeadLetter, ...]:
@@ -432,7 +435,7 @@ class Checkpoints(Protocol):
         ...
 
     async def deliveries(self, positions: Sequence[int]) -> tuple[Delivery, ...]:
-        """The delivery records that cover any of these positions."""
+        """The delivery records that cover any of these positions, in the order of their commits. They are kept for a week."""
         ...
 
 

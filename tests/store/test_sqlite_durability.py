@@ -12,7 +12,7 @@ import apsw
 import pytest
 
 from ensue.errors import ForeignConnection, LogFileReplaced, OutcomeUnknown, StorageFull, Unavailable, WriterStopped
-from ensue.store.base import Request
+from ensue.store.base import Request, Written
 from ensue.store.sqlite import SqliteStore
 from tests.store.logs import WORLD, append, child, draft, filled, line, on, opened, rows, told
 
@@ -273,5 +273,38 @@ def test_a_store_may_be_opened_again(log: Path) -> None:
             await store.open(WORLD)
             assert (await append(store, b"x")).first == number
             await store.close()
+
+    asyncio.run(story())
+
+
+def test_closing_at_once_while_a_commit_is_under_way_leaves_its_outcome_open(log: Path) -> None:
+    async def story() -> None:
+        store = SqliteStore(str(log))
+        await store.open(WORLD)
+        under_way = store.write(Request(events=[draft(b"." * 1_000_000)]))
+        await asyncio.sleep(0)
+        queued = store.write(Request(events=[draft()]))
+        store.abandon()
+        answers = await asyncio.gather(under_way, queued, return_exceptions=True)
+        assert isinstance(answers[0], OutcomeUnknown | Written)
+        assert isinstance(answers[1], Unavailable)
+
+    asyncio.run(story())
+    assert len(_data(log)) in (0, 1)
+
+
+def test_closing_that_is_cancelled_answers_everything(log: Path) -> None:
+    async def story() -> None:
+        store = SqliteStore(str(log))
+        await store.open(WORLD)
+        futures = [store.write(Request(events=[draft(b"." * 100_000)])) for _ in range(100)]
+        closing = asyncio.ensure_future(store.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        answers = await asyncio.gather(*futures, return_exceptions=True)
+        assert {type(answer) for answer in answers} <= {Written, Unavailable, OutcomeUnknown}
+        stored = [answer.first for answer in answers if isinstance(answer, Written)]
+        async with opened(log) as again:
+            assert {row[0] for row in await rows(again)} >= set(stored)
 
     asyncio.run(story())

@@ -303,14 +303,14 @@ class SqliteStore:
         backwards: bool = False,
     ) -> Page:  # fmt: skip
         """See `Log.read`."""
-        with self._reading("events") as sql:
+        with self._reading("events"):
             self._refresh_head()
             self._refresh_types()
             end = self._head + 1 if before is None else min(before, self._head + 1)
             text, values = select(
                 selection, self._types.expand, after=after, before=end, limit=limit, backwards=backwards
             )
-            rows: list[Any] = list(sql.execute(text, values))
+            rows: list[Any] = list(self._sql.execute(text, values))
         if len(rows) >= limit:
             return Page(rows, rows[-1][0])
         return Page(rows, after if backwards else max(after, end - 1))
@@ -402,8 +402,9 @@ class SqliteStore:
 
     async def position_at(self, time: int) -> int:
         """See `Log.position_at`."""
-        with self._reading("times") as sql:
+        with self._reading("times"):
             self._refresh_head()
+            sql = self._sql
             low, high = 0, self._head
             while low < high:
                 middle = (low + high + 1) // 2

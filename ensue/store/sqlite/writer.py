@@ -104,6 +104,7 @@ class Writer:
         self._room: list[asyncio.Future[None]] = []
         self._scheduled = False
         self._turning = False
+        self._abandoned = False
         self._streams: dict[bytes, int] = {}
         self._batch = b""
         self._recorded_at = self._recorded_before = self._head_before = 0
@@ -153,6 +154,7 @@ class Writer:
 
     def abandon(self) -> None:
         """Answer what is left without writing it."""
+        self._abandoned = True
         in_flight, self._in_flight = self._in_flight, []
         for pending in in_flight:
             pending.error = OutcomeUnknown("the log was closed while this was being written")
@@ -214,10 +216,12 @@ class Writer:
     def _locked(self, _: object, error: BaseException | None) -> None:
         if error is None:
             self._begin()
-        else:
+        elif not self._abandoned:
             self._begin_failed(self._in_flight, Unavailable(f"could not take the turn to write: {error}"))
 
     def _begin(self) -> None:
+        if self._abandoned:
+            return
         error = self._insert()
         if isinstance(error, apsw.BusyError) and self._wait_for_stranger():
             return
@@ -263,10 +267,10 @@ class Writer:
         return error
 
     def _written_and_committed(self, refused: Exception | None, error: BaseException | None) -> None:
-        if refused is not None:
-            self._begin_failed(self._in_flight, refused)
-        else:
+        if refused is None:
             self._committed(None, error)
+        elif not self._abandoned:
+            self._begin_failed(self._in_flight, refused)
 
     def _begin_failed(self, batch: list[_Pending], error: Exception) -> None:
         """Nothing is stored. The request at fault is found by halving; what is no request's fault fails all of them."""
@@ -290,6 +294,8 @@ class Writer:
         self._world.failpoint("append.committed")
 
     def _committed(self, _: object, error: BaseException | None) -> None:
+        if self._abandoned:
+            return
         batch, self._in_flight = self._in_flight, []
         if error is None and self._files is not None:
             try:

@@ -100,6 +100,14 @@ class AppendingContract(Contract):
             await bench.log.consumers()
 
     @contract_test
+    async def test_a_closed_log_may_be_opened_again(self, bench: Bench) -> None:
+        await bench.append(bench.draft(key="a"))
+        identity = bench.log.log_id
+        await bench.log.close()
+        await bench.open()
+        assert bench.log.log_id == identity
+
+    @contract_test
     async def test_room_comes_back_when_a_long_queue_has_been_written(self, bench: Bench) -> None:
         events = [bench.draft() for _ in range(10)]
         futures = [bench.log.write(Request()) for _ in range(25_000)]
