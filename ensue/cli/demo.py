@@ -189,16 +189,18 @@ class _Screen:
         from rich.table import Table
         from rich.text import Text
 
-        facts = Table.grid(padding=(0, 3))
-        names = ("orders", "customers told", "events", "events/s", "p50", "p99", "retries", "dead letters")
+        facts = Table.grid(padding=(0, 2))
+        names = ("orders", "told", "events", "events/s", "p50 ms", "p99 ms", "retries", "dead letters")
+        for _ in names:
+            facts.add_column(no_wrap=True, min_width=7)
         facts.add_row(*(Text(name, style="dim") for name in names))
         facts.add_row(
             f"{figures.orders:,}",
             f"{figures.notified:,}",
             f"{figures.events:,}",
             f"{figures.events_per_second:,.0f}",
-            f"{figures.p50:,.1f} ms",
-            f"{figures.p99:,.1f} ms",
+            f"{figures.p50:,.1f}",
+            f"{figures.p99:,.1f}",
             Text(f"{figures.retries:,}", style="yellow" if figures.retries else ""),
             Text(f"{figures.dead_letters:,}", style="bold red" if figures.dead_letters else "green"),
         )
@@ -209,8 +211,10 @@ class _Screen:
             consumers.add_row(name, f"{lag:,}")
         parts: list[RenderableType] = [Text(f"{self._title}   {figures.seconds:.1f} s", style="bold"), facts, consumers]
         if self._lines:
-            parts.append(ProgressBar(total=self._lines, completed=lines_done, width=60))
-            parts.append(Text(f"{lines_done:,} of {self._lines:,} lines", style="dim"))
+            progress = Table.grid(padding=(0, 2))
+            done = Text(f"{lines_done:,} of {self._lines:,} lines", style="dim")
+            progress.add_row(ProgressBar(total=self._lines, completed=lines_done, width=40), done)
+            parts.append(progress)
         return Group(*parts)
 
 

@@ -14,7 +14,8 @@ from ensue.world import World
 
 __all__ = ["Figures", "Meter", "quantile_of"]
 
-PAGE = 10_000
+PAGE = 1_000
+RATE_SECONDS = 0.5
 LATENCIES = 100_000
 """Of how many orders, the last ones, the latency is known."""
 
@@ -27,7 +28,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     events: int
     """In the log now."""
     events_per_second: float
-    """Since the last look."""
+    """Over the last half second or so."""
     orders: int
     notified: int
     retries: int
@@ -57,7 +58,8 @@ class Meter:
         self._counts: Counter[int] = Counter()
         self._position = 0
         self._first: int | None = None
-        self._last = (self.began, -1)
+        self._rate = 0.0
+        self._rated: tuple[float, int] | None = None
 
     def observe(self, signal: Signal) -> None:
         """For `App(observe=…)`."""
@@ -80,13 +82,11 @@ class Meter:
         of_name: Counter[str] = Counter()
         for number, count in self._counts.items():
             of_name[types[number][0]] += count
-        before, events = self._last
-        self._last = (now, self._position)
-        rate = (self._position - events) / (now - before) if events >= 0 and now > before else 0.0
+        self._measure_rate(now)
         return Figures(
             seconds=now - self.began,
             events=self._position,
-            events_per_second=rate,
+            events_per_second=self._rate,
             orders=of_name[OrderPlaced.__name__] + of_name[OrderCancelled.__name__],
             notified=of_name[CustomerNotified.__name__],
             retries=self.retries,
@@ -99,6 +99,13 @@ class Meter:
     def latency(self, quantile: float) -> float:
         """In milliseconds; 0 when no order was seen from its beginning to its end."""
         return quantile_of(sorted(self._latencies), quantile)
+
+    def _measure_rate(self, now: float) -> None:
+        if self._rated is None:
+            self._rated = now, self._position
+        elif now - self._rated[0] >= RATE_SECONDS:
+            self._rate = (self._position - self._rated[1]) / (now - self._rated[0])
+            self._rated = now, self._position
 
     async def _read(self, store: Store) -> None:
         if self._first is None:
