@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
+from threading import Timer
 from typing import TypeAlias
 
 import apsw
@@ -17,6 +19,7 @@ from ensue.cli.program import ensue
 from tests.cli.shop import fill
 
 Ensue: TypeAlias = Callable[..., Result]
+Start: TypeAlias = Callable[..., subprocess.Popen[str]]
 Sql: TypeAlias = Callable[..., list[tuple[object, ...]]]
 
 
@@ -56,6 +59,31 @@ def ensue_() -> Ensue:
         return CliRunner().invoke(ensue, [str(argument) for argument in arguments], env=environment)
 
     return call
+
+
+@pytest.fixture
+def start(folder: Path) -> Generator[Start]:
+    """Start `ensue` in a process of its own, in the current folder. It is killed at the end of the test, or after a minute."""
+    processes: list[tuple[subprocess.Popen[str], Timer]] = []
+
+    def begin(*arguments: str, cwd: Path = folder) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ensue.cli", *arguments],
+            cwd=cwd,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        deadline = Timer(60, process.kill)
+        deadline.start()
+        processes.append((process, deadline))
+        return process
+
+    yield begin
+    for process, deadline in processes:
+        deadline.cancel()
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture

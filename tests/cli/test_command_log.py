@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import sys
 from decimal import Decimal
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from tests.cli.conftest import Ensue, Sql
+from tests.cli.conftest import Ensue, Sql, Start
 from tests.cli.shop import OrderPlaced, shop
 
 
@@ -186,13 +185,12 @@ def test_the_log_of_a_running_application_is_followed_without_gap_or_repeat(fold
     assert keys == [f"order_id=o{number}" for number in range(20)]
 
 
-def test_whoever_reads_only_the_first_line_ends_it_quietly(log_file: Path, sql: Sql) -> None:
+def test_whoever_reads_only_the_first_line_ends_it_quietly(log_file: Path, sql: Sql, start: Start) -> None:
     sql("UPDATE ensue_event SET data = ? WHERE position > 1", b'"' + b"x" * 100_000 + b'"')
-    command = [sys.executable, "-m", "ensue.cli", "log"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as reading:
-        assert reading.stdout is not None
-        assert reading.stderr is not None
-        assert reading.stdout.readline().startswith(b"1\t")
-        reading.stdout.close()
-        assert reading.stderr.read() == b""
-        assert reading.wait(timeout=20) == 0
+    reading = start("log")
+    assert reading.stdout is not None
+    assert reading.stderr is not None
+    assert reading.stdout.readline().startswith("1\t")
+    reading.stdout.close()
+    assert reading.stderr.read() == ""
+    assert reading.wait(timeout=20) == 0

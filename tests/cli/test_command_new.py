@@ -9,36 +9,31 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Ensue
+from tests.cli.conftest import Ensue, Start
 
 
-def test_a_new_project_runs_handles_an_order_and_explains_it(folder: Path, ensue_: Ensue) -> None:
+def test_a_new_project_runs_handles_an_order_and_explains_it(folder: Path, ensue_: Ensue, start: Start) -> None:
     result = ensue_("new", "bakery")
     assert result.exit_code == 0
     assert "cd bakery" in result.stdout
     project = folder / "bakery"
-    command = [sys.executable, "-m", "ensue.cli"]
-    with subprocess.Popen([*command, "run", "app:app"], cwd=project, stderr=subprocess.PIPE, text=True) as running:
-        assert running.stderr is not None
-        while "ship" not in running.stderr.readline():
-            assert running.poll() is None
-        placed = subprocess.run(
-            [sys.executable, "place_order.py", "o1", "9.50"], cwd=project, capture_output=True, text=True, check=True
-        )
-        assert placed.stdout == "order o1 is stored at position 1\n"
-        with subprocess.Popen([*command, "log", "--follow"], cwd=project, stdout=subprocess.PIPE, text=True) as log:
-            assert log.stdout is not None
-            assert [log.stdout.readline().split("\t")[2] for _ in range(3)] == [
-                "OrderPlaced",
-                "PaymentProcessed",
-                "OrderShipped",
-            ]
-            log.terminate()
-        running.send_signal(signal.SIGINT)
-        running.communicate(timeout=20)
+    running = start("run", "app:app", cwd=project)
+    assert running.stderr is not None
+    while "ship" not in running.stderr.readline():
+        assert running.poll() is None
+    placed = subprocess.run(
+        [sys.executable, "place_order.py", "o1", "9.50"], cwd=project, capture_output=True, text=True, check=True
+    )
+    assert placed.stdout == "order o1 is stored at position 1\n"
+    following = start("log", "--follow", cwd=project)
+    assert following.stdout is not None
+    types = [following.stdout.readline().split("\t")[2] for _ in range(3)]
+    assert types == ["OrderPlaced", "PaymentProcessed", "OrderShipped"]
+    running.send_signal(signal.SIGINT)
+    running.communicate(timeout=20)
     assert running.returncode == 0
-    traced = subprocess.run([*command, "trace", "1"], cwd=project, capture_output=True, text=True, check=True)
-    assert "take_payment handled" in traced.stdout
+    traced, _ = start("trace", "1", cwd=project).communicate(timeout=20)
+    assert "take_payment handled" in traced
 
 
 def test_the_tests_of_a_new_project_pass(folder: Path, ensue_: Ensue) -> None:

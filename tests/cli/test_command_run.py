@@ -5,12 +5,11 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Ensue
+from tests.cli.conftest import Ensue, Start
 
 APP = """
 import asyncio
@@ -45,8 +44,6 @@ async def main():
 asyncio.run(main())
 """
 
-Running = Callable[..., subprocess.Popen[str]]
-
 
 @pytest.fixture
 def bakery(folder: Path) -> Path:
@@ -56,25 +53,9 @@ def bakery(folder: Path) -> Path:
 
 
 @pytest.fixture
-def running(bakery: Path) -> Generator[Running]:
-    """Start `ensue run app:app` and wait until it says that it runs."""
-    processes: list[subprocess.Popen[str]] = []
-
-    def start(*arguments: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ensue.cli", "run", *(arguments or ("app:app",))],
-            cwd=bakery,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        processes.append(process)
-        return process
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
+def running(bakery: Path, start: Start) -> Start:
+    """Start `ensue run app:app`, or with other arguments."""
+    return lambda *arguments: start("run", *(arguments or ("app:app",)))
 
 
 def says(process: subprocess.Popen[str], words: str) -> list[str]:
@@ -93,7 +74,7 @@ def publish(bakery: Path, bread: str) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_says_what_it_runs_and_stops_with_a_word_and_zero(running: Running, number: signal.Signals) -> None:
+def test_it_says_what_it_runs_and_stops_with_a_word_and_zero(running: Start, number: signal.Signals) -> None:
     process = running()
     first, consumer = says(process, "sell")
     assert f"bakery runs 1 consumer on sqlite:///bakery.db, pid {process.pid}" in first
@@ -104,9 +85,7 @@ def test_it_says_what_it_runs_and_stops_with_a_word_and_zero(running: Running, n
     assert process.wait(timeout=20) == 0
 
 
-def test_a_handler_that_works_when_it_is_told_to_stop_is_finished(
-    running: Running, bakery: Path, ensue_: Ensue
-) -> None:
+def test_a_handler_that_works_when_it_is_told_to_stop_is_finished(running: Start, bakery: Path, ensue_: Ensue) -> None:
     process = running()
     says(process, "sell")
     publish(bakery, "slow")
@@ -117,7 +96,7 @@ def test_a_handler_that_works_when_it_is_told_to_stop_is_finished(
     assert ensue_("log", "--type", "Sold").stdout.count("\n") == 1
 
 
-def test_a_retry_and_a_dead_letter_are_told_in_a_readable_line(running: Running, bakery: Path) -> None:
+def test_a_retry_and_a_dead_letter_are_told_in_a_readable_line(running: Start, bakery: Path) -> None:
     process = running()
     says(process, "sell")
     publish(bakery, "burnt")
@@ -128,7 +107,7 @@ def test_a_retry_and_a_dead_letter_are_told_in_a_readable_line(running: Running,
     assert "see `ensue dead-letters`" in given_up
 
 
-def test_an_application_with_logging_of_its_own_says_it_there(running: Running, bakery: Path) -> None:
+def test_an_application_with_logging_of_its_own_says_it_there(running: Start, bakery: Path) -> None:
     (bakery / "app.py").write_text("import logging\nlogging.basicConfig(format='own: %(message)s')\n" + APP)
     process = running()
     says(process, "sell")
@@ -137,7 +116,7 @@ def test_an_application_with_logging_of_its_own_says_it_there(running: Running, 
     assert all(line.startswith("own: ") for line in lines)
 
 
-def test_a_second_interrupt_stops_at_once(running: Running, bakery: Path) -> None:
+def test_a_second_interrupt_stops_at_once(running: Start, bakery: Path) -> None:
     (bakery / "app.py").write_text(APP.replace("0.5", "60"))
     process = running()
     says(process, "sell")
@@ -150,12 +129,12 @@ def test_a_second_interrupt_stops_at_once(running: Running, bakery: Path) -> Non
     assert process.wait(timeout=20) == -signal.SIGINT
 
 
-def test_the_application_of_pyproject_toml_is_run_without_a_name(running: Running, bakery: Path) -> None:
+def test_the_application_of_pyproject_toml_is_run_without_a_name(running: Start, bakery: Path) -> None:
     (bakery / "pyproject.toml").write_text('[tool.ensue]\napp = "app:app"\n')
     says(running("--"), "bakery runs 1 consumer")
 
 
-def test_what_is_wrong_at_the_start_is_one_sentence(running: Running, bakery: Path) -> None:
+def test_what_is_wrong_at_the_start_is_one_sentence(running: Start, bakery: Path) -> None:
     with (bakery / "app.py").open("a") as file:
         file.write("\nclass Oven: ...\n\n@app.on\nasync def bake(sold: Sold, oven: Oven) -> None: ...\n")
     process = running()
@@ -166,27 +145,20 @@ def test_what_is_wrong_at_the_start_is_one_sentence(running: Running, bakery: Pa
     assert "Traceback" not in stderr
 
 
-def test_an_interrupt_of_a_command_that_looks_is_130(bakery: Path, running: Running) -> None:
+def test_an_interrupt_of_a_command_that_looks_is_130(bakery: Path, running: Start, start: Start) -> None:
     process = running()
     says(process, "sell")
     publish(bakery, "rye")
-    following = subprocess.Popen(
-        [sys.executable, "-m", "ensue.cli", "log", "--follow"],
-        cwd=bakery,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    with following:
-        assert following.stdout is not None
-        following.stdout.readline()
-        following.send_signal(signal.SIGINT)
-        _, stderr = following.communicate(timeout=20)
+    following = start("log", "--follow")
+    assert following.stdout is not None
+    following.stdout.readline()
+    following.send_signal(signal.SIGINT)
+    _, stderr = following.communicate(timeout=20)
     assert following.returncode == 130
     assert stderr.strip() == ""
 
 
-def test_a_second_process_says_that_it_waits_and_takes_over_when_the_first_stops(running: Running) -> None:
+def test_a_second_process_says_that_it_waits_and_takes_over_when_the_first_stops(running: Start) -> None:
     first = running()
     says(first, "sell")
     second = running()
@@ -195,7 +167,7 @@ def test_a_second_process_says_that_it_waits_and_takes_over_when_the_first_stops
     says(second, "sell is run here now")
 
 
-def test_a_file_that_is_no_log_cannot_be_run_on(running: Running, bakery: Path) -> None:
+def test_a_file_that_is_no_log_cannot_be_run_on(running: Start, bakery: Path) -> None:
     (bakery / "bakery.db").write_text("flour, water, salt" * 100)
     process = running()
     _, stderr = process.communicate(timeout=20)
@@ -204,7 +176,7 @@ def test_a_file_that_is_no_log_cannot_be_run_on(running: Running, bakery: Path) 
     assert stderr.count("\n") == 1
 
 
-def test_what_the_application_raises_at_its_start_shows_its_own_traceback(running: Running, bakery: Path) -> None:
+def test_what_the_application_raises_at_its_start_shows_its_own_traceback(running: Start, bakery: Path) -> None:
     with (bakery / "app.py").open("a") as file:
         file.write("\nclass Oven: ...\n\n@app.provide\ndef oven() -> Oven:\n    raise OSError('no gas')\n")
         file.write("\n@app.on\nasync def bake(sold: Sold, oven: Oven) -> None: ...\n")
