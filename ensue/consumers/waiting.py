@@ -66,7 +66,7 @@ class Done:
 
     def __init__(self, consumer: Consumer, standing: Standing, handles: Mapping[int, int]) -> None:
         self.consumer = consumer
-        self.owned = any(row.owner is not None for row in standing.progress)
+        self.owners = frozenset(row.owner for row in standing.progress if row.owner is not None)
         self._handles = handles
         self._routing = Routing(consumer.key_tag)
         self._progress = {row.segment: row for row in standing.progress}
@@ -144,8 +144,7 @@ class _Wait:
         name = reading.consumer.name
         reason = reading.blocked(row)
         if reason is None:
-            nobody = not reading.owned and self._world.monotonic() - self._began > UNOWNED_SECONDS
-            if not nobody:
+            if self._world.monotonic() - self._began <= UNOWNED_SECONDS or await self._runs(reading):
                 return
             reason = "no running process owns the consumer"
         letters = await self._store.dead_letters(consumer=reading.consumer.id)
@@ -158,6 +157,11 @@ class _Wait:
             position=row[0],
             dead_letter=letter.id if letter else None,
         )
+
+    async def _runs(self, reading: Done) -> bool:
+        """Whether a process that is alive owns any of the consumer: one that was killed is an owner until its lease ends."""
+        now = self._world.now()
+        return any(node.id in reading.owners and node.expires_at > now for node in await self._store.nodes())
 
     async def pause(self, pending: list[Row], readings: list[Done]) -> None:
         left = self._deadline - self._world.monotonic()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from ensue import App, Event, Position, Retry, Service
 from ensue.errors import HandlerFailed, InvalidEvent, NotCaughtUp
+from ensue.events.recorded import microseconds
+from ensue.store.base import Node
 from tests.app.orders import OrderPlaced, OrderShipped, PaymentProcessed, placed, until
 
 SOON = timedelta(milliseconds=50)
@@ -277,6 +279,24 @@ def test_a_wait_fails_when_nobody_runs_the_consumer(file_url: str) -> None:
             with pytest.raises(HandlerFailed, match="no running process owns the consumer") as caught:
                 await receipt.wait("billing.charge")
             assert caught.value.consumer == "billing.charge"
+
+    asyncio.run(run())
+
+
+@pytest.mark.slow
+def test_a_wait_fails_when_the_process_that_ran_the_consumer_is_dead(file_url: str) -> None:
+    app = shop(file_url)
+
+    async def run() -> None:
+        async with app.connected():
+            store, now = app.open_store(), microseconds(datetime.now(UTC))
+            dead = Node(id=b"a dead process..", host="here", pid=1, started_at=now - 60_000_000, expires_at=now - 1)
+            await store.beat(dead)
+            for consumer in await store.consumers():
+                await store.claim(consumer.id, dead, now=now, most=consumer.segments)
+            receipt = await app.publish(placed())
+            with pytest.raises(HandlerFailed, match="no running process owns the consumer"):
+                await receipt.wait()
 
     asyncio.run(run())
 
