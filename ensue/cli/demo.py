@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 import tempfile
 from contextlib import AbstractContextManager, nullcontext
@@ -71,7 +72,7 @@ def shop(
         raise click.UsageError("--db and --url both say where the database is; give one")
     if seconds is None and orders is None and not sys.stdout.isatty():
         seconds = PIPED_SECONDS
-    where = url or f"sqlite:///{quote(str(db or _database_of(orders)))}"
+    where = url or f"sqlite:///{quote(os.fsencode(db or _database_of(orders)))}"
     logging.getLogger("ensue").addHandler(logging.NullHandler())  # what fails now and then is shown as a number
     from ensue.examples.shop.order_file import BadFile
 
@@ -80,7 +81,7 @@ def shop(
         report, complete = asyncio.run(_run(where, orders, seed, seconds, screen))
     except BadFile as error:
         raise Negative(str(error)) from error
-    screen.finish(report, where, orders, complete=complete)
+    screen.finish(report, where, complete=complete)
     if not complete:
         raise click.exceptions.Exit(INTERRUPTED)
 
@@ -89,8 +90,9 @@ def _database_of(orders: Path | None) -> Path:
     if orders is None:
         return Path(tempfile.mkdtemp(prefix="ensue-shop-")) / "shop.db"
     # Two files of one name are two files: the sums of a database are those of what was run on it.
-    digest = blake2b(str(orders.resolve()).encode(), digest_size=3).hexdigest()
-    return Path(f"{orders.name.partition('.')[0] or 'orders'}-{digest}.db")
+    digest = blake2b(os.fsencode(orders.resolve()), digest_size=3).hexdigest()
+    name = "".join(letter if letter.isalnum() else "_" for letter in orders.name.partition(".")[0])
+    return Path(f"{name or 'orders'}-{digest}.db")
 
 
 async def _run(url: str, orders: Path | None, seed: int, seconds: float | None, screen: _Screen) -> tuple[Report, bool]:
@@ -105,7 +107,7 @@ async def _run(url: str, orders: Path | None, seed: int, seconds: float | None, 
     meter = Meter(world)
     file: OrderFile | None = None
     if orders is not None:
-        with screen.reading(orders):
+        with screen.reading():
             file = OrderFile(orders)
     app = shop(url, seed=seed, observe=meter.observe, world=world)
     with told_to_stop() as stop:
@@ -129,16 +131,14 @@ class _Screen:
         self._lines = 0
         self._next_line = 0.0
 
-    def reading(self, orders: Path) -> AbstractContextManager[object]:
+    def reading(self) -> AbstractContextManager[object]:
         """A sign of life, while this is open."""
-        return self._console.status(f"Reading {orders.name}") if self._console.is_terminal else nullcontext()
+        return self._console.status("Reading the file") if self._console.is_terminal else nullcontext()
 
     def live(self, file: OrderFile | None, seed: int) -> AbstractContextManager[object]:
         """The view, while this is open."""
         self._lines = file.lines if file is not None else 0
-        self._title = (
-            f"The shop on {file.path.name}" if file is not None else f"The shop, with customers of seed {seed}"
-        )
+        self._title = f"The shop on {file.name}" if file is not None else f"The shop, with customers of seed {seed}"
         if not self._console.is_terminal:
             return nullcontext()
         from rich.live import Live
@@ -154,7 +154,7 @@ class _Screen:
             self._next_line = figures.seconds + LINE_SECONDS
             self._print(_line(figures, lines_done, self._lines))
 
-    def finish(self, report: Report, url: str, orders: Path | None, *, complete: bool) -> None:
+    def finish(self, report: Report, url: str, *, complete: bool) -> None:
         """What came of it, and what to look at next."""
         if self._as_json:
             import msgspec
@@ -165,7 +165,7 @@ class _Screen:
             self._print(f"{name:<20} {value}")
         self._print("")
         if not complete:
-            self._print(f"Stopped before the end of {orders}. The same command goes on where it stopped.")
+            self._print("Stopped before the end of the file. The same command goes on where it stopped.")
         self._print(f"The log is at {url}. What happened in it:")
         commands = [
             ("log", "every event"),

@@ -5,8 +5,10 @@ Progress is read before the records, so that what is called pending was so at so
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Sequence
+from socket import gethostname
 
 import msgspec
 
@@ -46,8 +48,21 @@ class Handled(msgspec.Struct, frozen=True, kw_only=True):
 
 async def owners(store: Store, world: World, standing: Standing) -> list[Node]:
     """The living processes that own segments of a consumer."""
-    held = {row.owner for row in standing.progress}
-    return [node for node in await store.nodes() if node.id in held and node.expires_at > world.now()]
+    held, now = {row.owner for row in standing.progress}, world.now()
+    return [node for node in await store.nodes() if node.id in held and node.expires_at > now and not _gone(node)]
+
+
+def _gone(node: Node) -> bool:
+    """Whether a process of this machine has died; its lease may run on for seconds."""
+    if node.host != gethostname():
+        return False
+    try:
+        os.kill(node.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
 
 
 async def handled_numbers(store: Store, consumer: Consumer) -> dict[int, int]:

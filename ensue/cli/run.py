@@ -90,18 +90,20 @@ async def _ready(app: App, tell: _Teller) -> None:
     tell.line(
         "green", f"{app.name} runs {many(len(handlers), 'consumer')} on {shown(app.settings.url)}, pid {os.getpid()}"
     )
-    store, others = app.open_store(), dict[str, list[int]]()
+    store, waits = app.open_store(), dict[str, str]()
     for consumer in await store.consumers():
         owning = await owners(store, tell.world, await store.standing(consumer.id))
-        others[consumer.name] = [node.pid for node in owning if node.pid != os.getpid()]
+        others = [str(node.pid) for node in owning if node.pid != os.getpid()]
+        if others:
+            waits[consumer.name] = f"; waits, because process {', '.join(others)} runs it"
+            tell.waiting.add(consumer.name)
+        if consumer.status in ("paused", "tripped"):
+            waits[consumer.name] = f"; is {consumer.status}: {consumer.reason or 'by an operator'}"
     width = max(len(handler.name) for handler in handlers)
     for handler in handlers:
         events = ", ".join(event.__name__ for event in handler.events)
-        elsewhere = ", ".join(map(str, others[handler.name]))
-        waits = f"; waits, because process {elsewhere} runs it" if elsewhere else ""
-        tell.line("yellow" if waits else "dim", f"  {handler.name:<{width}}  ← {events}{waits}")
-        if waits:
-            tell.waiting.add(handler.name)
+        waiting = waits.get(handler.name, "")
+        tell.line("yellow" if waiting else "dim", f"  {handler.name:<{width}}  ← {events}{waiting}")
 
 
 class _Teller:

@@ -1,7 +1,7 @@
 """Whether a log is whole: every promise that can be recomputed from what is stored, recomputed.
 
 It reads in pages, while writers run, and writes nothing. The order of reading makes that exact: progress first, the events
-afterwards, so that everything the progress speaks of is among the events. What is remembered of an event takes about 30
+afterwards, so that everything the progress speaks of is among the events. What is remembered of an event takes about 40
 bytes, and a stream about 150.
 
 Not checked: what a handler did, and whether it was right.

@@ -167,6 +167,23 @@ def test_a_second_process_says_that_it_waits_and_takes_over_when_the_first_stops
     says(second, "sell is run here now")
 
 
+def test_a_killed_process_owns_nothing_any_more(running: Start, ensue_: Ensue) -> None:
+    process = running()
+    says(process, "sell")
+    assert ensue_("consumers").stdout.split("\t")[-1].strip() == str(process.pid)
+    process.kill()
+    process.wait(timeout=20)
+    assert ensue_("consumers").stdout.split("\t")[-1].strip() == "nobody"
+
+
+def test_a_paused_consumer_is_shown_as_such_when_the_application_starts(
+    running: Start, bakery: Path, ensue_: Ensue
+) -> None:
+    publish(bakery, "rye")
+    assert ensue_("consumers", "pause", "sell", "--reason", "stock-taking").exit_code == 0
+    assert "sell  ← Baked; is paused: stock-taking" in says(running(), "sell")[-1]
+
+
 def test_a_file_that_is_no_log_cannot_be_run_on(running: Start, bakery: Path) -> None:
     (bakery / "bakery.db").write_text("flour, water, salt" * 100)
     process = running()
