@@ -181,3 +181,26 @@ def test_a_loop_in_a_thread_is_closed_though_a_task_will_not_end(monkeypatch: py
     assert refused
     assert not task.done()
     task.get_coro().close()
+
+
+def test_a_call_that_ends_within_the_patience_is_told_before_run_returns() -> None:
+    async def story() -> list[str]:
+        pool = RealWorld().threads(1, name="test")
+        told: list[str] = []
+        pool.run(lambda: None, lambda _, __: told.append("quick"), patience_seconds=10)
+        pool.close()
+        return told
+
+    assert asyncio.run(story()) == ["quick"]
+
+
+def test_a_call_that_outlasts_the_patience_is_told_later() -> None:
+    async def story() -> None:
+        pool, go_on, done = RealWorld().threads(1, name="test"), threading.Event(), asyncio.Event()
+        pool.run(go_on.wait, lambda _, __: done.set(), patience_seconds=0.001)
+        assert not done.is_set()
+        go_on.set()
+        await done.wait()
+        pool.close()
+
+    asyncio.run(story())

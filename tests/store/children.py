@@ -35,6 +35,13 @@ async def appends(path: Path, count: int) -> None:
             say(written.first)
 
 
+async def reopens(path: Path, count: int) -> None:
+    """Open the log, append one event and close it, again and again, telling each position."""
+    for number in range(count):
+        async with opened(path) as store:
+            say((await append(store, b"%d" % number)).first)
+
+
 async def watches(path: Path, count: int) -> None:
     """Tell each new position, and when it was seen by the clock that all processes of a machine share."""
     async with opened(path) as store:
@@ -150,6 +157,7 @@ async def holds(path: Path) -> None:
 
 PROGRAMS: dict[str, Callable[[list[str]], Coroutine[Any, Any, None]]] = {
     "appends": lambda given: appends(Path(given[0]), int(given[1])),
+    "reopens": lambda given: reopens(Path(given[0]), int(given[1])),
     "watches": lambda given: watches(Path(given[0]), int(given[1])),
     "fills": lambda given: fills(Path(given[0]), int(given[1])),
     "forks": lambda given: forks(Path(given[0])),

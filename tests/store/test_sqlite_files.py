@@ -29,6 +29,7 @@ def open_folder() -> Generator[Path, None, None]:
     with tempfile.TemporaryDirectory() as name:
         os.chmod(name, 0o755)
         yield Path(name)
+        os.chmod(name, 0o755)
 
 
 def _refused(path: Path, error: type[Exception], words: str) -> None:
@@ -177,7 +178,6 @@ def test_a_log_in_a_folder_that_may_not_be_written_is_read_and_not_written(open_
     os.chmod(open_folder / "log.db", 0o666)
     os.chmod(open_folder, 0o555)
     assert [said.partition(":")[0] for said in told("looks", open_folder / "log.db")] == ["7", "ReadOnlyLog"]
-    os.chmod(open_folder, 0o755)
 
 
 def test_a_log_cannot_be_made_in_a_folder_that_may_not_be_written(open_folder: Path) -> None:
@@ -186,7 +186,6 @@ def test_a_log_cannot_be_made_in_a_folder_that_may_not_be_written(open_folder: P
     assert error == (
         f"ReadOnlyLog: could not create the log {open_folder}/log.db: its folder {open_folder} may not be written"
     )
-    os.chmod(open_folder, 0o755)
 
 
 def test_a_file_that_may_not_even_be_read_is_told(open_folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import statistics
 import time
 from pathlib import Path
@@ -27,6 +28,14 @@ def test_two_processes_that_append_at_once_share_one_dense_order(log: Path) -> N
     stored = on(log, rows)
     assert [row[0] for row in stored] == [row[4] for row in stored] == list(range(1, 601))
     assert len({row[11].partition(b"-")[0] for row in stored}) == 2
+
+
+def test_processes_that_open_and_close_at_once_never_write_beside_each_other(log: Path) -> None:
+    with child("reopens", log, 60) as first, child("reopens", log, 60) as second, child("reopens", log, 60) as third:
+        acknowledged = [int(position) for process in (first, second, third) for position in rest(process)]
+    assert sorted(acknowledged) == list(range(1, 181))
+    assert [row[4] for row in on(log, rows)] == list(range(1, 181))
+    assert os.listdir(log.parent) == ["log.db"]
 
 
 def test_a_reader_in_another_process_is_woken_within_fifty_milliseconds(log: Path) -> None:
