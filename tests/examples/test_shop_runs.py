@@ -99,6 +99,14 @@ def test_without_a_database_two_files_of_one_name_do_not_meet(tmp_path: Path) ->
     assert report("--orders", other, folder=tmp_path)["lines"] == 1
 
 
+def test_the_name_of_a_file_may_be_no_text(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9 %41?#.csv")
+    path.write_bytes(ORDERS.read_bytes())
+    done = shop("--orders", path, folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "lines                367" in done.stdout
+
+
 def test_a_file_with_a_header_only_comes_to_nothing(tmp_path: Path) -> None:
     path = tmp_path / "f.csv"
     path.write_text(ORDERS.read_text(encoding="utf-8").splitlines()[0] + "\n")

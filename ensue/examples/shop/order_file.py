@@ -138,6 +138,8 @@ class OrderFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.name = self.path.name.encode(errors="replace").decode()
+        """As a text, also where the file system holds bytes that are none."""
         self.lines = 0
         """How many records the file has."""
         self._last: dict[str, int] = {}

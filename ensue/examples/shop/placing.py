@@ -28,7 +28,7 @@ async def place_file(app: App, file: OrderFile) -> AsyncIterator[tuple[list[Invo
     """
     coming = iter(file)
     while some := list(islice(coming, IN_FLIGHT)):
-        yield some, await asyncio.gather(*(place_invoice(app, invoice, file=file.path.name) for invoice in some))
+        yield some, await asyncio.gather(*(place_invoice(app, invoice, file=file.name) for invoice in some))
 
 
 async def place_invoice(app: App, invoice: Invoice, *, file: str) -> Receipt[None]:
