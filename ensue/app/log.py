@@ -21,7 +21,8 @@ __all__ = ["LogView"]
 
 E = TypeVar("E", bound=Event)
 
-PAGE = 1000
+FIRST_PAGE, LONGEST_PAGE, PAGE_BYTES = 16, 1000, 4 * 1024 * 1024
+"""Pages begin small, for those who want the newest few, and grow while their payloads stay small."""
 
 
 class LogView:
@@ -117,11 +118,11 @@ class LogView:
     async def _forwards(
         engine: Engine, selection: Selection, low: int, high: int | None, follow: bool
     ) -> AsyncIterator[list[Row]]:
-        store, last = engine.store, low
+        store, last, limit = engine.store, low, FIRST_PAGE
         while high is None or last < high - 1:
-            page = await store.read(selection, after=last, before=high, limit=PAGE)
+            page = await store.read(selection, after=last, before=high, limit=limit)
             yield page.rows
-            last = max(last, page.reached)
+            last, limit = max(last, page.reached), _next_limit(limit, page.rows)
             if last >= store.head():
                 if not follow:
                     return
@@ -129,10 +130,11 @@ class LogView:
 
     @staticmethod
     async def _backwards(engine: Engine, selection: Selection, low: int, high: int | None) -> AsyncIterator[list[Row]]:
+        limit = FIRST_PAGE
         while high is None or high > low + 1:
-            page = await engine.store.read(selection, after=low, before=high, limit=PAGE, backwards=True)
+            page = await engine.store.read(selection, after=low, before=high, limit=limit, backwards=True)
             yield page.rows
-            high = page.reached
+            high, limit = page.reached, _next_limit(limit, page.rows)
 
     async def version(self, event: type[Event], key: object) -> int:
         """The version of a key's stream: how many events it has."""
@@ -154,3 +156,9 @@ class LogView:
         page = await engine.store.read(limit=1, backwards=True)
         head = page.rows[0][0] if page.rows else 0
         return Position.of(engine.store.log_id, head, head)
+
+
+def _next_limit(limit: int, rows: list[Row]) -> int:
+    """How many rows to ask for next, so that a page holds about `PAGE_BYTES` at most."""
+    size = sum(len(row[11]) for row in rows)
+    return max(1, min(LONGEST_PAGE, 2 * limit, limit * PAGE_BYTES // max(size, 1)))

@@ -377,22 +377,25 @@ def test_following_ends_with_an_error_when_the_app_is_closed(url: str) -> None:
     asyncio.run(run())
 
 
-@pytest.mark.slow
-def test_a_long_log_is_read_in_bounded_memory(file_url: str) -> None:
-    class Note(Event):
-        text: str
+class Note(Event):
+    text: str
 
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "count"), [(1_000, 20_000), (500_000, 60)])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_long_log_is_read_in_bounded_memory(size: int, count: int, backwards: bool, file_url: str) -> None:
     async def work(app: App) -> None:
         for _ in range(20):
-            await app.publish(*(Note(text="x" * 1_000) for _ in range(1_000)))
+            await app.publish(*(Note(text="x" * size) for _ in range(count // 20)))
         tracemalloc.start()
-        count = 0
-        async for _ in app.log.read(Note):
-            count += 1
+        found = 0
+        async for _ in app.log.read(Note, backwards=backwards):
+            found += 1
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert count == 20_000
-        assert peak < 8_000_000, f"{peak} bytes for a log of 20 MB"
+        assert found == count
+        assert peak < 14_000_000, f"{peak} bytes for a log of {size * count}"
 
     connected(file_url, work)
 
