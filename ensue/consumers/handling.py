@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import datetime
 from enum import Enum
+from inspect import iscoroutine
 from typing import Any, Protocol
 
 from ensue.consumers.handler import HandlerDefinition, Parameter, Start, Wants
@@ -264,4 +265,10 @@ def _several(result: object) -> tuple[Event, ...]:
         if wrong is None:
             return events
         raise TypeError(f"the handler returned a {type(wrong).__name__} among its events; it returns events, or None")
+    if iscoroutine(result):
+        result.close()
+        raise TypeError(
+            "the handler is a plain function and returned a coroutine: what stands around the async function, such as a "
+            "decorator, must be `async def` as well"
+        )
     raise TypeError(f"the handler returned a {type(result).__name__}; it returns an event, several, or None")

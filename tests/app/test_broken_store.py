@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ensue import App
-from ensue.errors import CorruptLog, EnsueError, LogFileReplaced
+from ensue.errors import CorruptLog, EnsueError, LogFileReplaced, OutcomeUnknown, WriterStopped
 from ensue.observe.signals import ConsumerFailed, Signal
 from tests.app.orders import OrderPlaced, PaymentProcessed, placed, until
 
@@ -141,6 +142,24 @@ def test_a_synchronous_program_gets_the_error_in_its_calls_and_at_the_end(tmp_pa
 
     with pytest.raises(LogFileReplaced):
         program()
+
+
+@pytest.mark.slow
+def test_a_writer_that_has_stopped_ends_an_idle_application_too(tmp_path: Path) -> None:
+    app, signals = shop(tmp_path)
+
+    async def run() -> None:
+        async with asyncio.timeout(30), app:
+            await (await app.publish(placed(1))).wait()
+            store: Any = app.open_store()
+            store._writer.broken = OutcomeUnknown("the disk failed while a commit was written")
+            with pytest.raises(WriterStopped, match="the disk failed"):
+                await app.publish(placed(2))
+            await asyncio.Event().wait()
+
+    with pytest.raises(WriterStopped, match="restart it: the disk failed while a commit was written"):
+        asyncio.run(run())
+    assert any(isinstance(signal, ConsumerFailed) for signal in signals)
 
 
 def test_a_file_that_is_no_log_is_an_error_at_the_start_and_stays_as_it_is(tmp_path: Path) -> None:

@@ -230,6 +230,38 @@ def test_a_wait_fails_at_once_when_the_event_waits_behind_a_parked_one(url: str)
     running(failing(url), work)
 
 
+def test_a_handler_that_is_async_inside_a_plain_function_is_told_what_is_wrong(url: str) -> None:
+    app = App("shop", url=url, retry=Retry.never)
+
+    async def inner(order: OrderPlaced) -> None: ...
+
+    @app.on
+    def charge(order: OrderPlaced) -> None:
+        return inner(order)  # type: ignore[return-value]
+
+    async def work(app: App) -> None:
+        with pytest.raises(HandlerFailed, match="must be `async def` as well"):
+            await (await app.publish(placed())).wait()
+
+    running(app, work)
+
+
+@pytest.mark.parametrize("result", [5, "o1", {"order_id": "o1"}, OrderPlaced, [placed(2), 5]])
+def test_a_handler_that_returns_something_else_fails_and_nothing_of_it_is_stored(result: Any, url: str) -> None:
+    app = App("shop", url=url, retry=Retry.never)
+
+    @app.on
+    async def charge(order: OrderPlaced) -> None:
+        return result  # type: ignore[no-any-return]
+
+    async def work(app: App) -> None:
+        with pytest.raises(HandlerFailed, match="TypeError: the handler returned a"):
+            await (await app.publish(placed())).wait()
+        assert await types(app) == ["OrderPlaced"]
+
+    running(app, work)
+
+
 def test_a_wait_outlasts_retries(url: str) -> None:
     app, attempts = App("shop", url=url, retry=Retry(first=timedelta(milliseconds=1))), list[int]()
 
