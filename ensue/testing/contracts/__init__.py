@@ -27,12 +27,19 @@ A test fails if an adapter declares a capability whose contract its class leaves
 plugin. Tests run against the real clock, moved where time matters, and wait for conditions, never for time to pass.
 """
 
-from ensue.testing.contracts.appending import AppendingContract
-from ensue.testing.contracts.bench import Bench, Contract, MovableWorld, contract_test
-from ensue.testing.contracts.capabilities import DurableContract, SharedContract, SqlContract
-from ensue.testing.contracts.claiming import ClaimingContract
-from ensue.testing.contracts.committing import CommittingContract
-from ensue.testing.contracts.reading import ReadingContract
+import pytest
+
+# So that a failure says what was compared. Before the modules are imported.
+pytest.register_assert_rewrite(
+    *(f"{__name__}.{part}" for part in ("appending", "reading", "claiming", "committing", "capabilities"))
+)
+
+from ensue.testing.contracts.appending import AppendingContract  # noqa: E402
+from ensue.testing.contracts.bench import Bench, Contract, MovableWorld, contract_test  # noqa: E402
+from ensue.testing.contracts.capabilities import DurableContract, SharedContract, SqlContract  # noqa: E402
+from ensue.testing.contracts.claiming import ClaimingContract  # noqa: E402
+from ensue.testing.contracts.committing import CommittingContract  # noqa: E402
+from ensue.testing.contracts.reading import ReadingContract  # noqa: E402
 
 __all__ = [
     "Bench",
