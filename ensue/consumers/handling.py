@@ -192,23 +192,25 @@ class Handling:
             raise InvalidEvent(f"a chain of {DEPTH_LIMIT} causes ends here: do handlers emit what they react to?")
         position, root = row[0], row[7]
         draft, world = self._registry.draft, self._world
-        return [
-            draft(
-                event,
-                id=world.new_id(),
-                time=world.now(),
-                correlation=meta.correlation,
-                causation=row[1],
-                depth=meta.depth + 1,
-                traceparent=meta.traceparent,
-                tracestate=meta.tracestate,
-                cause=position,
-                root=position if root is None else root,
-                maker=self._maker,
-                nth=nth,
+        drafts: list[Draft] = []
+        for event in events:
+            drafts.append(
+                draft(
+                    event,
+                    id=world.new_id(),
+                    time=world.now(),
+                    correlation=meta.correlation,
+                    causation=row[1],
+                    depth=meta.depth + 1,
+                    traceparent=meta.traceparent,
+                    tracestate=meta.tracestate,
+                    cause=position,
+                    root=position if root is None else root,
+                    maker=self._maker,
+                    nth=len(drafts),
+                )
             )
-            for nth, event in enumerate(events)
-        ]
+        return drafts
 
     def _arguments(self, slot: Slot, transaction: Transaction | None = None) -> list[Any]:
         event = self._event(slot)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from collections.abc import Sequence
 from functools import partial
 
 import msgspec
@@ -410,18 +411,22 @@ class Runner:
                 if not slots:
                     break
                 self._probed()
+                if self.handling.mode is Mode.PURE:
+                    self._call_inline(machine, slots)
+                    if self._world.monotonic() > ends:
+                        return True
+                    continue
                 for slot in slots:
                     self._begin(machine, slot)
-                if self.handling.mode is Mode.PURE and self._world.monotonic() > ends:
-                    return True
         return False
 
     def _begin(self, machine: Machine, slot: Slot) -> None:
         mode = self.handling.mode
-        self._world.failpoint("delivery.started")
         if mode is Mode.PURE:
-            self._call_inline(machine, slot)
-        elif mode is Mode.INSIDE:
+            self._call_inline(machine, (slot,))
+            return
+        self._world.failpoint("delivery.started")
+        if mode is Mode.INSIDE:
             try:
                 self.handling.check(slot)
             except Exception as error:
@@ -439,15 +444,20 @@ class Runner:
             else:
                 self._call_on_thread(machine, slot)
 
-    def _call_inline(self, machine: Machine, slot: Slot) -> None:
+    def _call_inline(self, machine: Machine, slots: Sequence[Slot]) -> None:
         started = self._world.monotonic()
-        try:
-            events = self.handling.call(slot)
-        except Exception as error:
-            self._failed(machine, slot, error, self._micros_since(started))
-        else:
-            machine.succeeded(slot, events, self._micros_since(started))
-            self._healthy()
+        for slot in slots:
+            self._world.failpoint("delivery.started")
+            try:
+                events = self.handling.call(slot)
+            except Exception as error:
+                ended = self._world.monotonic()
+                self._failed(machine, slot, error, int((ended - started) * 1_000_000))
+            else:
+                ended = self._world.monotonic()
+                machine.succeeded(slot, events, int((ended - started) * 1_000_000))
+                self._healthy()
+            started = ended
 
     async def _call(self, machine: Machine, slot: Slot) -> None:
         started = self._world.monotonic()

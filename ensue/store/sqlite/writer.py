@@ -44,9 +44,10 @@ __all__ = ["Job", "SqliteTransaction", "Types", "Writer"]
 
 BATCH_EVENTS = 2_000
 BATCH_BYTES = 4 * 1024 * 1024
-COMMIT_SECONDS = 0.0005
-"""How long the loop waits for a commit before it goes on without it. Most end within; it also lets the commit begin at
-once, instead of when the loop has nothing to do."""
+FEW_EVENTS = 100
+COMMIT_SECONDS, BEGIN_SECONDS = 0.0005, 0.00005
+"""How long the loop waits for the commit of few events, which mostly ends within, before it goes on without it; and for that
+of more, so that it begins now and not when the loop has nothing to do."""
 STREAMS_CACHED = 100_000
 BUSY_SECONDS = 5.0
 """How long to wait for a program that holds the file locked without taking turns."""
@@ -226,7 +227,8 @@ class Writer:
         if isinstance(error, apsw.BusyError) and self._wait_for_stranger():
             return
         if error is None:
-            self._thread.run(self._commit, self._committed, patience_seconds=COMMIT_SECONDS)
+            patience = COMMIT_SECONDS if self.head - self._head_before <= FEW_EVENTS else BEGIN_SECONDS
+            self._thread.run(self._commit, self._committed, patience_seconds=patience)
         else:
             self._begin_failed(self._in_flight, error)
 
