@@ -105,8 +105,14 @@ def append_batches(events: Sequence[OrderPlaced], *, fill: Fill = fill) -> Outco
 def read_typed(path: Path) -> Outcome:
     """The whole log into typed events."""
 
+    app = application(path)
+
+    @app.on(start="now")
+    def seen(order: OrderPlaced) -> None:  # never runs; it makes the type known to the application
+        assert order
+
     async def run() -> Outcome:
-        async with application(path).connected() as app:
+        async with app.connected():
             began = time.perf_counter()
             events = [recorded.event async for recorded in app.log.read()]
             seconds = time.perf_counter() - began
