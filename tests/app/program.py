@@ -56,6 +56,13 @@ async def publish(app: App, count: int) -> None:
             say(f"acknowledged {number}")
 
 
+async def hold_open(app: App) -> None:
+    """What a program does that knows nothing of `serve`."""
+    async with app:
+        say("ready")
+        await asyncio.Event().wait()
+
+
 async def publish_and_wait(app: App) -> None:
     async with app.connected():
         receipt = await app.publish(placed())
@@ -69,6 +76,11 @@ def main() -> None:
     app = application(url, act)
     if act == "publish":
         asyncio.run(publish(app, int(sys.argv[3])))
+    elif act == "block":
+        try:
+            asyncio.run(hold_open(app))
+        except KeyboardInterrupt:
+            say("stopped")
     elif act == "wait":
         asyncio.run(publish_and_wait(app))
     else:

@@ -124,6 +124,21 @@ def test_a_stop_gives_the_consumers_up_so_that_the_next_process_has_them_at_once
         second.until("charging o1")
 
 
+def test_control_c_in_a_program_of_ones_own_closes_the_app_and_gives_the_consumers_up(url: str) -> None:
+    with Program("block", url, ENSUE_DRAIN_SECONDS="600") as first:
+        first.until("ready")
+        publish(url, 1)
+        first.until("charging o1")
+        first.send(signal.SIGINT)
+        first.until("stopped")
+        assert first.ended() == 0
+        assert first.errors() == ""
+    with Program("work", url) as second:
+        second.until("ready")
+        publish(url, 2)
+        second.until("charging o2")
+
+
 def test_killed_at_any_moment_nothing_acknowledged_is_lost_and_nothing_happens_twice(url: str) -> None:
     choice = random.Random(7)
     orders, acknowledged = 60, 0
