@@ -116,6 +116,7 @@ steps = st.one_of(
     st.tuples(st.just("claim"), st.integers(0, 1), st.integers(1, 2), st.integers(1, 2), st.sets(st.integers(0, 1))),
     st.tuples(st.just("beat"), st.integers(1, 2), st.integers(-70, 70)),
     st.tuples(st.just("clock"), st.integers(-90, 90)),
+    st.tuples(st.just("reopen")),
     st.tuples(st.just("rename"), st.sampled_from((("Paid", "Settled"), ("Opened", "Paid"), ("Settled", "Opened")))),
     st.tuples(st.just("define"), st.integers(0, 1), st.sampled_from(TYPES)),
     st.tuples(st.just("status"), st.integers(0, 1), st.sampled_from(("active", "paused", "retired"))),
@@ -236,6 +237,10 @@ class Runner:
 
     async def _clock(self, seconds: int) -> None:
         self.world.moved += seconds * SECOND
+
+    async def _reopen(self) -> None:
+        await self.store.close()
+        await self.store.open(self.world)
 
     async def _rename(self, names: tuple[str, str]) -> None:
         await self.store.rename(names[0], [names[1]])

@@ -16,6 +16,7 @@ from ensue.events.stored import tag_hash
 from ensue.store.base import Delivery, Request, Term
 from ensue.store.sqlite import SqliteStore
 from ensue.store.sqlite.reading import select
+from ensue.store.sqlite.writer import QUEUE_BYTES
 from ensue.testing.contracts import Bench, Contract, contract_test
 from ensue.testing.contracts.bench import SECOND, commit_of
 from tests.store.logs import append, draft, on
@@ -44,6 +45,20 @@ def test_reading_a_long_log_holds_one_page_of_it(log: Path) -> None:
 
     # Two pages may be held while the next is read.
     assert on(log, story) < 2 * 1_000 * (size + 1_000)
+
+
+def test_room_is_waited_for_while_more_than_its_bound_is_queued(log: Path) -> None:
+    async def story(store: SqliteStore) -> None:
+        writes = [store.write(Request(events=[draft(b"." * 1_000_000)])) for _ in range(40)]
+        waiting = asyncio.ensure_future(store.room())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await waiting
+        assert 0 < sum(not one.done() for one in writes) <= QUEUE_BYTES // 1_000_000
+        await asyncio.gather(*writes)
+        await store.room()
+
+    on(log, story)
 
 
 def test_the_write_ahead_file_stays_small_while_events_are_written_and_read(log: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import statistics
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ensue.errors import Unavailable
-from ensue.store.base import Request
+from ensue.store.base import Consumer, Node, Request
 from ensue.store.sqlite import SqliteStore, writer
 from tests.store.logs import WORLD, append, child, draft, line, on, opened, rest, rows, told
 
@@ -62,6 +63,32 @@ def test_a_log_that_was_open_before_a_fork_is_refused_in_the_child_and_goes_on_i
     )
     assert (read, count) == ("read Unavailable", "2")
     assert len(on(log, rows)) == 2
+
+
+def test_what_a_dead_process_of_this_machine_owned_is_taken_at_once_and_a_living_ones_is_not(log: Path) -> None:
+    async def story(store: SqliteStore) -> None:
+        defined = await store.define(
+            Consumer(id=0, name="billing", start=0, key_tag=None, segments=1, handles={"Opened": 0})
+        )
+        with child("watches", log, 1) as process:
+            assert line(process) == "ready"
+            owner = _node(process.pid)
+            await store.beat(owner)
+            await store.claim(defined.id, owner, now=WORLD.now(), most=1)
+            assert (await store.claim(defined.id, _node(os.getpid()), now=WORLD.now(), most=1)).progress == ()
+            process.kill()
+            process.wait()
+        (row,) = (await store.claim(defined.id, _node(os.getpid()), now=WORLD.now(), most=1)).progress
+        assert (row.owner, row.unclean) == (_node(os.getpid()).id, 1)
+
+    on(log, story)
+
+
+def _node(pid: int) -> Node:
+    now = WORLD.now()
+    return Node(
+        id=pid.to_bytes(16, "big"), host=socket.gethostname(), pid=pid, started_at=now, expires_at=now + 10_000_000
+    )
 
 
 def test_a_program_that_locks_the_file_delays_writes_and_leaves_the_loop_free(log: Path) -> None:
