@@ -9,11 +9,11 @@ import click
 import msgspec
 
 from ensue.cli.failures import Negative, WrongUsage
-from ensue.cli.handled import handled_numbers, owners
+from ensue.cli.handled import owners
 from ensue.cli.output import clean, duration, on_terminal, print_json, say, table
 from ensue.cli.target import OpenLog, Target, log_options, opened
 from ensue.consumers.routing import ONE_ORDER
-from ensue.consumers.waiting import Done
+from ensue.consumers.waiting import Done, handled_numbers
 from ensue.events.stored import Row
 from ensue.store.base import Consumer, Lane, LaneState, Node, Standing, Term
 

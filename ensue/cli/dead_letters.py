@@ -237,7 +237,7 @@ async def _lane(log: OpenLog, letter: DeadLetter) -> Lane | None:
 
 async def _waiting(log: OpenLog, letter: DeadLetter) -> int:
     """How many events of the key wait behind it, as far as one page tells."""
-    from ensue.cli.handled import handled_numbers
+    from ensue.consumers.waiting import handled_numbers
     from ensue.store.base import Term
 
     consumer = next(row for row in await log.store.consumers() if row.id == letter.consumer)

@@ -14,13 +14,12 @@ import msgspec
 
 from ensue.cli.output import exact_time
 from ensue.consumers.deliveries import Delivered, Outcome, unpack
-from ensue.consumers.verify import handled_since
-from ensue.consumers.waiting import Done
+from ensue.consumers.waiting import Done, handled_numbers
 from ensue.events.stored import Row
-from ensue.store.base import Consumer, DeadLetter, LaneState, Node, Standing, Store, Term
+from ensue.store.base import Consumer, DeadLetter, LaneState, Node, Standing, Store
 from ensue.world import World
 
-__all__ = ["Handled", "HandledBy", "handled_numbers", "owners", "read_handled"]
+__all__ = ["Handled", "HandledBy", "owners", "read_handled"]
 
 _FINAL = {Outcome.HANDLED.value: "handled", Outcome.DISCARDED.value: "discarded"}
 _ATTEMPTS = (Outcome.HANDLED.value, Outcome.FAILED.value, Outcome.PARKED.value)
@@ -65,22 +64,10 @@ def _gone(node: Node) -> bool:
     return False
 
 
-async def handled_numbers(store: Store, consumer: Consumer) -> dict[int, int]:
-    """The numbers of the types that a consumer handles, and since when; those under a former name included."""
-    found: dict[int, int] = {}
-    for number, (name, _) in (await store.types()).items():
-        page = await store.read((Term(types=(name,)),), limit=1)
-        for row in page.rows:
-            since = await handled_since(store, consumer, row, name)
-            if since is not None:
-                found[number] = since
-    return found
-
-
 async def read_handled(store: Store, world: World, rows: Sequence[Row]) -> dict[int, list[Handled]]:
     """For each of the rows, by position: what each consumer that handles it has done, in the order they were defined."""
     readings = [
-        await HandledBy.read(store, world, consumer, rows)
+        await HandledBy.read(store, world, consumer)
         for consumer in await store.consumers()
         if consumer.status != "retired"
     ]
@@ -110,17 +97,11 @@ class HandledBy:
         self._nobody = nobody
 
     @classmethod
-    async def read(cls, store: Store, world: World, consumer: Consumer, rows: Sequence[Row]) -> HandledBy:
-        types = await store.types()
-        since: dict[int, int] = {}
-        for row in {row[2]: row for row in rows}.values():
-            found = await handled_since(store, consumer, row, types[row[2]][0]) if row[2] in types else None
-            if found is not None:
-                since[row[2]] = found
+    async def read(cls, store: Store, world: World, consumer: Consumer) -> HandledBy:
         standing = await store.standing(consumer.id)
         letters = {letter.position: letter for letter in await store.dead_letters(consumer=consumer.id)}
         nobody = not await owners(store, world, standing)
-        return cls(consumer, Done(consumer, standing, since), letters, nobody)
+        return cls(consumer, Done(consumer, standing, await handled_numbers(store, consumer)), letters, nobody)
 
     def handles(self, row: Row) -> bool:
         return self._done.handles(row)

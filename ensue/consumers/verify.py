@@ -19,11 +19,12 @@ import msgspec
 
 from ensue.consumers.deliveries import Outcome, unpack
 from ensue.consumers.routing import Routing, key_of_position, segment_of
+from ensue.consumers.waiting import handled_numbers
 from ensue.events.stored import Row, decode_meta, tag_hash
-from ensue.store.base import Consumer, DeadLetter, Delivery, Lane, LaneState, Progress, Standing, Store, Term
+from ensue.store.base import Consumer, DeadLetter, Delivery, Lane, LaneState, Progress, Standing, Store
 from ensue.world import World
 
-__all__ = ["FINDINGS_OF_A_CHECK", "Finding", "Verification", "handled_since", "verify"]
+__all__ = ["FINDINGS_OF_A_CHECK", "Finding", "Verification", "verify"]
 
 PAGE = 2_000
 FINDINGS_OF_A_CHECK = 100
@@ -129,7 +130,7 @@ async def _scan(
                 report.add("types", f"has the type number {number}, which the log does not know", row[0])
                 continue
             for account in accounts.values():
-                await account.learn(store, row, types[number][0])
+                await account.learn(store)
         for account in accounts.values():
             account.see(row)
         if row[8] is not None and row[6] is not None and row[8] in accounts:
@@ -287,17 +288,6 @@ async def _name_doubles(store: Store, world: World, report: _Report, events: _Ev
 # -------------------------------------------------------------------------------------------------------- consumers
 
 
-async def handled_since(store: Store, consumer: Consumer, row: Row, name: str) -> int | None:
-    """The position after which a consumer handles events of the type of this row, which is stored as `name`; None if it
-    does not. A type that was renamed is handled under its new name: the log itself is asked whether it counts as that."""
-    if name in consumer.handles:
-        return consumer.handles[name]
-    for wanted, since in consumer.handles.items():
-        if (await store.read((Term(types=(wanted,)),), after=row[0] - 1, before=row[0] + 1, limit=1)).rows:
-            return since
-    return None
-
-
 class _Account:
     """One consumer: what its rows say it has done, recomputed from the events."""
 
@@ -314,10 +304,9 @@ class _Account:
         self._digest: defaultdict[int, int] = defaultdict(int)
         self._undone: set[int] = set()
 
-    async def learn(self, store: Store, row: Row, name: str) -> None:
-        since = await handled_since(store, self.consumer, row, name)
-        if since is not None:
-            self._since[row[2]] = since
+    async def learn(self, store: Store) -> None:
+        """Which types the consumer handles, of those the log knows by now."""
+        self._since = await handled_numbers(store, self.consumer)
 
     def see(self, row: Row) -> None:
         since = self._since.get(row[2])

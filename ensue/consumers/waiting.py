@@ -20,7 +20,7 @@ from ensue.events.stored import Row
 from ensue.store.base import Consumer, Lane, LaneState, Standing, Store, Term
 from ensue.world import World
 
-__all__ = ["Bell", "Done", "wait_until_done", "wait_until_settled"]
+__all__ = ["Bell", "Done", "handled_numbers", "wait_until_done", "wait_until_settled"]
 
 POLL_SECONDS = 0.05
 """How late the progress of another process is noticed at most; this process's own rings the bell."""
@@ -59,6 +59,17 @@ class Bell:
         finally:
             timer.cancel()
             self._waiters.discard(waiter)
+
+
+async def handled_numbers(store: Store, consumer: Consumer) -> dict[int, int]:
+    """The number of each type that a consumer handles, and the position after which it does. What is stored under a former
+    name is handled under that, under the present one, or under both: then from the earlier of the two on."""
+    former, found = await store.former_names(), dict[int, int]()
+    for number, (name, _) in (await store.types()).items():
+        since = [consumer.handles[known] for known in {name, former.get(name, name)} if known in consumer.handles]
+        if since:
+            found[number] = min(since)
+    return found
 
 
 class Done:
@@ -115,7 +126,6 @@ class _Wait:
         self._timeout = timeout_seconds
 
     async def reading(self) -> list[Done]:
-        types = await self._store.types()
         consumers = [
             consumer
             for consumer in await self._store.consumers()
@@ -123,9 +133,7 @@ class _Wait:
         ]
         readings: list[Done] = []
         for consumer in consumers:
-            handles = {
-                number: consumer.handles[name] for number, (name, _) in types.items() if name in consumer.handles
-            }
+            handles = await handled_numbers(self._store, consumer)
             readings.append(Done(consumer, await self._store.standing(consumer.id), handles))
         return readings
 

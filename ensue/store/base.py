@@ -384,6 +384,10 @@ class Log(Protocol):
         """Events stored under a `former` name count as events of type `name` in every selection. Idempotent."""
         ...
 
+    async def former_names(self) -> Mapping[str, str]:
+        """Former name → present name, of every type that was renamed."""
+        ...
+
     async def position_at(self, time: int) -> int:
         """The last position recorded before `time` (microseconds), 0 if none: a binary search."""
         ...

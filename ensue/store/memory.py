@@ -333,6 +333,11 @@ class MemoryStore:
         self._opened()
         self._former.update(dict.fromkeys(former, name))
 
+    async def former_names(self) -> Mapping[str, str]:
+        """See `Log.former_names`."""
+        self._opened()
+        return self._former
+
     async def position_at(self, time: int) -> int:
         """See `Log.position_at`."""
         self._opened()

@@ -11,7 +11,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import msgspec
 
 from ensue.app import App
-from ensue.consumers.waiting import Done
+from ensue.consumers.waiting import Done, handled_numbers
 from ensue.events.message import Event
 from ensue.events.recorded import Recorded
 from ensue.observe.signals import (
@@ -70,10 +70,9 @@ _SAID = 160
 async def is_quiet(app: App) -> bool:
     """Every event is done by every consumer that handles it, or waits behind a dead letter."""
     store = app.open_store()
-    types = await store.types()
     page = await store.read((), limit=100_000)
     for consumer in await store.consumers():
-        handles = {number: consumer.handles[name] for number, (name, _) in types.items() if name in consumer.handles}
+        handles = await handled_numbers(store, consumer)
         standing = await store.standing(consumer.id)
         if any(lane.state != LaneState.PARKED for lane in standing.lanes):
             return False

@@ -400,6 +400,10 @@ class SqliteStore:
         await self._put(job)
         self._types.former.update(dict.fromkeys(former, name))
 
+    async def former_names(self) -> Mapping[str, str]:
+        """See `Log.former_names`."""
+        return self._types.former
+
     async def position_at(self, time: int) -> int:
         """See `Log.position_at`."""
         with self._reading("times"):
