@@ -96,6 +96,7 @@ class Report:
         """One row for each side."""
         for name, figure in figures.items():
             self.row(what, name, f"{figure:,.0f} {unit}")
+            self.say(f"    {name}: {figure:,.0f} {unit}")
         self._table.add_section()
 
     def row(self, what: str, who: str, figure: str) -> None:

@@ -106,19 +106,21 @@ def _reads(report: Report) -> None:
     report.ratio("read-raw", reads["ensue"], reads["apsw, rows only"])
 
 
-async def _filled(path: Path, count: int) -> None:
+async def _filled(path: Path, count: int) -> int:
+    """Fill a log; the size of its write-ahead file at the end, before it is closed and gone."""
     async with ours.application(path).connected() as app:
         for start in range(0, count, ours.BATCH):
             await app.log.append(*map(order, range(start, start + ours.BATCH)))
+        return os.path.getsize(path / "log.db-wal")
 
 
 def _million(report: Report) -> None:
     report.say(f"a log of {MILLION:,} events")
     with folder() as path:
         began = time.perf_counter()
-        asyncio.run(_filled(path, MILLION))
+        waiting = asyncio.run(_filled(path, MILLION))
         report.row(f"{MILLION:,} events", "filling the log", f"{time.perf_counter() - began:.0f} s")
-        size, waiting = os.path.getsize(path / "log.db"), os.path.getsize(path / "log.db-wal")
+        size = os.path.getsize(path / "log.db")
         report.row(f"{MILLION:,} events", "file; write-ahead file", f"{size / 1e6:.0f} MB; {waiting / 1e6:.0f} MB")
         report.row(f"{MILLION:,} events", "memory added by reading all", f"{_memory_of_reading(path) / 1e6:.0f} MB")
         asyncio.run(_append_later(report, path))
