@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import statistics
 import subprocess
 import sys
@@ -111,7 +110,7 @@ async def _filled(path: Path, count: int) -> int:
     async with ours.application(path).connected() as app:
         for start in range(0, count, ours.BATCH):
             await app.log.append(*map(order, range(start, start + ours.BATCH)))
-        return os.path.getsize(path / "log.db-wal")
+        return _size(path / "log.db-wal")
 
 
 def _million(report: Report) -> None:
@@ -120,10 +119,14 @@ def _million(report: Report) -> None:
         began = time.perf_counter()
         waiting = asyncio.run(_filled(path, MILLION))
         report.row(f"{MILLION:,} events", "filling the log", f"{time.perf_counter() - began:.0f} s")
-        size = os.path.getsize(path / "log.db")
+        size = _size(path / "log.db")
         report.row(f"{MILLION:,} events", "file; write-ahead file", f"{size / 1e6:.0f} MB; {waiting / 1e6:.0f} MB")
         report.row(f"{MILLION:,} events", "memory added by reading all", f"{_memory_of_reading(path) / 1e6:.0f} MB")
         asyncio.run(_append_later(report, path))
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
 
 
 async def _append_later(report: Report, path: Path) -> None:
