@@ -262,6 +262,7 @@ class Runner:
             page,
             store.head(),
             dict(await store.types()),
+            dict(await store.former_names()),
             [await store.position_at(time + more) for time in times for more in (0, 1)],
             await store.positions_of(b"\0" * 16, b"\xff" * 16, limit=5),
             await store.consumers(),

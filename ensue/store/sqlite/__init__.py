@@ -402,6 +402,8 @@ class SqliteStore:
 
     async def former_names(self) -> Mapping[str, str]:
         """See `Log.former_names`."""
+        with self._reading("names"):
+            self._refresh_types()
         return self._types.former
 
     async def position_at(self, time: int) -> int:

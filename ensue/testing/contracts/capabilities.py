@@ -24,6 +24,7 @@ class DurableContract(Contract):
         await bench.log.rename("Paid", ["Settled"])
         before = (bench.log.log_id, bench.log.head(), await bench.rows(), await bench.log.types())
         await bench.reopened()
+        assert await bench.log.former_names() == {"Settled": "Paid"}
         assert (bench.log.log_id, bench.log.head(), await bench.rows(), await bench.log.types()) == before
         assert await bench.found(Term(types=("Paid",))) == [1]
 
@@ -131,6 +132,7 @@ class SharedContract(Contract):
         await other.write(Request(events=[bench.draft("Settled")]))
         assert await bench.found(Term(types=("Paid",))) == []
         await other.rename("Paid", ["Settled"])
+        assert await bench.log.former_names() == {"Settled": "Paid"}
         assert await bench.found(Term(types=("Paid",))) == [1]
 
     @contract_test

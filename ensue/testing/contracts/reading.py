@@ -203,6 +203,14 @@ class ReadingContract(Contract):
         assert await bench.found(Term(types=("Paid",), tags=(tag_hash("a=1"),))) == [1, 4]
         assert await bench.names() == ["Settled", "Opened", "Payed", "Paid"]
 
+    @contract_test
+    async def test_former_names_are_listed_with_the_present_one(self, bench: Bench) -> None:
+        assert await bench.log.former_names() == {}
+        await bench.log.rename("Paid", ["Settled", "Payed"])
+        await bench.log.rename("Opened", ["Begun"])
+        await bench.log.rename("Charged", ["Payed"])
+        assert await bench.log.former_names() == {"Settled": "Paid", "Payed": "Charged", "Begun": "Opened"}
+
     # ----------------------------------------------------------------------------------------------------- time and ids
 
     @contract_test
