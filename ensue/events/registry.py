@@ -118,8 +118,8 @@ def _may_be_infinite(info: Any) -> bool:
     return False
 
 
-_not_finite_encoded = re.compile(rb"NaN|Infinity|null").search
-"""What a decimal or a float that is not finite looks like once it is encoded. Few payloads hold any of these words, and only
+_not_finite_encoded = re.compile(rb'NaN|Infinity|null|"nan"|"-?inf"').search
+"""What a decimal, or a float as a value or a key, that is not finite looks like once it is encoded. Few payloads hold any of these words, and only
 those need the walk through their values."""
 
 

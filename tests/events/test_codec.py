@@ -69,6 +69,7 @@ class Measured(Event):
     amount: Decimal | None = None
     value: float | None = None
     numbers: dict[str, list[float]] = msgspec.field(default_factory=dict)
+    rates: dict[float, int] = msgspec.field(default_factory=dict)
     anything: Any = None
     word: str = ""
     words: frozenset[str] = frozenset()
@@ -106,6 +107,7 @@ zones = st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30)), timezone
         amount=st.none() | decimals,
         value=st.none() | finite,
         numbers=st.dictionaries(texts, st.lists(finite, max_size=3), max_size=3),
+        rates=st.dictionaries(finite, st.integers(), max_size=3),
         anything=st.none() | st.integers() | texts | st.lists(st.booleans()),
         word=texts,
         words=st.frozensets(texts, max_size=3),
@@ -196,6 +198,7 @@ def test_nan_and_infinity_are_refused_wherever_they_are(number: Any) -> None:
     _refused(Measured(value=floating), f"^Measured: value=.* {words}")
     _refused(Measured(amount=exact), f"^Measured: amount=.* {words}")
     _refused(Measured(numbers={"a": [1.0, floating]}), f"^Measured: numbers=.* {words}")
+    _refused(Measured(rates={floating: 1}), f"^Measured: rates=.* {words}")
     _refused(Measured(anything={"deep": [({"er": number},)]}), f"^Measured: anything=.* {words}")
     _refused(Measured(anything=Line("a", Decimal(1), floating)), f"^Measured: anything=.* {words}")
     order = OrderPlaced(order_id="o", customer_id=1)
