@@ -52,7 +52,7 @@ def shop(url: str | None = None) -> App:
 app = shop()
 
 
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 30.0) -> None:
     """Wait until it holds. Errors: `TimeoutError`."""
     world = RealWorld()
     async with asyncio.timeout(seconds):
