@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 import ensue
-from ensue import errors
 from tests.tidy.repository import PACKAGE, ROOT, module_name, parsed, public_names, python_files, string_list
 
 FILE_LINES, FUNCTION_LINES = 750, 70
@@ -124,23 +123,6 @@ def _text_below(file: Path, name: str) -> bool:
         if any(isinstance(target, ast.Name) and target.id == name for target in targets):
             return isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
     return False
-
-
-def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
-    drawn = re.findall(r"^ {4}([│ ]*)[├└]── (\w+)", errors.__doc__ or "", re.MULTILINE)
-    groups: list[str] = []
-    tree: dict[str, str] = {}
-    for indent, name in drawn:
-        if indent:
-            tree[name] = groups[-1]
-        else:
-            groups.append(name)
-            tree[name] = "EnsueError"
-    classes = [vars(errors)[name] for name in errors.__all__]
-    real = {
-        cls.__name__: cls.__bases__[0].__name__ for cls in classes if cls not in (errors.EnsueError, errors.Refusal)
-    }
-    assert tree == real
 
 
 def test_what_is_to_do_names_its_issue() -> None:
