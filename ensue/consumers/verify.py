@@ -4,7 +4,7 @@ It reads in pages, while writers run, and writes nothing. The order of reading m
 afterwards, so that everything the progress speaks of is among the events. What is remembered of an event takes about 40
 bytes, and a stream about 150.
 
-Not checked: what a handler did, and whether it was right.
+Not checked: what a handler did, the rows by which further tags are found, and the database's own indexes.
 """
 
 from __future__ import annotations
