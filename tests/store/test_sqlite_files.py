@@ -38,6 +38,7 @@ def _refused(path: Path, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         on(path, rows)
     assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
 
 
 # ------------------------------------------------------------------------------------------------- one file, any path

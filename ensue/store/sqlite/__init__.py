@@ -103,12 +103,10 @@ class SqliteStore:
                 thread = world.threads(1, name="ensue open")
                 await files.turn(thread, files.lock_to_open)
                 thread.close()
-        try:
-            connection = self._connect_to_look() if read_only else self._connect()
-            self._prepare(connection, read_only=read_only)
-        finally:
-            if self._files is not None:
-                self._files.unlock()
+        connection = self._connect_to_look() if read_only else self._connect()
+        self._prepare(connection, read_only=read_only)
+        if self._files is not None:
+            self._files.unlock()
         self._reader = connection if read_only else self._connect()
         self._reader.execute("PRAGMA query_only = 1")
         self._types.load(self._reader)
@@ -199,23 +197,22 @@ class SqliteStore:
         if self._closed:
             return
         self._closed = True
-        turn = False
         try:
             if self._writer is not None and not self._forked:
                 await self._writer.drain()
-                await self._writer.turn()
-                turn = True
+                # What is in a write-ahead file that is gone must not be copied over what took its place.
                 if self._files is not None and not isinstance(self._writer.broken, LogFileReplaced):
-                    self._files.closing()  # else what is in a file that is gone would be copied over what took its place
+                    await self._writer.turn()
+                    self._files.closing()
         finally:
-            self._shut(tidy=turn)
+            self._shut()
 
     def abandon(self) -> None:
         """Close at once, committing nothing: what is left when a process dies."""
         self._closed = True
-        self._shut(tidy=False)
+        self._shut()
 
-    def _shut(self, *, tidy: bool) -> None:
+    def _shut(self) -> None:
         if self._forked:
             return  # the descriptors and locks are the parent's
         self._stop_watching()
@@ -225,14 +222,11 @@ class SqliteStore:
             self._writer = None
         connections, self._connections = self._connections, []
         for connection in reversed(connections):
-            with contextlib.suppress(
-                apsw.ThreadingViolationError
-            ):  # its last commit is under way: it closes when that ends
+            # One whose commit is under way closes when that ends.
+            with contextlib.suppress(apsw.ThreadingViolationError):
                 connection.close(True)
         files, self._files = self._files, None
         if files is not None:
-            if tidy:
-                files.tidy()
             files.close()
 
     @property

@@ -70,7 +70,7 @@ class LogFiles:
         except OSError:
             os.close(self._lock)
             raise
-        self._closed = False
+        self._closed = self._turn = False
         self._wal: tuple[int, int] | None = None
         self._identity = _identity(path)
         if guard and self._identity is not None:
@@ -107,11 +107,13 @@ class LogFiles:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        self._turn = True
         return True
 
     def lock(self) -> None:
         """Take the turn to write. Blocks while another process writes."""
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._turn = True
 
     def try_lock_to_open(self) -> bool:
         """Take the turn before the log is opened, if it is free."""
@@ -150,6 +152,7 @@ class LogFiles:
         await taken
 
     def unlock(self) -> None:
+        self._turn = False
         fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def tell_others(self) -> None:
@@ -161,19 +164,17 @@ class LogFiles:
         self._guard_shared_range(fcntl.F_UNLCK)
 
     def close(self) -> None:
-        """After the connections."""
+        """After the connections. With the turn held, the lock file is removed if SQLite has removed its own files beside the
+        log: nobody has it open."""
         self._closed = True
+        if self._turn and _identity(f"{self.path}-wal") is None:
+            os.unlink(f"{self.path}-lock")
         if self._guard_on and self._identity is not None:
             _guarded[self._identity] -= 1
             if not _guarded[self._identity]:
                 del _guarded[self._identity]
         os.close(self._guard)
         os.close(self._lock)
-
-    def tidy(self) -> None:
-        """Remove the lock file if SQLite has removed its own files: nobody has the log open. Needs the turn."""
-        if _identity(f"{self.path}-wal") is None:
-            os.unlink(f"{self.path}-lock")
 
 
 def _identity(path: str) -> tuple[int, int] | None:

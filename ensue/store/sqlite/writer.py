@@ -150,7 +150,8 @@ class Writer:
 
     async def turn(self) -> None:
         """Wait for the turn to write, and keep it. Only when nothing is queued and nothing will be."""
-        if self._files is not None and not self._files.try_lock():
+        assert self._files is not None
+        if not self._files.try_lock():
             await self._files.turn(self._thread, self._files.lock)
 
     def abandon(self) -> None:
