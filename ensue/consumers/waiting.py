@@ -20,7 +20,7 @@ from ensue.events.stored import Row
 from ensue.store.base import Consumer, Lane, LaneState, Standing, Store, Term
 from ensue.world import World
 
-__all__ = ["Bell", "Done", "handled_numbers", "wait_until_done", "wait_until_settled"]
+__all__ = ["Bell", "Done", "Readings", "handled_numbers", "wait_until_done", "wait_until_settled"]
 
 POLL_SECONDS = 0.05
 """How late the progress of another process is noticed at most; this process's own rings the bell."""
@@ -30,16 +30,29 @@ ROOTS_LOOKED_UP = 20
 
 
 class Bell:
-    """Wakes everybody who waits for progress."""
+    """Wakes everybody who waits for progress. Those who wake together share what they read: hundreds of waits would
+    otherwise read the same rows hundreds of times for each commit."""
 
     def __init__(self) -> None:
         self._waiters: set[asyncio.Future[None]] = set()
+        self._shared: Readings | None = None
 
     def ring(self) -> None:
+        self._shared = None
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
         self._waiters.clear()
+
+    def readings(self, store: Store) -> Readings:
+        """What has been read in this turn of the loop. An earlier reading of progress is never wrong, it tells of less."""
+        if self._shared is None:
+            self._shared = Readings(store)
+            asyncio.get_running_loop().call_soon(self._forget)
+        return self._shared
+
+    def _forget(self) -> None:
+        self._shared = None
 
     @staticmethod
     def _silence(waiter: asyncio.Future[None]) -> Callable[[], None]:
@@ -113,6 +126,39 @@ class Done:
         return f"its key {lane.key_text} is parked: {lane.error}"
 
 
+class Readings:
+    """One reading of the consumers, each read when it is first asked for.
+
+    Progress is read first and the types of the log after it: what a commit that is seen here has emitted may be of a type
+    that is new, and would otherwise pass for one that nobody handles.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._consumers: tuple[Consumer, ...] | None = None
+        self._standings: dict[int, Standing] = {}
+        self._done: dict[int, Done] = {}
+        self._types = 0
+
+    async def of(self, names: Collection[str]) -> list[Done]:
+        """What these consumers have done; without names, all that are not retired."""
+        if self._consumers is None:
+            self._consumers = await self._store.consumers()
+        wanted = [one for one in self._consumers if one.status != "retired" and (not names or one.name in names)]
+        for consumer in wanted:
+            if consumer.id not in self._standings:
+                self._standings[consumer.id] = await self._store.standing(consumer.id)
+        types = len(await self._store.types())
+        if types != self._types:
+            self._types = types
+            self._done.clear()
+        for consumer in wanted:
+            if consumer.id not in self._done:
+                handles = await handled_numbers(self._store, consumer)
+                self._done[consumer.id] = Done(consumer, self._standings[consumer.id], handles)
+        return [self._done[consumer.id] for consumer in wanted]
+
+
 class _Wait:
     """One wait: its deadline, and a fresh reading of the consumers each time round."""
 
@@ -126,16 +172,7 @@ class _Wait:
         self._timeout = timeout_seconds
 
     async def reading(self) -> list[Done]:
-        consumers = [
-            consumer
-            for consumer in await self._store.consumers()
-            if consumer.status != "retired" and (not self._names or consumer.name in self._names)
-        ]
-        readings: list[Done] = []
-        for consumer in consumers:
-            handles = await handled_numbers(self._store, consumer)
-            readings.append(Done(consumer, await self._store.standing(consumer.id), handles))
-        return readings
+        return await self._bell.readings(self._store).of(self._names)
 
     async def undone(self, rows: Iterable[Row], readings: list[Done]) -> list[Row]:
         """The rows that some consumer has still to do. Raises `HandlerFailed` for one that will not be done."""

@@ -420,3 +420,14 @@ def test_a_wait_may_be_cancelled(url: str) -> None:
         await receipt.wait()
 
     running(app, work)
+
+
+def test_hundreds_of_requests_at_once_each_get_their_own_reply(url: str) -> None:
+    async def ask(app: App, number: int) -> OrderShipped:
+        return await (await app.publish(placed(number))).first(OrderShipped)
+
+    async def work(app: App) -> None:
+        replies = await asyncio.gather(*(ask(app, number) for number in range(300)))
+        assert [reply.order_id for reply in replies] == [f"o{number}" for number in range(300)]
+
+    running(shop(url), work)
