@@ -6,16 +6,16 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import apsw
 import msgspec
 import pytest
 
 from ensue import App
 from ensue.store.base import ConsumerCommit, Page, Request, Selection, Written
-from ensue.store.sqlite import SqliteStore
+from ensue.store.sqlite import SqliteStore, checkpoints
 from ensue.testing import AppSimulation, simulate
 from ensue.testing.applications import is_quiet, start
 from ensue.testing.simulation import Choice, Crashes, Outcome, Setting, Simulation, SimulationFailure, Tape, run
-from ensue.world import World
 from tests.consumers.shop import shop
 from tests.consumers.test_simulated_shop import bank, orders_are_shipped
 
@@ -25,25 +25,6 @@ class IgnoresIdempotencyKeys(SqliteStore):
 
     def write(self, request: Request) -> asyncio.Future[Written]:
         return super().write(msgspec.structs.replace(request, idempotency_key=None))
-
-
-class IgnoresFences(SqliteStore):
-    """Takes commits of whoever sends one, also of an owner that has lost its segment."""
-
-    async def open(self, world: World) -> None:
-        await super().open(world)
-        writer = self._writer
-        assert writer is not None
-
-        def any_fence(commit: ConsumerCommit) -> tuple[int, int]:
-            found = writer._sql.execute(
-                "SELECT count, digest FROM ensue_progress WHERE consumer = ? AND segment = ?",
-                (commit.fence.consumer, commit.fence.segment),
-            )
-            row: Any = next(iter(found))
-            return row[0], row[1]
-
-        vars(writer)["_fenced"] = any_fence
 
 
 class InTwoTransactions(SqliteStore):
@@ -143,7 +124,7 @@ BEYOND_A_LEASE = 2
 """What the tape answers to `pause` for one of twelve seconds."""
 
 
-def paused_at_each_step(store: type[SqliteStore]) -> Iterator[Outcome]:
+def paused_at_each_step() -> Iterator[Outcome]:
     """One run for each failpoint: who comes there does nothing for longer than its lease, and then goes on as if no time
     had passed."""
 
@@ -151,18 +132,22 @@ def paused_at_each_step(store: type[SqliteStore]) -> Iterator[Outcome]:
         assert isinstance(sim, AppSimulation)
         await two_processes_ship_an_order(sim)
 
-    setting = Setting(
-        scenario, start(shop, replace=[bank], store=store), quiet=is_quiet, simulation=AppSimulation, permuted=False
-    )
+    setting = Setting(scenario, start(shop, replace=[bank]), quiet=is_quiet, simulation=AppSimulation, permuted=False)
     for nth in range(len(run(setting, Tape.boring()).failpoints)):
         yield run(setting, Tape.replay(0, [Choice("pause", nth, BEYOND_A_LEASE)]))
 
 
 def test_a_process_that_is_paused_at_any_step_beyond_its_lease_changes_nothing_when_it_wakes() -> None:
-    errors = [outcome.error for outcome in paused_at_each_step(SqliteStore) if outcome.error is not None]
+    errors = [outcome.error for outcome in paused_at_each_step() if outcome.error is not None]
     assert not errors, errors[0]
 
 
-def test_without_fences_a_process_that_wakes_after_its_lease_is_found() -> None:
-    outcomes = paused_at_each_step(IgnoresFences)
-    assert any("o1 has 2 PaymentProcessed" in str(outcome.error) for outcome in outcomes)
+def test_without_fences_a_process_that_wakes_after_its_lease_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def whoever_sends_it(sql: apsw.Connection, commit: ConsumerCommit) -> tuple[int, int]:
+        place = (commit.fence.consumer, commit.fence.segment)
+        found = sql.execute("SELECT count, digest FROM ensue_progress WHERE consumer = ? AND segment = ?", place)
+        row: Any = next(iter(found))
+        return row[0], row[1]
+
+    monkeypatch.setattr(checkpoints, "fenced", whoever_sends_it)
+    assert any("o1 has 2 PaymentProcessed" in str(outcome.error) for outcome in paused_at_each_step())

@@ -1,0 +1,750 @@
+"""Drives the delivery machines of one consumer: reads the log, calls the handlers, sends the commits.
+
+It holds one machine for each segment that this process owns and turns as long as there is something to do: claim, read a
+page, route it, start what may start, look up the next events of lanes, commit what is finished; then it sleeps until
+an event arrives, a handler ends, a commit is answered, or a retry is due. All decisions are the machines'; all I/O and
+all timing are here. Nothing is polled.
+
+Bounds: at most `WINDOW` positions of the consumer are in memory, `concurrency` handlers run, and each segment has one
+commit in flight. A slow handler therefore bounds memory; one that is slow while the window is full gets out of the way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Sequence
+from functools import partial
+
+import msgspec
+
+from ensue.consumers.handling import Handling, Mode, UnreadableHere
+from ensue.consumers.lease import Lease
+from ensue.consumers.machine import Failure, Lookup, Machine, Slot
+from ensue.consumers.policy import Retry
+from ensue.consumers.routing import ONE_ORDER, Routing
+from ensue.consumers.waiting import Bell
+from ensue.errors import ApplyFailed, EnsueError, Fenced, GiveUp, StorageFull, TryAgain, Unavailable
+from ensue.events.stored import Row
+from ensue.observe.signals import (
+    AttemptFailed,
+    ConsumerResumed,
+    ConsumerStandsBy,
+    ConsumerTripped,
+    EventParked,
+    HandlerStuck,
+    Observer,
+    SegmentsClaimed,
+    SegmentsLost,
+    SegmentsReleased,
+    WriterTrouble,
+)
+from ensue.store.base import Consumer, ConsumerCommit, Lane, LaneState, Page, Request, Selection, Store, Term, Written
+from ensue.world import Threads, World
+
+__all__ = ["OPERATED", "Runner"]
+
+OPERATED = "ensue.DeadLetterResolved"
+"""The type of the event that an operator's change of a parked lane appends; it wakes the lane's owner."""
+WINDOW = 4096
+PAGE = 1000
+FLUSH_POSITIONS = 10_000
+"""How far the mark may run over events the consumer does not handle before it is written."""
+AHEAD_FLUSH = 256
+SLOW_SECONDS = 1.0
+INLINE_SECONDS = 0.005
+"""How long handlers may run on the loop's thread before others get a turn."""
+BYTES_FINISHED = 4 * 1024 * 1024
+CLAIM_SECONDS = 1.0
+TRIP_FAILURES = 20
+TRIP_PARKED = 1000
+PROBE_FIRST_SECONDS, PROBE_LONGEST_SECONDS = 1.0, 60.0
+STORAGE_RETRY_SECONDS = 1.0
+FLUSH_SECONDS = 1.0
+"""How long a mark that moved over foreign events only may stay unwritten while nothing else is to be committed."""
+LONGEST_SLEEP_SECONDS = 3600.0
+LIMIT_OF_A_COMMIT_SECONDS = 30.0
+CLOCK_TOLERANCE = 500_000
+CANCEL_SECONDS = 5.0
+SWALLOWED_SECONDS = 1.0
+"""So long after its time limit, a handler that was cancelled and still runs has swallowed the cancellation."""
+TRACEBACK_CHARACTERS = 16_384
+ERROR_CHARACTERS = 1_024
+
+
+class Runner:
+    """One consumer in this process. `run` until `stop`; `standing_by` says why it does nothing, if so."""
+
+    def __init__(
+        self,
+        store: Store,
+        world: World,
+        lease: Lease,
+        consumer: Consumer,
+        handling: Handling,
+        observe: Observer,
+        bell: Bell,
+    ) -> None:
+        self.consumer = consumer
+        self.handling = handling
+        self.machines: dict[int, Machine] = {}
+        self.tripped = consumer.reason or "no reason is known" if consumer.status == "tripped" else None
+        self.paused = consumer.status in ("paused", "retired")
+        self.standing_by = _missing(handling.missing(consumer))
+        self._store = store
+        self._world = world
+        self._lease = lease
+        self._observe = observe
+        self._bell = bell
+        self._routing = Routing(consumer.key_tag)
+        self._segments = consumer.segments
+        self._threads: Threads | None = None
+        self._wake = asyncio.Event()
+        self._read_to = 0
+        self._behind = True
+        self._stopping = False
+        self._running = 0
+        self._next_claim = 0.0
+        self._wall, self._wall_at = world.now(), world.monotonic()
+        self._turns = 0
+        self._calls: dict[asyncio.Task[None], tuple[Machine, Slot]] = {}
+        self._slots: dict[Slot, Machine] = {}
+        self._cancelling: set[Slot] = set()
+        self._failing: set[bytes] = set()
+        self._flush_at: float | None = None
+        self._status: asyncio.Task[None] | None = None
+        self._probe_at = 0.0
+        self._probe_wait = PROBE_FIRST_SECONDS
+        self._types: dict[int, int] = {}
+        self._operated: frozenset[int] = frozenset()
+        self._known_types = 0
+        names = (*consumer.handles, OPERATED)
+        self._selection: Selection = (Term(types=names),)
+        self._handled: Selection = (Term(types=tuple(consumer.handles)),)
+
+    # ------------------------------------------------------------------------------------------------------ running
+
+    async def run(self) -> None:
+        """Until `stop` is called. Raises nothing that a handler raised. A store that cannot be reached, or has no room, is
+        asked again; any other error of it ends the consumer and is raised, with everything in memory discarded."""
+        if self.standing_by is not None:
+            self._stand_by(self.standing_by)
+        watch = self._world.spawn(self._watch(), name=f"{self.consumer.name}: watch")
+        try:
+            while not self._stopping:
+                self._wake.clear()
+                try:
+                    more = await self._turn()
+                except (TryAgain, StorageFull) as error:
+                    self._trouble(error)
+                    await self._wait(STORAGE_RETRY_SECONDS)
+                    continue
+                if watch.done():
+                    watch.result()
+                if more:
+                    await self._world.sleep(0)
+                else:
+                    await self._sleep()
+        except EnsueError as error:
+            if not self._stopping:
+                self._lose_all(f"{type(error).__name__}: {error}")
+                raise
+        finally:
+            watch.cancel()
+
+    async def stop(self, *, limit_seconds: float) -> None:
+        """Start nothing more, let handlers finish within the limit, cancel the rest, commit, release."""
+        self._stopping = True
+        self._wake.set()
+        deadline = self._world.monotonic() + limit_seconds
+        while self._running and self._world.monotonic() < deadline:
+            self._commit_all()
+            await self._wait(deadline - self._world.monotonic())
+        await self._cancel_calls()
+        if self._threads is not None:
+            self._threads.close()
+        deadline = self._world.monotonic() + LIMIT_OF_A_COMMIT_SECONDS
+        while self.machines:
+            self._commit_all(release=True)
+            left = deadline - self._world.monotonic()
+            if left <= 0 or not any(machine.flight for machine in self.machines.values()):
+                break
+            await self._wait(left)
+        self._lose_all("a handler still ran, or a commit was not answered, when the consumer had to stop")
+
+    async def _turn(self) -> bool:
+        """One round. True when there is more to do at once."""
+        if not self._lease.held:
+            self._lose_all("the lease ran out: this process was paused, or could not write its heartbeat")
+        if self.standing_by is not None:
+            self._commit_all(release=True)
+            return False
+        await self.claim()
+        if not self.machines or self.paused:
+            self._end_turns()
+            return False
+        more = await self._read()
+        await self._lanes()
+        more = self._start() or more
+        self._commit_all()
+        return more
+
+    def _now(self) -> int:
+        """The wall clock. When it was set back, what waits for an instant here waits no longer for that."""
+        now, monotonic = self._world.now(), self._world.monotonic()
+        back = self._wall + int((monotonic - self._wall_at) * 1_000_000) - now
+        if back > CLOCK_TOLERANCE:
+            for machine in self.machines.values():
+                machine.clock_set_back(back)
+        self._wall, self._wall_at = now, monotonic
+        return now
+
+    def _in_reach(self, lane: Lane) -> Lane:
+        """A retry that is due later than any policy says was planned before the clock was set back."""
+        latest = self._now() + int(self.handling.longest_delay_seconds * 1_000_000)
+        if lane.due_at is None or lane.due_at <= latest:
+            return lane
+        return msgspec.structs.replace(lane, due_at=latest)
+
+    async def _sleep(self) -> None:
+        await self._wait(self._seconds_to_next())
+
+    async def _wait(self, seconds: float) -> None:
+        timer = self._world.call_later(max(0.0, seconds), self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            timer.cancel()
+            self._wake.clear()
+
+    def _seconds_to_next(self) -> float:
+        """Until something happens by itself: a retry is due, a probe, a claim, a slow handler, the end of the lease."""
+        waits = [LONGEST_SLEEP_SECONDS]
+        now = self._now()
+        for machine in self.machines.values():
+            waits.append(self._lease.seconds_left)
+            due = machine.next_due()
+            if due is not None and machine.flight is None and self._budget() > 0:
+                waits.append(max(0.0, (due - now) / 1_000_000))
+        if len(self.machines) < self._segments and self.standing_by is None:
+            waits.append(self._next_claim - self._world.monotonic() if self._lease.may_start else CLAIM_SECONDS)
+        if self.tripped is not None and not self._running:
+            waits.append(self._probe_at - self._world.monotonic())
+        if self._running and self._room() <= 0:
+            waits.append(SLOW_SECONDS)
+        if any(machine.routed > machine.mark for machine in self.machines.values()):
+            self._flush_at = self._flush_at or self._world.monotonic() + FLUSH_SECONDS
+            waits.append(self._flush_at - self._world.monotonic())
+        return max(0.001, min(waits))
+
+    async def _watch(self) -> None:
+        head = 0
+        try:
+            while True:
+                try:
+                    head = await self._store.changed(head)
+                except (TryAgain, StorageFull) as error:
+                    self._trouble(error)
+                    await self._world.sleep(STORAGE_RETRY_SECONDS)
+                self._behind = True
+                self._wake.set()
+        finally:
+            self._wake.set()
+
+    def _trouble(self, error: EnsueError) -> None:
+        if not self._stopping:
+            self._observe(
+                WriterTrouble(consumer=self.consumer.name, error=str(error), retry_in_seconds=STORAGE_RETRY_SECONDS)
+            )
+
+    # ----------------------------------------------------------------------------------------------------- claiming
+
+    async def claim(self) -> None:
+        """Take the segments that are free, at most once in `CLAIM_SECONDS`."""
+        now = self._world.monotonic()
+        all_here = len(self.machines) >= self._segments
+        if all_here or now < self._next_claim or not self._lease.may_start or self.standing_by is not None:
+            return
+        self._next_claim = now + CLAIM_SECONDS
+        most = self._segments - len(self.machines)
+        standing = await self._store.claim(
+            self.consumer.id, self._lease.node, now=self._world.now(), most=most, held=tuple(self.machines)
+        )
+        self._world.failpoint("segments.claimed")
+        for progress in standing.progress:
+            lanes = [self._in_reach(lane) for lane in standing.lanes if lane.segment == progress.segment]
+            machine = Machine(
+                progress,
+                lanes,
+                by_position=self.handling.mode in (Mode.PURE, Mode.INSIDE),
+                retry=self.handling.retry_of_deaths,
+                describe=self._routing.text,
+            )
+            machine.may_park = self.tripped is None
+            self.machines[progress.segment] = machine
+        if standing.progress:
+            self._read_to = min(machine.routed for machine in self.machines.values())
+            self._behind = True
+            segments = tuple(progress.segment for progress in standing.progress)
+            self._observe(SegmentsClaimed(consumer=self.consumer.name, segments=segments))
+
+    def _lose(self, machine: Machine, reason: str) -> None:
+        """Drop the memory of a segment: everything of it not committed is discarded."""
+        if self.machines.get(machine.segment) is not machine:
+            return
+        del self.machines[machine.segment]
+        self._lease.turn.give_back(machine)
+        for task, (owner, _) in list(self._calls.items()):
+            if owner is machine:
+                task.cancel()
+        self._next_claim = self._world.monotonic() + CLAIM_SECONDS
+        self._observe(SegmentsLost(consumer=self.consumer.name, segments=(machine.segment,), reason=reason))
+        self._wake.set()
+
+    def _lose_all(self, reason: str) -> None:
+        for machine in list(self.machines.values()):
+            self._lose(machine, reason)
+
+    # ------------------------------------------------------------------------------------------------------ reading
+
+    def _room(self) -> int:
+        return WINDOW - sum(machine.load for machine in self.machines.values())
+
+    async def _read(self) -> bool:
+        """Route one page. True when there may be more."""
+        if not self._behind or (self.tripped is not None and self._can_probe()):
+            return False
+        room = self._room()
+        if room <= 0:
+            self._detach_slow()
+            return False
+        page = await self._store.read(self._selection, after=self._read_to, limit=min(PAGE, room))
+        if len(await self._store.types()) != self._known_types:
+            await self._learn_types()
+        operated = self._route(page)
+        if page.rows:
+            self._world.failpoint("delivery.routed")
+        self._read_to = max(self._read_to, page.reached)
+        for machine in self.machines.values():
+            machine.reached(self._read_to)
+        if operated:
+            await self._reload_lanes()
+        self._behind = self._read_to < self._store.head()
+        return self._behind
+
+    def _route(self, page: Page) -> bool:
+        """Rows to the machines of their segments. True when an operator's change is among them."""
+        machines, types, key_of, segments = self.machines, self._types, self._routing.key, self._segments
+        operated = False
+        for row in page.rows:
+            since = types.get(row[2])
+            if since is None:
+                operated = operated or row[2] in self._operated
+                continue
+            if row[0] <= since:
+                continue
+            key = key_of(row)
+            machine = machines.get(key[0] % segments)
+            if machine is not None:
+                machine.route(row[0], key, row)
+        return operated
+
+    async def _learn_types(self) -> None:
+        types = await self._store.types()
+        self._known_types = len(types)
+        handles = self.handling.positions_since(self.consumer.handles, types)
+        self._types = dict(handles)
+        self._operated = frozenset(number for number, (name, _) in types.items() if name == OPERATED)
+
+    async def _reload_lanes(self) -> None:
+        standing = await self._store.standing(self.consumer.id)
+        for lane in standing.lanes:
+            machine = self.machines.get(lane.segment)
+            if machine is not None:
+                machine.lane_changed(lane)
+
+    async def _lanes(self) -> None:
+        if self.tripped is not None and not self._probe_due():
+            return self._end_turns()
+        now = self._now()
+        for machine in list(self.machines.values()):
+            wants = machine.wants_died(now) and self._budget() > 0
+            machine.may_retry_died = wants and self._lease.turn.take(machine, self._wake.set)
+            for lookup in machine.wanted(now, self._budget()):
+                slot = machine.found(lookup, await self._next_of_lane(lookup), now)
+                if slot is not None:
+                    self._probed()
+                    self._begin(machine, slot)
+            if machine.trying_died is None and (machine.may_retry_died or not wants):
+                self._lease.turn.give_back(machine)
+
+    def _end_turns(self) -> None:
+        for machine in self.machines.values():
+            self._lease.turn.give_back(machine)
+
+    async def _next_of_lane(self, lookup: Lookup) -> Row | None:
+        """The first event of a lane's key that the consumer handles, by the log's index."""
+        after = lookup.after
+        own_key = lookup.key_text.startswith("#")
+        selection = self._handled
+        if not own_key:
+            selection = (Term(types=tuple(self.consumer.handles), tags=(lookup.key,)),)
+        before = after + 2 if own_key and self.consumer.key_tag != ONE_ORDER else lookup.before
+        while after < before - 1:
+            page = await self._store.read(selection, after=after, before=before, limit=1)
+            for row in page.rows:
+                if row[0] > self._types.get(row[2], row[0]):
+                    return row
+            if page.reached <= after:
+                return None
+            after = page.reached
+        return None
+
+    # ------------------------------------------------------------------------------------------------------ calling
+
+    def _budget(self) -> int:
+        if not self._lease.may_start or self._stopping or self.standing_by is not None:
+            return 0
+        if self.tripped is not None:
+            return 1 if self._probe_due() and not self._running else 0
+        return max(0, self.handling.concurrency - self._running)
+
+    def _start(self) -> bool:
+        """Start what may start. True when inline work was cut short to give others a turn."""
+        self._turns += 1
+        order = list(self.machines.values())
+        shift = self._turns % len(order)
+        ends = self._world.monotonic() + INLINE_SECONDS
+        for machine in order[shift:] + order[:shift]:
+            while machine.bytes_finished < BYTES_FINISHED and (budget := self._budget()) > 0:
+                slots = machine.start(min(budget, 64), self._now())
+                if not slots:
+                    break
+                self._probed()
+                if self.handling.mode is Mode.PURE:
+                    self._call_inline(machine, slots)
+                    if self._world.monotonic() > ends:
+                        return True
+                    continue
+                for slot in slots:
+                    self._begin(machine, slot)
+        return False
+
+    def _begin(self, machine: Machine, slot: Slot) -> None:
+        mode = self.handling.mode
+        if mode is Mode.PURE:
+            self._call_inline(machine, (slot,))
+            return
+        self._world.failpoint("delivery.started")
+        if mode is Mode.INSIDE:
+            try:
+                self.handling.check(slot)
+            except Exception as error:
+                self._failed(machine, slot, error, 0)
+            else:
+                machine.succeeded(slot, (), 0, self.handling.emission(slot))
+        else:
+            self._running += 1
+            self._slots[slot] = machine
+            if mode is Mode.ASYNC:
+                name = f"{self.consumer.name} {slot.position}"
+                task = self._world.spawn(self._call(machine, slot), name=name)
+                self._calls[task] = (machine, slot)
+                task.add_done_callback(self._call_ended)
+            else:
+                self._call_on_thread(machine, slot)
+
+    def _call_inline(self, machine: Machine, slots: Sequence[Slot]) -> None:
+        started = self._world.monotonic()
+        for slot in slots:
+            self._world.failpoint("delivery.started")
+            try:
+                events = self.handling.call(slot)
+            except Exception as error:
+                ended = self._world.monotonic()
+                self._failed(machine, slot, error, int((ended - started) * 1_000_000))
+            else:
+                ended = self._world.monotonic()
+                machine.succeeded(slot, events, int((ended - started) * 1_000_000))
+                self._healthy()
+            started = ended
+
+    async def _call(self, machine: Machine, slot: Slot) -> None:
+        started = self._world.monotonic()
+        limit = self.handling.timeout_seconds
+        stuck: asyncio.TimerHandle | None = None
+        if limit:
+            stuck = self._world.call_later(limit + SWALLOWED_SECONDS, partial(self._over_limit, machine, slot))
+        try:
+            async with asyncio.timeout(limit):
+                events = await self.handling.acall(slot)
+            self._world.failpoint("delivery.called")
+            if limit and self._world.monotonic() - started >= limit + SWALLOWED_SECONDS:
+                raise TimeoutError
+        except asyncio.CancelledError:
+            if slot in self._cancelling or self.machines.get(machine.segment) is not machine:
+                machine.cancelled(slot)
+                raise
+            error: BaseException = RuntimeError("the handler was cancelled from inside")
+            self._failed(machine, slot, error, self._micros_since(started))
+        except Exception as error:
+            if isinstance(error, TimeoutError) and limit and self._world.monotonic() - started >= limit:
+                error = TimeoutError(f"the handler took longer than its limit of {limit:g} s")
+            self._failed(machine, slot, error, self._micros_since(started))
+        else:
+            machine.succeeded(slot, events, self._micros_since(started))
+            self._healthy()
+        finally:
+            if stuck is not None:
+                stuck.cancel()
+
+    def _call_ended(self, task: asyncio.Task[None]) -> None:
+        _, slot = self._calls.pop(task)
+        self._ended(slot)
+        if not task.cancelled():
+            task.exception()
+
+    def _ended(self, slot: Slot) -> None:
+        self._running -= 1
+        self._slots.pop(slot, None)
+        self._cancelling.discard(slot)
+        self._wake.set()
+
+    def _call_on_thread(self, machine: Machine, slot: Slot) -> None:
+        if self._threads is None:
+            self._threads = self._world.threads(self.handling.concurrency, name=self.consumer.name)
+        started = self._world.monotonic()
+        try:
+            call = self.handling.prepare(slot)
+        except Exception as error:
+            self._failed(machine, slot, error, 0)
+            self._ended(slot)
+            return
+        limit = self.handling.timeout_seconds
+        timer = self._world.call_later(limit, partial(self._over_limit, machine, slot)) if limit else None
+
+        def done(result: object, error: BaseException | None) -> None:
+            micros = self._micros_since(started)
+            if timer is not None:
+                timer.cancel()
+            if limit and micros >= limit * 1_000_000:
+                error = TimeoutError(f"the handler took {micros / 1e6:.3g} s, its limit is {limit:g} s")
+            self._world.failpoint("delivery.called")
+            try:
+                if error is not None:
+                    raise error
+                events = self.handling.drafts(result, slot)
+            except BaseException as raised:  # also what a thread raises to end its program: here it ends one attempt
+                self._failed(machine, slot, raised, micros)
+            else:
+                machine.succeeded(slot, events, micros)
+                self._healthy()
+            self._ended(slot)
+
+        self._threads.run(call, done)
+
+    def _over_limit(self, machine: Machine, slot: Slot) -> None:
+        """A thread cannot be stopped, nor a coroutine that swallows its cancellation: say so, let the others of the
+        segment go on, wait for it to return."""
+        limit = self.handling.timeout_seconds or 0.0
+        self._observe(HandlerStuck(consumer=self.consumer.name, position=slot.position, seconds=limit))
+        if self.machines.get(machine.segment) is machine and slot.run is None:
+            machine.detach(slot)
+            self._world.failpoint("delivery.detached")
+            self._wake.set()
+
+    def _detach_slow(self) -> None:
+        now = self._now()
+        for slot, machine in self._slots.items():
+            slow = now - slot.started > SLOW_SECONDS * 1_000_000
+            if slow and slot.run is None and self.machines.get(machine.segment) is machine:
+                machine.detach(slot)
+                self._world.failpoint("delivery.detached")
+
+    async def _cancel_calls(self) -> None:
+        tasks = list(self._calls)
+        for task in tasks:
+            self._cancelling.add(self._calls[task][1])
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=CANCEL_SECONDS)
+
+    def _micros_since(self, started: float) -> int:
+        return int((self._world.monotonic() - started) * 1_000_000)
+
+    # ------------------------------------------------------------------------------------------------------ failing
+
+    def _failure(self, error: BaseException) -> Failure:
+        text = "".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:]
+        described = f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS]
+        policy: Retry = self.handling.policy(error)
+        return Failure(described, text, policy, self._now(), self._world.random())
+
+    def _failed(self, machine: Machine, slot: Slot, error: BaseException, micros: int) -> None:
+        if isinstance(error, UnreadableHere):
+            machine.cancelled(slot)
+            self._stand_by(str(error))
+            return
+        self._world.failpoint("delivery.failed")
+        failure = self._failure(error)
+        machine.failed(slot, failure, micros)
+        self._tell_failure(machine, slot, failure)
+
+    def _tell_failure(self, machine: Machine, slot: Slot, failure: Failure) -> None:
+        run = machine.lanes.get(slot.key)
+        parked = run is not None and run.lane.state == LaneState.PARKED
+        signal = EventParked if parked else AttemptFailed
+        self._observe(
+            signal(
+                consumer=self.consumer.name,
+                position=slot.position,
+                key=run.lane.key_text if run else "",
+                attempt=slot.attempt,
+                error=failure.error,
+            )
+        )
+        self._failing.add(slot.key)
+        if self.tripped is not None:
+            return
+        if len(self._failing) >= TRIP_FAILURES:
+            self._trip(f"{len(self._failing)} keys in a row failed without a success; the last: {failure.error}")
+        elif sum(other.parked for other in self.machines.values()) > TRIP_PARKED:
+            self._trip(f"more than {TRIP_PARKED} keys are parked; the last: {failure.error}")
+
+    def _healthy(self) -> None:
+        if self._failing:
+            self._failing.clear()
+        if self.tripped is not None and sum(machine.parked for machine in self.machines.values()) <= TRIP_PARKED:
+            self._resume()
+
+    def _stand_by(self, reason: str) -> None:
+        """An event this code is too old for: finish what runs and give everything up, so that a newer process can go on."""
+        self.standing_by = reason
+        self._observe(ConsumerStandsBy(consumer=self.consumer.name, reason=reason))
+        self._wake.set()
+
+    def _trip(self, reason: str) -> None:
+        self.tripped = reason
+        self._probe_wait = PROBE_FIRST_SECONDS
+        self._probe_at = self._world.monotonic() + self._probe_wait
+        self._set_tripped(reason)
+        self._observe(ConsumerTripped(consumer=self.consumer.name, reason=reason))
+
+    def _resume(self) -> None:
+        self.tripped = None
+        self._behind = True
+        self._set_tripped(None)
+        self._observe(ConsumerResumed(consumer=self.consumer.name))
+
+    def _set_tripped(self, reason: str | None) -> None:
+        for machine in self.machines.values():
+            machine.may_park = reason is None
+        if self._status is None or self._status.done():
+            self._status = self._world.spawn(self._write_status(), name=f"{self.consumer.name}: status")
+
+    async def _write_status(self) -> None:
+        """Until the row says what is true here. It is news for people and waits, nothing depends on it: a store that
+        cannot be written is told of by those who need it."""
+        written: str | None = ""
+        while written != self.tripped and not self.paused and not self._stopping:
+            reason = self.tripped
+            try:
+                await self._store.set_status(self.consumer.id, "tripped" if reason else "active", reason)
+            except TryAgain:
+                await self._world.sleep(STORAGE_RETRY_SECONDS)
+            except GiveUp:
+                return
+            else:
+                written = reason
+
+    def _can_probe(self) -> bool:
+        """Whether something that was read already can be tried. Without that a tripped consumer reads on."""
+        return any(
+            machine.slots or (machine.active and machine.routed >= machine.rest_until)
+            for machine in self.machines.values()
+        )
+
+    def _probe_due(self) -> bool:
+        return self._world.monotonic() >= self._probe_at
+
+    def _probed(self) -> None:
+        if self.tripped is not None:
+            self._probe_wait = min(self._probe_wait * 2, PROBE_LONGEST_SECONDS)
+            self._probe_at = self._world.monotonic() + self._probe_wait
+
+    def set_status(self, status: str, reason: str | None) -> None:
+        """An operator's word, read from the log: paused or active again."""
+        was, self.paused = self.paused, status in ("paused", "retired")
+        if was and not self.paused:
+            self._observe(ConsumerResumed(consumer=self.consumer.name))
+        self._wake.set()
+
+    # --------------------------------------------------------------------------------------------------- committing
+
+    def _commit_all(self, *, release: bool = False) -> None:
+        now = self._world.now()
+        idle = self._flush_at is not None and self._world.monotonic() >= self._flush_at
+        if idle:
+            self._flush_at = None
+        for machine in list(self.machines.values()):
+            far = machine.routed - machine.mark >= FLUSH_POSITIONS or len(machine.ahead) > AHEAD_FLUSH
+            gives_up = release and not machine.running
+            request = machine.commit(now, flush=far or release or idle, release=gives_up)
+            if request is not None:
+                self._send(machine, request)
+
+    def _send(self, machine: Machine, request: Request) -> None:
+        if self.machines.get(machine.segment) is not machine:
+            return  # lost while it waited to be sent again
+        self._world.failpoint("delivery.finished")
+        self._store.write(request).add_done_callback(partial(self._answered, machine, request))
+
+    def _answered(self, machine: Machine, request: Request, answer: asyncio.Future[Written]) -> None:
+        error = None if answer.cancelled() else answer.exception()
+        if self.machines.get(machine.segment) is not machine:
+            return
+        if error is None:
+            self._world.failpoint("delivery.committed")
+            machine.committed()
+            self._bell.ring()
+            assert request.commit is not None
+            self._passed(request.commit)
+            if request.apply:
+                self._healthy()
+            if request.commit.release:
+                del self.machines[machine.segment]
+                self._lease.turn.give_back(machine)
+                self._observe(SegmentsReleased(consumer=self.consumer.name, segments=(machine.segment,)))
+        elif isinstance(error, ApplyFailed):
+            self._refused(machine, error)
+        elif isinstance(error, Fenced):
+            self._lose(machine, "another process owns it now")
+        elif isinstance(error, StorageFull | Unavailable) and not self._stopping:
+            self._trouble(error)
+            self._world.call_later(STORAGE_RETRY_SECONDS, partial(self._send, machine, request))
+        else:
+            self._lose(machine, f"{type(error).__name__}: {error}")
+        self._wake.set()
+
+    def _passed(self, commit: ConsumerCommit) -> None:
+        if commit.lanes:
+            self._world.failpoint("lane.written")
+        if commit.parked:
+            self._world.failpoint("lane.parked")
+        if commit.lanes_dropped:
+            self._world.failpoint("lane.dropped")
+
+    def _refused(self, machine: Machine, error: ApplyFailed) -> None:
+        cause = error.__cause__ or error
+        failure = self._failure(cause)
+        slot = machine.refused(error.unit, failure)
+        self._tell_failure(machine, slot, failure)
+
+
+def _missing(names: list[str]) -> str | None:
+    if not names:
+        return None
+    return (
+        f"the log says that it also handles {', '.join(names)}, which this code does not know: newer code runs beside it, "
+        "or has run. Deploy that here, too; if the type was dropped for good, give the consumer a new name"
+    )
