@@ -30,7 +30,7 @@ from ensue.errors import (
     WriterStopped,
 )
 from ensue.events.stored import Draft
-from ensue.store.base import Request, Selection, Written
+from ensue.store.base import ConsumerCommit, Request, Selection, Written
 from ensue.store.sqlite import checkpoints
 from ensue.store.sqlite.errors import extended, translated
 from ensue.store.sqlite.files import LogFiles
@@ -444,7 +444,7 @@ class Writer:
 
     def _request(self, request: Request) -> Written:
         commit = request.commit
-        progress = checkpoints.fenced(self._sql, commit) if commit is not None else ()
+        progress = self._fenced(commit) if commit is not None else ()
         for expected in request.expected:
             actual = self._version(expected.stream)
             if actual != expected.version:
@@ -471,6 +471,9 @@ class Writer:
         if request.operation is not None:
             checkpoints.operate(self._sql, request.operation, self._world.now())
         return Written(first, self.head, False, result)
+
+    def _fenced(self, commit: ConsumerCommit) -> tuple[int, int]:
+        return checkpoints.fenced(self._sql, commit)
 
     def _hold(self, selection: Selection, after: int) -> None:
         self._flush()
