@@ -367,7 +367,7 @@ class Engine:
 
         if rows:
             await wait_until_settled(
-                self.store, self.world, self._bell, rows, timeout_seconds=left, seen=seen, before_reading=refresh
+                self.store, self.world, self._bell, rows, timeout_seconds=left, seen=seen, after_reading=refresh
             )
         if not found:
             raise NotCaughtUp(f"all that the write at {position} caused is done, and no {wanted} came of it")

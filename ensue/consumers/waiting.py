@@ -236,11 +236,12 @@ async def wait_until_done(
 
 async def wait_until_settled(
     store: Store, world: World, bell: Bell, rows: Iterable[Row], *, timeout_seconds: float,
-    seen: Callable[[Row], bool] | None = None, before_reading: Callable[[], Awaitable[None]] | None = None,
+    seen: Callable[[Row], bool] | None = None, after_reading: Callable[[], Awaitable[None]] | None = None,
 ) -> None:  # fmt: skip
     """Until these events and everything they cause, directly or not, are done by every active consumer.
 
-    `seen` is called once with each caused event, in position order; when it returns True the wait is over.
+    `seen` is called once with each caused event, in position order; when it returns True the wait is over. `after_reading`
+    is awaited between the reading of events and their being seen.
     Errors: `HandlerFailed`, `NotCaughtUp`.
     """
     wait = _Wait(store, world, bell, timeout_seconds, ())
@@ -253,9 +254,9 @@ async def wait_until_settled(
     while True:
         readings = await wait.reading()
         while True:
-            if before_reading is not None:
-                await before_reading()
             page = await store.read(selection, after=after, limit=PAGE)
+            if after_reading is not None:
+                await after_reading()
             for row in page.rows:
                 if row[0] in origin or row[7] not in roots:
                     continue
