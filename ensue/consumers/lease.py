@@ -6,14 +6,49 @@ stops before anybody may take over. A process paused in between is caught by the
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ensue.store.base import Checkpoints, Node
 from ensue.world import World
 
-__all__ = ["BEAT_SECONDS", "LEASE_SECONDS", "Lease"]
+__all__ = ["BEAT_SECONDS", "LEASE_SECONDS", "Lease", "Turn"]
 
 LEASE_SECONDS = 10.0
 BEAT_SECONDS = 3.0
 _START_SECONDS = 8.0
+
+
+class Turn:
+    """What one segment in this process does at a time: try an event that was in work when a process died. If every segment
+    tried its own, each further death would charge all of them, and many deaths from outside would park events that have
+    done nothing. Whose turn it is, is drawn: if the first always were, it would be in work at every early death."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._holder: object | None = None
+        self._waiting: dict[object, Callable[[], None]] = {}
+
+    def take(self, who: object, wake: Callable[[], None]) -> bool:
+        """Whether it is theirs now. If not they are woken when they should ask again."""
+        if self._holder is who:
+            return True
+        if self._holder is None and not self._waiting:
+            self._world.call_later(0.0, self._draw)
+        self._waiting[who] = wake
+        return False
+
+    def give_back(self, who: object) -> None:
+        """Theirs no more, if it was; and they wait for it no more."""
+        self._waiting.pop(who, None)
+        if self._holder is who:
+            self._holder = None
+            self._draw()
+
+    def _draw(self) -> None:
+        if self._holder is None and self._waiting:
+            drawn = int(self._world.random() * len(self._waiting))
+            self._holder = list(self._waiting)[drawn]
+            self._waiting.pop(self._holder)()
 
 
 class Lease:
@@ -22,6 +57,7 @@ class Lease:
     def __init__(self, store: Checkpoints, world: World, *, host: str, pid: int) -> None:
         self._store = store
         self._world = world
+        self.turn = Turn(world)
         self._beaten_at = float("-inf")
         now = world.now()
         self.node = Node(id=world.new_id(), host=host, pid=pid, started_at=now, expires_at=now)

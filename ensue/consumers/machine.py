@@ -138,6 +138,11 @@ class LaneRun:
         self.looking = False
         self.charged = False
 
+    @property
+    def died(self) -> bool:
+        """Its next event was in work when a process died: an attempt that was written ahead has no outcome."""
+        return not self.charged and self.lane.attempts > 0 and self.lane.state == LaneState.LATE
+
 
 class Lookup(msgspec.Struct, frozen=True):
     """Ask the log for the first event of the key with `after` < position < `before`, and answer with `found`."""
@@ -170,7 +175,9 @@ class Machine:
     a slot starts when everything before it of its key is committed.
 
     `retry` is the policy for a process that died while handling; `describe` gives a row's key as text. While `may_park` is False nothing is parked: what is
-    out of attempts is tried again after the policy's longest delay.
+    out of attempts is tried again after the policy's longest delay. While `may_retry_died` is False, no event is tried, in
+    suspect mode, that was in work when a process died: the runner lets one segment at a time do that, so that the next
+    death charges one event and not one of each segment. `trying_died` is the key while its outcome is not durable.
     """
 
     def __init__(
@@ -196,6 +203,8 @@ class Machine:
         self.retry = retry
         self.describe = describe
         self.may_park = True
+        self.may_retry_died = True
+        self.trying_died: bytes | None = None
         self.slots: dict[int, Slot] = {}
         self.waiting: deque[Slot] = deque()
         self.keys: dict[bytes, deque[Slot]] = {}
@@ -258,7 +267,7 @@ class Machine:
         held: list[Slot] = []
         busy = self.flight.busy if self.flight is not None else ()
         while self.waiting and len(started) < most:
-            if self.suspect_left and (self.running or started or self.rows or busy):
+            if self.suspect_left and (self.running or started or self.rows or busy or self._charged()):
                 break
             slot = self.waiting.popleft()
             if slot.state is not _WAITING:
@@ -330,17 +339,22 @@ class Machine:
         """At most `most` lanes that may go on now: where is their next event? Each must be answered by `found`."""
         if not self.active or self.routed < self.rest_until:
             return []
-        busy = self.flight.busy if self.flight is not None else ()
         lookups: list[Lookup] = []
-        for key, run in self.active.items():
+        for key, run in self._candidates():
             if len(lookups) >= most:
                 break
-            lane = run.lane
-            idle = run.slot is None and not run.looking and key not in busy and key not in self.rows
-            if idle and run.cleared < run.seen and (lane.due_at is None or lane.due_at <= now):
+            if self._ready(key, run, now):
                 run.looking = True
-                lookups.append(Lookup(key, lane.key_text, lane.after, self.routed + 1))
+                lookups.append(Lookup(key, run.lane.key_text, run.lane.after, self.routed + 1))
+                if self.suspect_left:
+                    break
         return lookups
+
+    def wants_died(self, now: int) -> bool:
+        """In suspect mode, an event that was in work when a process died could be tried now."""
+        if not self.suspect_left or self.routed < self.rest_until or self.running or self._charged():
+            return False
+        return any(run.died and self._ready(key, run, now) for key, run in self.active.items())
 
     def found(self, lookup: Lookup, row: Row | None, now: int) -> Slot | None:
         """The answer to a lookup. Returns a slot that runs now, or None when there is nothing to run (yet)."""
@@ -434,7 +448,11 @@ class Machine:
         self.mark = flight.mark
         self.ahead = {position for position in self.ahead | flight.ahead if position > flight.mark}
         if self.suspect_left:
-            self.suspect_left = max(0, self.suspect_left - len(flight.units))
+            left = self.suspect_left - len(flight.units)
+            self.suspect_left = max(left, int(any(run.died for run in self.active.values())))
+        run = flight.rows.get(self.trying_died) if self.trying_died is not None else None
+        if run is not None and not run.charged:
+            self.trying_died = None
         for slot in flight.accounted:
             del self.slots[slot.position]
             if not self.by_position and slot.state is _COMMITTING:
@@ -646,6 +664,22 @@ class Machine:
             )
         )
 
+    def _charged(self) -> bool:
+        return any(run.charged for run in self.active.values())
+
+    def _ready(self, key: bytes, run: LaneRun, now: int) -> bool:
+        """The lane is idle and may have a next event that is due."""
+        busy = key in self.rows or (self.flight is not None and key in self.flight.busy)
+        idle = run.slot is None and not run.looking and not busy
+        return idle and run.cleared < run.seen and (run.lane.due_at is None or run.lane.due_at <= now)
+
+    def _candidates(self) -> list[tuple[bytes, LaneRun]]:
+        """The lanes that may go on. In suspect mode one at a time: that whose attempt is written, if there is one."""
+        if not self.suspect_left:
+            return list(self.active.items())
+        charged = [(key, run) for key, run in self.active.items() if run.charged]
+        return charged or [(key, run) for key, run in self.active.items() if self.may_retry_died or not run.died]
+
     def _write_ahead(self, slot: Slot) -> None:
         """Suspect mode: write the attempt before it is made, so that one that kills the process is counted."""
         run = LaneRun(self._row(slot, state=LaneState.LATE, attempts=1), seen=slot.position)
@@ -658,6 +692,8 @@ class Machine:
             slot.attempt -= 1
             self._fail(slot, Failure("the process died while handling it", "", self.retry, now, 0.0))
             return
+        if run.died:
+            self.trying_died = slot.key
         run.lane = self._row(slot, state=LaneState.LATE, attempts=slot.attempt)
         run.charged = True
         self.rows[slot.key] = run

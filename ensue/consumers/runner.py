@@ -181,6 +181,7 @@ class Runner:
             return False
         await self.claim()
         if not self.machines or self.paused:
+            self._end_turns()
             return False
         more = await self._read()
         await self._lanes()
@@ -292,6 +293,7 @@ class Runner:
         if self.machines.get(machine.segment) is not machine:
             return
         del self.machines[machine.segment]
+        self._lease.turn.give_back(machine)
         for task, (owner, _) in list(self._calls.items()):
             if owner is machine:
                 task.cancel()
@@ -363,14 +365,22 @@ class Runner:
 
     async def _lanes(self) -> None:
         if self.tripped is not None and not self._probe_due():
-            return
+            return self._end_turns()
         now = self._now()
         for machine in list(self.machines.values()):
+            wants = machine.wants_died(now) and self._budget() > 0
+            machine.may_retry_died = wants and self._lease.turn.take(machine, self._wake.set)
             for lookup in machine.wanted(now, self._budget()):
                 slot = machine.found(lookup, await self._next_of_lane(lookup), now)
                 if slot is not None:
                     self._probed()
                     self._begin(machine, slot)
+            if machine.trying_died is None and (machine.may_retry_died or not wants):
+                self._lease.turn.give_back(machine)
+
+    def _end_turns(self) -> None:
+        for machine in self.machines.values():
+            self._lease.turn.give_back(machine)
 
     async def _next_of_lane(self, lookup: Lookup) -> Row | None:
         """The first event of a lane's key that the consumer handles, by the log's index."""
@@ -703,6 +713,7 @@ class Runner:
                 self._healthy()
             if request.commit.release:
                 del self.machines[machine.segment]
+                self._lease.turn.give_back(machine)
                 self._observe(SegmentsReleased(consumer=self.consumer.name, segments=(machine.segment,)))
         elif isinstance(error, ApplyFailed):
             self._refused(machine, error)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
 import apsw
 
 from ensue import App, Event, Retry
+from ensue.consumers.lease import Turn
 from ensue.consumers.routing import segment_of
 from ensue.events.stored import tag_hash
 from ensue.store.base import Lane, LaneState
 from ensue.store.sqlite.rows import lane_values
+from ensue.testing import AppSimulation, simulate
+from ensue.world import RealWorld
 
 
 class Asked(Event, key="question"):
@@ -59,3 +64,82 @@ def test_many_failures_and_two_deaths_do_not_use_up_a_patient_policy(tmp_path: P
 
     asyncio.run(prepare(application()))
     assert asyncio.run(go_on(application())) == [Answered(question="why")]
+
+
+QUESTIONS = 40
+DEATHS = 16
+patient = App("patient")
+
+
+@patient.on
+async def think(asked: Asked) -> Answered:
+    await asyncio.sleep(8)
+    return Answered(question=asked.question)
+
+
+@simulate(patient, crashes="none", runs=0)
+async def test_many_deaths_from_outside_give_up_no_event(sim: AppSimulation) -> None:
+    """Every life ends while handlers run, so that each event is in work at many deaths, and to blame for none."""
+    questions = [f"q{number}" for number in range(QUESTIONS)]
+    await sim.app.publish(*(Asked(question=question) for question in questions))
+    for death in range(DEATHS):
+        # A life takes over when the lease of the one before has ended, and dies while its handlers think.
+        await sim.advance(timedelta(seconds=13 if death else 2))
+        await sim.crash()
+    await sim.run_until_quiet()
+    assert not await sim.dead_letters()
+    assert sorted(answered.question for answered in await sim.events(Answered)) == sorted(questions)
+
+
+def test_one_at_a_time_has_the_turn_and_the_others_are_woken() -> None:
+    async def take_turns() -> list[str]:
+        turn, told = Turn(RealWorld()), list[str]()
+        for name in ("first", "second"):
+            assert not turn.take(name, lambda name=name: told.append(name))  # type: ignore[misc]
+        await asyncio.sleep(0.01)
+        (holder,) = told
+        other = {"first": "second", "second": "first"}[holder]
+        assert turn.take(holder, lambda: None)
+        assert not turn.take(other, lambda: told.append(other))
+        turn.give_back(holder)
+        assert turn.take(other, lambda: None)
+        return told
+
+    assert sorted(asyncio.run(take_turns())) == ["first", "second"]
+
+
+DEADLY = """
+import asyncio, os, sys
+from tests.consumers.test_deaths_of_a_process import Answered, Asked
+from ensue import App
+
+app = App("deadly", url=sys.argv[1])
+
+@app.on
+async def answer(asked: Asked) -> Answered:
+    if asked.question == "q3":
+        os._exit(9)
+    return Answered(question=asked.question)
+
+async def main() -> None:
+    async with app:
+        await app.publish(*(Asked(question=f"q{number}") for number in range(20)), idempotency_key="all")
+        while len([0 async for _ in app.log.read(Answered)]) < 19 or not [0 async for _ in app.dead_letters.list()]:
+            await asyncio.sleep(0.01)
+        print([(letter.key_text, letter.reason) async for letter in app.dead_letters.list()])
+
+asyncio.run(main())
+"""
+
+
+def test_the_one_event_that_kills_its_process_is_given_up_and_no_other(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", DEADLY, f"sqlite:///{tmp_path / 'deadly.db'}"]
+
+    def live() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+    lives = [life := live()]
+    while life.returncode == 9 and len(lives) < 20:
+        lives.append(life := live())
+    assert (life.returncode, life.stderr) == (0, "")
+    assert life.stdout == "[('question=q3', 'the process died while handling it')]\n"
