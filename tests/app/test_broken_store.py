@@ -102,6 +102,34 @@ def test_who_cancelled_the_block_sees_its_own_cancellation(tmp_path: Path) -> No
     asyncio.run(run())
 
 
+def test_it_ends_tasks_and_other_applications_of_the_block_and_leaves_the_task_uncancelled(tmp_path: Path) -> None:
+    app, _ = shop(tmp_path)
+    told: list[str] = []
+
+    async def endless() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            told.append("task ended")
+
+    async def hold() -> None:
+        async with asyncio.timeout(30), app, App("other", url="memory:"), asyncio.TaskGroup() as group:
+            group.create_task(endless())
+            await broken(app, tmp_path)
+            await asyncio.Event().wait()
+
+    async def run() -> None:
+        with pytest.raises(LogFileReplaced):
+            await hold()
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+        await asyncio.sleep(0)
+
+    asyncio.run(run())
+    assert told == ["task ended"]
+
+
 def test_lifecycle_hooks_and_factories_end_when_the_store_breaks(tmp_path: Path) -> None:
     app, _ = shop(tmp_path)
     told: list[str] = []
