@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from inspect import iscoroutinefunction
@@ -300,32 +300,32 @@ class Engine:
             return await self.store.position_at(microseconds(place)) + 1
         return _number(place)
 
-    def recorder(self) -> Callable[[], Awaitable[Callable[[Row], Recorded[Any]]]]:
-        """A function that turns rows into `Recorded`; called again for each page, because a log's types grow."""
+    def recorder(self) -> Callable[[Sequence[Row]], Awaitable[Iterator[Recorded[Any]]]]:
+        """A function that turns the rows of a page into `Recorded`, each when it is asked for."""
         decoders: dict[int, tuple[str, int, Callable[[bytes], Event]]] = {}
         log_id, decoder = self.store.log_id, self.registry.decoder
-        types: Mapping[int, tuple[str, int]] = {}
 
-        def decode(row: Row) -> Recorded[Any]:
-            known = decoders.get(row[2])
-            if known is None:
-                # Only now: that the log holds another type which this code cannot read is no matter for this read.
-                known = decoders[row[2]] = (*types[row[2]], decoder(*types[row[2]]))
-            name, version, payload = known
-            try:
-                event = payload(row[11])
-            except Exception as error:
-                raise UnreadableEvent(
-                    f"the {name} at position {row[0]}, version {version}, cannot be decoded: {error}"
-                ) from error
-            return Recorded(event, row, name, version, log_id)
+        def decoded(rows: Sequence[Row], types: Mapping[int, tuple[str, int]]) -> Iterator[Recorded[Any]]:
+            number, name, version, payload = 0, "", 0, decoder("", 0)
+            for row in rows:
+                if row[2] != number:
+                    number = row[2]
+                    if number not in decoders:
+                        # Only now: that the log holds a type which this code cannot read is no matter for other reads.
+                        decoders[number] = (*types[number], decoder(*types[number]))
+                    name, version, payload = decoders[number]
+                try:
+                    event = payload(row[11])
+                except Exception as error:
+                    raise UnreadableEvent(
+                        f"the {name} at position {row[0]}, version {version}, cannot be decoded: {error}"
+                    ) from error
+                yield Recorded(event, row, name, version, log_id)
 
-        async def ready() -> Callable[[Row], Recorded[Any]]:
-            nonlocal types
-            types = await self.store.types()
-            return decode
+        async def decode(rows: Sequence[Row]) -> Iterator[Recorded[Any]]:
+            return decoded(rows, await self.store.types())  # asked for each page, because a log's types grow
 
-        return ready
+        return decode
 
     # ------------------------------------------------------------------------------------------------------ waiting
 
@@ -352,7 +352,6 @@ class Engine:
         if not types:
             raise ValueError("first() waits for an event of a type: give it one, receipt.first(OrderShipped)")
         rows, left = await self._rows(position, timeout_seconds)
-        ready = self.recorder()
         found: list[Row] = []
         known: Mapping[int, tuple[str, int]] = {}
 
@@ -371,7 +370,7 @@ class Engine:
             )
         if not found:
             raise NotCaughtUp(f"all that the write at {position} caused is done, and no {wanted} came of it")
-        event: Event = (await ready())(found[0]).event
+        event: Event = next(await self.recorder()(found)).event
         return event
 
     async def _rows(self, position: Position, timeout_seconds: float) -> tuple[list[Row], float]:

@@ -108,11 +108,10 @@ class LogView:
         pages = self._backwards(engine, selection, low, high)
         if not backwards:
             pages = self._forwards(engine, selection, low, high, follow)
-        ready = engine.recorder()
+        decode = engine.recorder()
         async for rows in pages:
-            decode = await ready()
-            for row in rows:
-                yield decode(row)
+            for recorded in await decode(rows):
+                yield recorded
 
     @staticmethod
     async def _forwards(
