@@ -21,20 +21,21 @@ _START_SECONDS = 8.0
 class Turn:
     """What one segment in this process does at a time: try an event that was in work when a process died. If every segment
     tried its own, each further death would charge all of them, and many deaths from outside would park events that have
-    done nothing. Whose turn it is, is drawn: if the first always were, it would be in work at every early death."""
+    done nothing. It goes to the event that was in work at the fewest deaths, drawn among equals.
+    """
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._holder: object | None = None
-        self._waiting: dict[object, Callable[[], None]] = {}
+        self._waiting: dict[object, tuple[int, Callable[[], None]]] = {}
 
-    def take(self, who: object, wake: Callable[[], None]) -> bool:
+    def take(self, who: object, deaths: int, wake: Callable[[], None]) -> bool:
         """Whether it is theirs now. If not they are woken when they should ask again."""
         if self._holder is who:
             return True
         if self._holder is None and not self._waiting:
             self._world.call_later(0.0, self._draw)
-        self._waiting[who] = wake
+        self._waiting[who] = deaths, wake
         return False
 
     def give_back(self, who: object) -> None:
@@ -46,9 +47,11 @@ class Turn:
 
     def _draw(self) -> None:
         if self._holder is None and self._waiting:
-            drawn = int(self._world.random() * len(self._waiting))
-            self._holder = list(self._waiting)[drawn]
-            self._waiting.pop(self._holder)()
+            fewest = min(deaths for deaths, _ in self._waiting.values())
+            equals = [who for who, (deaths, _) in self._waiting.items() if deaths == fewest]
+            self._holder = equals[int(self._world.random() * len(equals))]
+            _, wake = self._waiting.pop(self._holder)
+            wake()
 
 
 class Lease:

@@ -350,11 +350,13 @@ class Machine:
                     break
         return lookups
 
-    def wants_died(self, now: int) -> bool:
-        """In suspect mode, an event that was in work when a process died could be tried now."""
+    def wants_died(self, now: int) -> int:
+        """In suspect mode, how many deaths the event has seen that was in work at the fewest of those that could be tried
+        again now; 0 without any."""
         if not self.suspect_left or self.routed < self.rest_until or self.running or self._charged():
-            return False
-        return any(run.died and self._ready(key, run, now) for key, run in self.active.items())
+            return 0
+        ready = (run.lane.attempts for key, run in self.active.items() if run.died and self._ready(key, run, now))
+        return min(ready, default=0)
 
     def found(self, lookup: Lookup, row: Row | None, now: int) -> Slot | None:
         """The answer to a lookup. Returns a slot that runs now, or None when there is nothing to run (yet)."""
@@ -678,7 +680,8 @@ class Machine:
         if not self.suspect_left:
             return list(self.active.items())
         charged = [(key, run) for key, run in self.active.items() if run.charged]
-        return charged or [(key, run) for key, run in self.active.items() if self.may_retry_died or not run.died]
+        free = [(key, run) for key, run in self.active.items() if self.may_retry_died or not run.died]
+        return charged or sorted(free, key=lambda pair: pair[1].lane.attempts)
 
     def _write_ahead(self, slot: Slot) -> None:
         """Suspect mode: write the attempt before it is made, so that one that kills the process is counted."""

@@ -368,14 +368,14 @@ class Runner:
             return self._end_turns()
         now = self._now()
         for machine in list(self.machines.values()):
-            wants = machine.wants_died(now) and self._budget() > 0
-            machine.may_retry_died = wants and self._lease.turn.take(machine, self._wake.set)
+            deaths = machine.wants_died(now) if self._budget() > 0 else 0
+            machine.may_retry_died = deaths > 0 and self._lease.turn.take(machine, deaths, self._wake.set)
             for lookup in machine.wanted(now, self._budget()):
                 slot = machine.found(lookup, await self._next_of_lane(lookup), now)
                 if slot is not None:
                     self._probed()
                     self._begin(machine, slot)
-            if machine.trying_died is None and (machine.may_retry_died or not wants):
+            if machine.trying_died is None and (machine.may_retry_died or not deaths):
                 self._lease.turn.give_back(machine)
 
     def _end_turns(self) -> None:

@@ -91,21 +91,27 @@ async def test_many_deaths_from_outside_give_up_no_event(sim: AppSimulation) -> 
     assert sorted(answered.question for answered in await sim.events(Answered)) == sorted(questions)
 
 
-def test_one_at_a_time_has_the_turn_and_the_others_are_woken() -> None:
+def test_one_at_a_time_has_the_turn_and_the_one_with_the_fewest_deaths_first() -> None:
     async def take_turns() -> list[str]:
-        turn, told = Turn(RealWorld()), list[str]()
-        for name in ("first", "second"):
-            assert not turn.take(name, lambda name=name: told.append(name))  # type: ignore[misc]
-        await asyncio.sleep(0.01)
-        (holder,) = told
-        other = {"first": "second", "second": "first"}[holder]
-        assert turn.take(holder, lambda: None)
-        assert not turn.take(other, lambda: told.append(other))
-        turn.give_back(holder)
-        assert turn.take(other, lambda: None)
+        turn, told, woken = Turn(RealWorld()), list[str](), asyncio.Event()
+
+        def ask(name: str, deaths: int) -> bool:
+            def wake() -> None:
+                told.append(name)
+                woken.set()
+
+            return turn.take(name, deaths, wake)
+
+        assert not any([ask("twice", 2), ask("once", 1), ask("thrice", 3)])
+        await asyncio.wait_for(woken.wait(), 5)
+        assert ask("once", 1)
+        assert not ask("twice", 2)
+        turn.give_back("once")
+        assert ask("twice", 2)
+        turn.give_back("twice")
         return told
 
-    assert sorted(asyncio.run(take_turns())) == ["first", "second"]
+    assert asyncio.run(take_turns()) == ["once", "twice", "thrice"]
 
 
 DEADLY = """
