@@ -18,6 +18,7 @@ from typing import Any
 
 from ensue.errors import EnsueError, ForeignConnection
 from ensue.store.sqlite import SqliteStore
+from ensue.store.sqlite.files import LogFiles
 from tests.store.logs import WORLD, append, opened, rows
 
 NOBODY = 65534
@@ -155,6 +156,14 @@ async def holds(path: Path) -> None:
     connection.close()
 
 
+async def keeps(path: Path) -> None:
+    """Take the turn to write and keep it until told to end, as a process that is stopped at the wrong moment."""
+    files = LogFiles(str(path))
+    files.lock()
+    say("locked")
+    sys.stdin.readline()
+
+
 PROGRAMS: dict[str, Callable[[list[str]], Coroutine[Any, Any, None]]] = {
     "appends": lambda given: appends(Path(given[0]), int(given[1])),
     "reopens": lambda given: reopens(Path(given[0]), int(given[1])),
@@ -164,6 +173,7 @@ PROGRAMS: dict[str, Callable[[list[str]], Coroutine[Any, Any, None]]] = {
     "loses": lambda given: loses(Path(given[0]), given[1] == "guarded"),
     "attaches": lambda given: attaches(Path(given[0])),
     "looks": lambda given: looks(Path(given[0]), len(given) > 1),
+    "keeps": lambda given: keeps(Path(given[0])),
     "holds": lambda given: holds(Path(given[0])),
 }
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ensue.errors import Unavailable
-from ensue.store.base import Consumer, Node, Request
+from ensue.store.base import Consumer, Node, Request, Written
 from ensue.store.sqlite import SqliteStore, writer
 from tests.store.logs import WORLD, append, child, draft, line, on, opened, rest, rows, told
 
@@ -126,6 +126,47 @@ def test_a_program_that_keeps_the_file_locked_makes_all_that_waits_unavailable_a
         assert (await append(store, b"x")).first == 1
 
     on(log, story)
+
+
+def test_a_process_that_keeps_the_turn_makes_what_waits_unavailable_until_it_ends(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "TURN_SECONDS", 0.05)
+
+    async def story(store: SqliteStore) -> None:
+        with child("keeps", log) as stopped:
+            assert line(stopped) == "locked"
+            for _ in range(2):
+                answers = await asyncio.gather(
+                    *(store.write(Request(events=[draft()])) for _ in range(20)), return_exceptions=True
+                )
+                assert {type(answer) for answer in answers} == {Unavailable}
+                assert "another process has had the turn to write to this log for over" in str(answers[0])
+        # It is dead: as soon as the system has noticed, the turn is ours.
+        answer: object = None
+        while not isinstance(answer, Written):
+            (answer,) = await asyncio.gather(store.write(Request(events=[draft()])), return_exceptions=True)
+        assert answer.first == 1
+
+    on(log, story)
+    assert os.listdir(log.parent) == ["log.db"]
+
+
+def test_closing_does_not_wait_for_ever_for_a_process_that_keeps_the_turn(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "TURN_SECONDS", 0.05)
+
+    async def story() -> None:
+        store = SqliteStore(str(log))
+        await store.open(WORLD)
+        await append(store, b"x")
+        with child("keeps", log) as stopped:
+            assert line(stopped) == "locked"
+            await store.close()
+
+    asyncio.run(story())
+    assert len(on(log, rows)) == 1
 
 
 def test_a_store_is_opened_and_closed_beside_one_that_writes_on_the_same_loop(log: Path) -> None:

@@ -202,7 +202,8 @@ class SqliteStore:
                 await self._writer.drain()
                 # What is in a write-ahead file that is gone must not be copied over what took its place.
                 if self._files is not None and not isinstance(self._writer.broken, LogFileReplaced):
-                    await self._writer.turn()
+                    with contextlib.suppress(TimeoutError):
+                        await self._writer.turn()
                     self._files.closing()
         finally:
             self._shut()

@@ -51,6 +51,8 @@ of more, so that it begins now and not when the loop has nothing to do."""
 STREAMS_CACHED = 100_000
 BUSY_SECONDS = 5.0
 """How long to wait for a program that holds the file locked without taking turns."""
+TURN_SECONDS = 10.0
+"""How long those who write wait for a process that keeps the turn: as long as a lease, after which others act for it."""
 QUEUE_BYTES, QUEUE_REQUESTS = 32 * 1024 * 1024, 20_000
 _INSERT_EVENT = "INSERT INTO ensue_event VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_TAG = "INSERT INTO ensue_event_tag VALUES (?, ?, ?)"
@@ -105,6 +107,8 @@ class Writer:
         self._room: list[asyncio.Future[None]] = []
         self._scheduled = False
         self._turning = False
+        self._wait: asyncio.TimerHandle | None = None
+        """While another process has the turn: when to tell those who ask."""
         self._abandoned = False
         self._streams: dict[bytes, int] = {}
         self._batch = b""
@@ -149,14 +153,17 @@ class Writer:
             await waiter
 
     async def turn(self) -> None:
-        """Wait for the turn to write, and keep it. Only when nothing is queued and nothing will be."""
+        """Wait for the turn to write, and keep it. Only when nothing is queued and nothing will be. Errors: `TimeoutError`
+        when another process keeps it."""
         assert self._files is not None
         if not self._files.try_lock():
-            await self._files.turn(self._thread, self._files.lock)
+            await asyncio.wait_for(self._files.turn(self._thread, self._files.lock), TURN_SECONDS)
 
     def abandon(self) -> None:
         """Answer what is left without writing it."""
         self._abandoned = True
+        if self._wait is not None:
+            self._wait.cancel()
         in_flight, self._in_flight = self._in_flight, []
         for pending in in_flight:
             pending.error = OutcomeUnknown("the log was closed while this was being written")
@@ -193,13 +200,15 @@ class Writer:
             return  # a batch ended within `run`: the loop below begins the next
         self._turning = True
         try:
-            while self._queue and not self._in_flight:
-                self._in_flight = self._take()
+            while self._queue and not self._in_flight and self._wait is None:
                 if self._files is None:
+                    self._in_flight = self._take()
                     self._thread.run(self._write_and_commit, self._written_and_committed)
                 elif self._files.try_lock():
+                    self._in_flight = self._take()
                     self._begin()
                 else:
+                    self._wait = self._world.call_later(TURN_SECONDS, self._waited)
                     self._thread.run(self._files.lock, self._locked)
         finally:
             self._turning = False
@@ -215,11 +224,33 @@ class Writer:
                 size += pending.size
         return batch
 
+    def _waited(self) -> None:
+        """Another process keeps the turn: a commit takes milliseconds, so it is stopped or stuck. We go on waiting for it,
+        those who asked need not."""
+        self._wait = self._world.call_later(TURN_SECONDS, self._waited)
+        self._refuse_queue(
+            Unavailable(
+                f"another process has had the turn to write to this log for over {TURN_SECONDS:g} s; nothing was stored. See "
+                "whether it is stopped, and end it: what it has not committed is undone"
+            )
+        )
+        self._next()
+
     def _locked(self, _: object, error: BaseException | None) -> None:
-        if error is None:
+        if self._abandoned or self._files is None:
+            return
+        if self._wait is not None:
+            self._wait.cancel()
+            self._wait = None
+        if error is not None:
+            self._refuse_queue(Unavailable(f"could not take the turn to write: {error}"))
+        elif self._queue:
+            self._in_flight = self._take()
             self._begin()
-        elif not self._abandoned:
-            self._begin_failed(self._in_flight, Unavailable(f"could not take the turn to write: {error}"))
+            return
+        else:
+            self._files.unlock()
+        self._next()
 
     def _begin(self) -> None:
         if self._abandoned:
