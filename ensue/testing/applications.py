@@ -196,11 +196,11 @@ class Given:
             assert isinstance(sim, AppSimulation)
             if self._events:
                 await sim.app.publish(*self._events)
-                await sim.run_until_quiet(within=timedelta(days=400))
+                await sim.run_until_quiet(within=timedelta(days=1))
             known = len(await sim.recorded())
             letters = {letter.id for letter in await sim.dead_letters()}
             await sim.app.publish(event)
-            await sim.run_until_quiet(within=timedelta(days=400))
+            await sim.run_until_quiet(within=timedelta(days=1))
             caused = [row.event for row in (await sim.recorded())[known + 1 :]]
             found = [letter for letter in await sim.dead_letters() if letter.id not in letters]
             outcomes.append(Outcome(caused, found))

@@ -9,6 +9,7 @@ import pytest
 from ensue import App, Context, Retry
 from ensue.errors import Conflict, InvalidEvent
 from ensue.testing import AppSimulation, simulate
+from ensue.testing.simulation.process import PROCESS, Crashed
 from tests.consumers.clocks import Rang, Ticked, rung, said, tick
 
 refused: set[int] = set()
@@ -169,3 +170,28 @@ async def test_an_outage_trips_the_consumer_instead_of_parking_everything_and_it
         return consumer.status
 
     assert await sim.inside(status) == "active"
+
+
+poisoned: list[AppSimulation] = []
+poison = App("poison")
+
+
+@poison.on(retry=Retry(attempts=3, first=timedelta(seconds=1)))
+async def die(event: Ticked) -> Rang:
+    if event.number == 13:
+        process = PROCESS.get()
+        assert process is not None
+        poisoned[0].surroundings.kill(process, "killed by the event it handles")
+        raise Crashed
+    return Rang(clock_id=event.clock_id, number=event.number)
+
+
+@simulate(poison, crashes="none", runs=0)
+async def test_an_event_that_kills_its_process_is_parked_and_the_others_are_handled(sim: AppSimulation) -> None:
+    poisoned[:] = [sim]
+    await sim.app.publish(tick(1), tick(13, "b"), tick(2), tick(3, "c"))
+    await sim.run_until_quiet(within=timedelta(hours=1))
+    assert sorted(await rung(sim)) == [1, 2, 3]
+    (letter,) = await sim.dead_letters()
+    assert letter.position == 2
+    assert letter.reason == "the process died while handling it"
