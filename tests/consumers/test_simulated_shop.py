@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
 
-from ensue import App, Event, Retry, Service
+from ensue import App, Context, Event, Retry, Service
 from ensue.errors import OutcomeUnknown
 from ensue.testing import AppSimulation, simulate
 from tests.consumers.invariants import violations
@@ -175,3 +176,36 @@ def test_a_parked_key_and_its_release_survive_a_crash_at_every_step() -> None:
     checked()
     assert checked.report is not None
     assert FAILING.keys() <= checked.report.failpoints.keys()
+
+
+# ------------------------------------------------------------------------------------------------------ slow handlers
+
+slow = App("slow")
+
+
+@slow.on(name="keep", retry=RETRY, timeout=timedelta(seconds=2))
+async def dawdle(counted: Counted, ctx: Context) -> Kept:
+    if counted.number == 1 and ctx.attempt == 1:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        await asyncio.sleep(4)
+    return Kept(track=counted.track, number=counted.number)
+
+
+def test_a_handler_that_runs_past_its_limit_survives_a_crash_at_every_step() -> None:
+    @simulate(slow, crashes="everywhere", runs=10)
+    async def three_events(sim: AppSimulation) -> None:
+        await sim.app.publish(
+            *(Counted(track=track, number=number) for track, number in (("a", 1), ("a", 2), ("b", 3)))
+        )
+        await sim.run_until_quiet()
+        kept = [(event.track, event.number) for event in await sim.events(Kept)]
+        assert [number for track, number in kept if track == "a"] == [1, 2], f"kept: {kept}"
+        assert ("b", 3) in kept
+        found = await sim.inside(lambda app: violations(app, emit_one=["keep"]))
+        assert not found, found[0]
+
+    three_events()
+    assert three_events.report is not None
+    detached = {"delivery.detached": 15, "lane.written": 16, "lane.dropped": 17}
+    assert detached.keys() <= three_events.report.failpoints.keys()
