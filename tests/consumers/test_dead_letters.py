@@ -195,3 +195,20 @@ async def test_an_event_that_kills_its_process_is_parked_and_the_others_are_hand
     (letter,) = await sim.dead_letters()
     assert letter.position == 2
     assert letter.reason == "the process died while handling it"
+
+
+half = App("half")
+
+
+@half.on(retry=Retry.never)
+async def refuse_odd_ones(event: Ticked) -> None:
+    if event.number % 2:
+        raise ValueError("odd")
+
+
+@simulate(half, crashes="none", runs=0)
+async def test_more_than_a_thousand_parked_keys_are_a_bug_and_no_more_are_parked(sim: AppSimulation) -> None:
+    await sim.app.publish(*(tick(number, f"clock-{number}") for number in range(2_400)))
+    await sim.advance(timedelta(seconds=10))
+    assert said(sim, "ConsumerTripped: consumer=refuse_odd_ones, reason=more than 1000 keys are parked")
+    assert 1_000 < len(await sim.dead_letters()) < 1_200
