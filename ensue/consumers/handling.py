@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from ensue.consumers.handler import HandlerDefinition, Parameter, Start, Wants
 from ensue.consumers.machine import Slot
-from ensue.consumers.policy import Retry, policy_for
+from ensue.consumers.policy import Retry, delay_seconds, policy_for
 from ensue.consumers.routing import Routing, idempotency_key
 from ensue.consumers.transaction import Transaction
 from ensue.errors import InvalidEvent, UnreadableEvent
@@ -77,7 +77,7 @@ class Handling:
         # The death of a process has no exception type, and the attempts before it may have failed in any way: an event is
         # given up for it only where every policy would have given it up.
         self.retry_of_deaths = max(policies, key=lambda policy: policy.attempts)
-        self.longest_delay_seconds = max(policy.longest.total_seconds() for policy in policies)
+        self.longest_delay_seconds = max(delay_seconds(policy, policy.attempts, 1.0) for policy in policies)
         self._retries = definition.retry
         self._retry = retry
         self._function = definition.function

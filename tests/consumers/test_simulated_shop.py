@@ -148,7 +148,8 @@ async def a_key_is_parked_and_released(sim: AppSimulation) -> None:
         await sim.app.publish(Counted(track=name, number=number))
     await sim.run_until_quiet()
     (letter,) = await sim.dead_letters()
-    assert (letter.key_text, letter.attempts) == ("track=a", 2)
+    assert letter.key_text == "track=a"
+    assert letter.attempts >= 2, "more, where an attempt was written ahead and its process died before it made it"
     kept = [(event.track, event.number) for event in await sim.events(Kept)]
     assert sorted(kept) == [("a", 1), ("b", 1)], f"kept before the release: {kept}"
     broken_numbers.clear()
