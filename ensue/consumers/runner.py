@@ -221,8 +221,9 @@ class Runner:
         """Until something happens by itself: a retry is due, a probe, a claim, a slow handler, the end of the lease."""
         waits = [LONGEST_SLEEP_SECONDS]
         now = self._now()
-        for machine in self.machines.values():
+        if self.machines:
             waits.append(self._lease.seconds_left)
+        for machine in self.machines.values():
             due = machine.next_due()
             if due is not None and machine.flight is None and self._budget() > 0:
                 waits.append(max(0.0, (due - now) / 1_000_000))
@@ -416,7 +417,7 @@ class Runner:
         shift = self._turns % len(order)
         ends = self._world.monotonic() + INLINE_SECONDS
         for machine in order[shift:] + order[:shift]:
-            while machine.bytes_finished < BYTES_FINISHED and (budget := self._budget()) > 0:
+            while machine.waiting and machine.bytes_finished < BYTES_FINISHED and (budget := self._budget()) > 0:
                 slots = machine.start(min(budget, 64), self._now())
                 if not slots:
                     break
