@@ -18,19 +18,20 @@ from functools import partial
 
 import msgspec
 
+from ensue.consumers.calls import Calls
 from ensue.consumers.handling import Handling, Mode, UnreadableHere
+from ensue.consumers.health import Health
 from ensue.consumers.lease import Lease
 from ensue.consumers.machine import Failure, Lookup, Machine, Slot
 from ensue.consumers.policy import Retry
 from ensue.consumers.routing import ONE_ORDER, Routing
 from ensue.consumers.waiting import Bell
-from ensue.errors import ApplyFailed, EnsueError, Fenced, GiveUp, StorageFull, TryAgain, Unavailable
-from ensue.events.stored import Row
+from ensue.errors import ApplyFailed, EnsueError, Fenced, StorageFull, TryAgain, Unavailable
+from ensue.events.stored import Draft, Row
 from ensue.observe.signals import (
     AttemptFailed,
     ConsumerResumed,
     ConsumerStandsBy,
-    ConsumerTripped,
     EventParked,
     HandlerStuck,
     Observer,
@@ -40,7 +41,7 @@ from ensue.observe.signals import (
     WriterTrouble,
 )
 from ensue.store.base import Consumer, ConsumerCommit, Lane, LaneState, Page, Request, Selection, Store, Term, Written
-from ensue.world import Threads, World
+from ensue.world import World
 
 __all__ = ["OPERATED", "Runner"]
 
@@ -56,24 +57,21 @@ INLINE_SECONDS = 0.005
 """How long handlers may run on the loop's thread before others get a turn."""
 BYTES_FINISHED = 4 * 1024 * 1024
 CLAIM_SECONDS = 1.0
-TRIP_FAILURES = 20
-TRIP_PARKED = 1000
-PROBE_FIRST_SECONDS, PROBE_LONGEST_SECONDS = 1.0, 60.0
 STORAGE_RETRY_SECONDS = 1.0
 FLUSH_SECONDS = 1.0
 """How long a mark that moved over foreign events only may stay unwritten while nothing else is to be committed."""
 LONGEST_SLEEP_SECONDS = 3600.0
 LIMIT_OF_A_COMMIT_SECONDS = 30.0
 CLOCK_TOLERANCE = 500_000
-CANCEL_SECONDS = 5.0
-SWALLOWED_SECONDS = 1.0
-"""So long after its time limit, a handler that was cancelled and still runs has swallowed the cancellation."""
 TRACEBACK_CHARACTERS = 16_384
 ERROR_CHARACTERS = 1_024
 
 
 class Runner:
-    """One consumer in this process. `run` until `stop`; `standing_by` says why it does nothing, if so."""
+    """One consumer in this process. `run` until `stop`; `standing_by` says why it does nothing, if so.
+
+    It is the `Caller` of its `Calls`.
+    """
 
     def __init__(
         self,
@@ -88,7 +86,6 @@ class Runner:
         self.consumer = consumer
         self.handling = handling
         self.machines: dict[int, Machine] = {}
-        self.tripped = consumer.reason or "no reason is known" if consumer.status == "tripped" else None
         self.paused = consumer.status in ("paused", "retired")
         self.standing_by = _missing(handling.missing(consumer))
         self._store = store
@@ -98,23 +95,16 @@ class Runner:
         self._bell = bell
         self._routing = Routing(consumer.key_tag)
         self._segments = consumer.segments
-        self._threads: Threads | None = None
         self._wake = asyncio.Event()
         self._read_to = 0
         self._behind = True
         self._stopping = False
-        self._running = 0
         self._next_claim = 0.0
         self._wall, self._wall_at = world.now(), world.monotonic()
         self._turns = 0
-        self._calls: dict[asyncio.Task[None], tuple[Machine, Slot]] = {}
-        self._slots: dict[Slot, Machine] = {}
-        self._cancelling: set[Slot] = set()
-        self._failing: set[bytes] = set()
+        self._calls = Calls(world, handling, self, name=consumer.name)
+        self._health = Health(store, world, consumer, observe, self._health_changed)
         self._flush_at: float | None = None
-        self._status: asyncio.Task[None] | None = None
-        self._probe_at = 0.0
-        self._probe_wait = PROBE_FIRST_SECONDS
         self._types: dict[int, int] = {}
         self._operated: frozenset[int] = frozenset()
         self._known_types = 0
@@ -154,15 +144,13 @@ class Runner:
 
     async def stop(self, *, limit_seconds: float) -> None:
         """Start nothing more, let handlers finish within the limit, cancel the rest, commit, release."""
-        self._stopping = True
+        self._stopping = self._health.quiet = True
         self._wake.set()
         deadline = self._world.monotonic() + limit_seconds
-        while self._running and self._world.monotonic() < deadline:
+        while self._calls.running and self._world.monotonic() < deadline:
             self._commit_all()
             await self._wait(deadline - self._world.monotonic())
-        await self._cancel_calls()
-        if self._threads is not None:
-            self._threads.close()
+        await self._calls.cancel_all()
         deadline = self._world.monotonic() + LIMIT_OF_A_COMMIT_SECONDS
         while self.machines:
             self._commit_all(release=True)
@@ -229,9 +217,9 @@ class Runner:
                 waits.append(max(0.0, (due - now) / 1_000_000))
         if len(self.machines) < self._segments and self.standing_by is None:
             waits.append(self._next_claim - self._world.monotonic() if self._lease.may_start else CLAIM_SECONDS)
-        if self.tripped is not None and not self._running:
-            waits.append(self._probe_at - self._world.monotonic())
-        if self._running and self._room() <= 0:
+        if self._health.tripped is not None and not self._calls.running:
+            waits.append(self._health.seconds_to_probe)
+        if self._calls.running and self._room() <= 0:
             waits.append(SLOW_SECONDS)
         if any(machine.routed > machine.mark for machine in self.machines.values()):
             self._flush_at = self._flush_at or self._world.monotonic() + FLUSH_SECONDS
@@ -281,7 +269,7 @@ class Runner:
                 retry=self.handling.retry_of_deaths,
                 describe=self._routing.text,
             )
-            machine.may_park = self.tripped is None
+            machine.may_park = self._health.tripped is None
             self.machines[progress.segment] = machine
         if standing.progress:
             self._read_to = min(machine.routed for machine in self.machines.values())
@@ -295,9 +283,7 @@ class Runner:
             return
         del self.machines[machine.segment]
         self._lease.turn.give_back(machine)
-        for task, (owner, _) in list(self._calls.items()):
-            if owner is machine:
-                task.cancel()
+        self._calls.drop(machine)
         self._next_claim = self._world.monotonic() + CLAIM_SECONDS
         self._observe(SegmentsLost(consumer=self.consumer.name, segments=(machine.segment,), reason=reason))
         self._wake.set()
@@ -313,7 +299,7 @@ class Runner:
 
     async def _read(self) -> bool:
         """Route one page. True when there may be more."""
-        if not self._behind or (self.tripped is not None and self._can_probe()):
+        if not self._behind or (self._health.tripped is not None and self._can_probe()):
             return False
         room = self._room()
         if room <= 0:
@@ -365,7 +351,7 @@ class Runner:
                 machine.lane_changed(lane)
 
     async def _lanes(self) -> None:
-        if self.tripped is not None and not self._probe_due():
+        if self._health.tripped is not None and not self._health.probe_due:
             return self._end_turns()
         now = self._now()
         for machine in list(self.machines.values()):
@@ -374,7 +360,7 @@ class Runner:
             for lookup in machine.wanted(now, self._budget()):
                 slot = machine.found(lookup, await self._next_of_lane(lookup), now)
                 if slot is not None:
-                    self._probed()
+                    self._health.probed()
                     self._begin(machine, slot)
             if machine.trying_died is None and (machine.may_retry_died or not deaths):
                 self._lease.turn.give_back(machine)
@@ -406,9 +392,9 @@ class Runner:
     def _budget(self) -> int:
         if not self._lease.may_start or self._stopping or self.standing_by is not None:
             return 0
-        if self.tripped is not None:
-            return 1 if self._probe_due() and not self._running else 0
-        return max(0, self.handling.concurrency - self._running)
+        if self._health.tripped is not None:
+            return 1 if self._health.probe_due and not self._calls.running else 0
+        return max(0, self.handling.concurrency - self._calls.running)
 
     def _start(self) -> bool:
         """Start what may start. True when inline work was cut short to give others a turn."""
@@ -421,7 +407,7 @@ class Runner:
                 slots = machine.start(min(budget, 64), self._now())
                 if not slots:
                     break
-                self._probed()
+                self._health.probed()
                 if self.handling.mode is Mode.PURE:
                     self._call_inline(machine, slots)
                     if self._world.monotonic() > ends:
@@ -437,23 +423,15 @@ class Runner:
             self._call_inline(machine, (slot,))
             return
         self._world.failpoint("delivery.started")
-        if mode is Mode.INSIDE:
-            try:
-                self.handling.check(slot)
-            except Exception as error:
-                self._failed(machine, slot, error, 0)
-            else:
-                machine.succeeded(slot, (), 0, self.handling.emission(slot))
+        if mode is not Mode.INSIDE:
+            self._calls.begin(machine, slot)
+            return
+        try:
+            self.handling.check(slot)
+        except Exception as error:
+            self.failed(machine, slot, error, 0)
         else:
-            self._running += 1
-            self._slots[slot] = machine
-            if mode is Mode.ASYNC:
-                name = f"{self.consumer.name} {slot.position}"
-                task = self._world.spawn(self._call(machine, slot), name=name)
-                self._calls[task] = (machine, slot)
-                task.add_done_callback(self._call_ended)
-            else:
-                self._call_on_thread(machine, slot)
+            machine.succeeded(slot, (), 0, self.handling.emission(slot))
 
     def _call_inline(self, machine: Machine, slots: Sequence[Slot]) -> None:
         started = self._world.monotonic()
@@ -463,125 +441,19 @@ class Runner:
                 events = self.handling.call(slot)
             except Exception as error:
                 ended = self._world.monotonic()
-                self._failed(machine, slot, error, int((ended - started) * 1_000_000))
+                self.failed(machine, slot, error, int((ended - started) * 1_000_000))
             else:
                 ended = self._world.monotonic()
-                machine.succeeded(slot, events, int((ended - started) * 1_000_000))
-                self._healthy()
+                self.succeeded(machine, slot, events, int((ended - started) * 1_000_000))
             started = ended
 
-    async def _call(self, machine: Machine, slot: Slot) -> None:
-        started = self._world.monotonic()
-        limit = self.handling.timeout_seconds
-        stuck: asyncio.TimerHandle | None = None
-        if limit:
-            stuck = self._world.call_later(limit + SWALLOWED_SECONDS, partial(self._over_limit, machine, slot))
-        try:
-            async with asyncio.timeout(limit):
-                events = await self.handling.acall(slot)
-            self._world.failpoint("delivery.called")
-            if limit and self._world.monotonic() - started >= limit + SWALLOWED_SECONDS:
-                raise TimeoutError
-        except asyncio.CancelledError:
-            if slot in self._cancelling or self.machines.get(machine.segment) is not machine:
-                machine.cancelled(slot)
-                raise
-            error: BaseException = RuntimeError("the handler was cancelled from inside")
-            self._failed(machine, slot, error, self._micros_since(started))
-        except Exception as error:
-            if isinstance(error, TimeoutError) and limit and self._world.monotonic() - started >= limit:
-                error = TimeoutError(f"the handler took longer than its limit of {limit:g} s")
-            self._failed(machine, slot, error, self._micros_since(started))
-        else:
-            machine.succeeded(slot, events, self._micros_since(started))
-            self._healthy()
-        finally:
-            if stuck is not None:
-                stuck.cancel()
+    def succeeded(self, machine: Machine, slot: Slot, events: Sequence[Draft], micros: int, /) -> None:
+        """See `Caller`."""
+        machine.succeeded(slot, events, micros)
+        self._health.succeeded(self._parked)
 
-    def _call_ended(self, task: asyncio.Task[None]) -> None:
-        _, slot = self._calls.pop(task)
-        self._ended(slot)
-        if not task.cancelled():
-            task.exception()
-
-    def _ended(self, slot: Slot) -> None:
-        self._running -= 1
-        self._slots.pop(slot, None)
-        self._cancelling.discard(slot)
-        self._wake.set()
-
-    def _call_on_thread(self, machine: Machine, slot: Slot) -> None:
-        if self._threads is None:
-            self._threads = self._world.threads(self.handling.concurrency, name=self.consumer.name)
-        started = self._world.monotonic()
-        try:
-            call = self.handling.prepare(slot)
-        except Exception as error:
-            self._failed(machine, slot, error, 0)
-            self._ended(slot)
-            return
-        limit = self.handling.timeout_seconds
-        timer = self._world.call_later(limit, partial(self._over_limit, machine, slot)) if limit else None
-
-        def done(result: object, error: BaseException | None) -> None:
-            micros = self._micros_since(started)
-            if timer is not None:
-                timer.cancel()
-            if limit and micros >= limit * 1_000_000:
-                error = TimeoutError(f"the handler took {micros / 1e6:.3g} s, its limit is {limit:g} s")
-            self._world.failpoint("delivery.called")
-            try:
-                if error is not None:
-                    raise error
-                events = self.handling.drafts(result, slot)
-            except BaseException as raised:  # also what a thread raises to end its program: here it ends one attempt
-                self._failed(machine, slot, raised, micros)
-            else:
-                machine.succeeded(slot, events, micros)
-                self._healthy()
-            self._ended(slot)
-
-        self._threads.run(call, done)
-
-    def _over_limit(self, machine: Machine, slot: Slot) -> None:
-        """A thread cannot be stopped, nor a coroutine that swallows its cancellation: say so, let the others of the
-        segment go on, wait for it to return."""
-        limit = self.handling.timeout_seconds or 0.0
-        self._observe(HandlerStuck(consumer=self.consumer.name, position=slot.position, seconds=limit))
-        if self.machines.get(machine.segment) is machine and slot.run is None:
-            machine.detach(slot)
-            self._world.failpoint("delivery.detached")
-            self._wake.set()
-
-    def _detach_slow(self) -> None:
-        now = self._now()
-        for slot, machine in self._slots.items():
-            slow = now - slot.started > SLOW_SECONDS * 1_000_000
-            if slow and slot.run is None and self.machines.get(machine.segment) is machine:
-                machine.detach(slot)
-                self._world.failpoint("delivery.detached")
-
-    async def _cancel_calls(self) -> None:
-        tasks = list(self._calls)
-        for task in tasks:
-            self._cancelling.add(self._calls[task][1])
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=CANCEL_SECONDS)
-
-    def _micros_since(self, started: float) -> int:
-        return int((self._world.monotonic() - started) * 1_000_000)
-
-    # ------------------------------------------------------------------------------------------------------ failing
-
-    def _failure(self, error: BaseException) -> Failure:
-        text = "".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:]
-        described = f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS]
-        policy: Retry = self.handling.policy(error)
-        return Failure(described, text, policy, self._now(), self._world.random())
-
-    def _failed(self, machine: Machine, slot: Slot, error: BaseException, micros: int) -> None:
+    def failed(self, machine: Machine, slot: Slot, error: BaseException, micros: int, /) -> None:
+        """See `Caller`."""
         if isinstance(error, UnreadableHere):
             machine.cancelled(slot)
             self._stand_by(str(error))
@@ -590,6 +462,33 @@ class Runner:
         failure = self._failure(error)
         machine.failed(slot, failure, micros)
         self._tell_failure(machine, slot, failure)
+
+    def stuck(self, machine: Machine, slot: Slot, limit_seconds: float, /) -> None:
+        """See `Caller`. The others of the segment go on; the key waits for the call to return."""
+        self._observe(HandlerStuck(consumer=self.consumer.name, position=slot.position, seconds=limit_seconds))
+        self._detach(machine, slot)
+        self._wake.set()
+
+    def ended(self) -> None:
+        """See `Caller`."""
+        self._wake.set()
+
+    def _detach(self, machine: Machine, slot: Slot) -> None:
+        if self.machines.get(machine.segment) is machine and slot.run is None:
+            machine.detach(slot)
+            self._world.failpoint("delivery.detached")
+
+    def _detach_slow(self) -> None:
+        for machine, slot in self._calls.started_before(self._now() - int(SLOW_SECONDS * 1_000_000)):
+            self._detach(machine, slot)
+
+    # ------------------------------------------------------------------------------------------------------ failing
+
+    def _failure(self, error: BaseException) -> Failure:
+        text = "".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:]
+        described = f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS]
+        policy: Retry = self.handling.policy(error)
+        return Failure(described, text, policy, self._now(), self._world.random())
 
     def _tell_failure(self, machine: Machine, slot: Slot, failure: Failure) -> None:
         run = machine.lanes.get(slot.key)
@@ -604,59 +503,21 @@ class Runner:
                 error=failure.error,
             )
         )
-        self._failing.add(slot.key)
-        if self.tripped is not None:
-            return
-        if len(self._failing) >= TRIP_FAILURES:
-            self._trip(f"{len(self._failing)} keys in a row failed without a success; the last: {failure.error}")
-        elif sum(other.parked for other in self.machines.values()) > TRIP_PARKED:
-            self._trip(f"more than {TRIP_PARKED} keys are parked; the last: {failure.error}")
+        self._health.failed(slot.key, failure.error, self._parked())
 
-    def _healthy(self) -> None:
-        if self._failing:
-            self._failing.clear()
-        if self.tripped is not None and sum(machine.parked for machine in self.machines.values()) <= TRIP_PARKED:
-            self._resume()
+    def _parked(self) -> int:
+        return sum(machine.parked for machine in self.machines.values())
+
+    def _health_changed(self) -> None:
+        self._behind = True
+        for machine in self.machines.values():
+            machine.may_park = self._health.tripped is None
 
     def _stand_by(self, reason: str) -> None:
         """An event this code is too old for: finish what runs and give everything up, so that a newer process can go on."""
         self.standing_by = reason
         self._observe(ConsumerStandsBy(consumer=self.consumer.name, reason=reason))
         self._wake.set()
-
-    def _trip(self, reason: str) -> None:
-        self.tripped = reason
-        self._probe_wait = PROBE_FIRST_SECONDS
-        self._probe_at = self._world.monotonic() + self._probe_wait
-        self._set_tripped(reason)
-        self._observe(ConsumerTripped(consumer=self.consumer.name, reason=reason))
-
-    def _resume(self) -> None:
-        self.tripped = None
-        self._behind = True
-        self._set_tripped(None)
-        self._observe(ConsumerResumed(consumer=self.consumer.name))
-
-    def _set_tripped(self, reason: str | None) -> None:
-        for machine in self.machines.values():
-            machine.may_park = reason is None
-        if self._status is None or self._status.done():
-            self._status = self._world.spawn(self._write_status(), name=f"{self.consumer.name}: status")
-
-    async def _write_status(self) -> None:
-        """Until the row says what is true here. It is news for people and waits, nothing depends on it: a store that
-        cannot be written is told of by those who need it."""
-        written: str | None = ""
-        while written != self.tripped and not self.paused and not self._stopping:
-            reason = self.tripped
-            try:
-                await self._store.set_status(self.consumer.id, "tripped" if reason else "active", reason)
-            except TryAgain:
-                await self._world.sleep(STORAGE_RETRY_SECONDS)
-            except GiveUp:
-                return
-            else:
-                written = reason
 
     def _can_probe(self) -> bool:
         """Whether something that was read already can be tried. Without that a tripped consumer reads on."""
@@ -665,17 +526,10 @@ class Runner:
             for machine in self.machines.values()
         )
 
-    def _probe_due(self) -> bool:
-        return self._world.monotonic() >= self._probe_at
-
-    def _probed(self) -> None:
-        if self.tripped is not None:
-            self._probe_wait = min(self._probe_wait * 2, PROBE_LONGEST_SECONDS)
-            self._probe_at = self._world.monotonic() + self._probe_wait
-
     def set_status(self, status: str, reason: str | None) -> None:
         """An operator's word, read from the log: paused or active again."""
         was, self.paused = self.paused, status in ("paused", "retired")
+        self._health.quiet = self.paused or self._stopping
         if was and not self.paused:
             self._observe(ConsumerResumed(consumer=self.consumer.name))
         self._wake.set()
@@ -711,7 +565,7 @@ class Runner:
             assert request.commit is not None
             self._passed(request.commit)
             if request.apply:
-                self._healthy()
+                self._health.succeeded(self._parked)
             if request.commit.release:
                 del self.machines[machine.segment]
                 self._lease.turn.give_back(machine)

@@ -173,7 +173,7 @@ class Outcome:
         assert not self.letters, f"it failed: {self.letters[0].reason}"
         return self.then()
 
-    def then_dead_letter(self, error: type[Exception]) -> Outcome:
+    def then_dead_letter(self, error: type[BaseException]) -> Outcome:
         """A handler gave it up with this error."""
         reasons = [letter.reason for letter in self.letters]
         assert any(reason.split(":")[0] == error.__name__ for reason in reasons), f"the dead letters are: {reasons}"

@@ -276,3 +276,21 @@ def test_the_reason_says_which_dependency_call_failed() -> None:
     (letter,) = given(app).when(Fragile(clock_id="a")).then_dead_letter(ConnectionError).letters
     assert letter.attempts == 3
     assert "await gateway.charge()" in letter.traceback
+
+
+class NotAnException(BaseException):
+    """Such as a test's own failure, raised by a fake that a handler calls."""
+
+
+@pytest.mark.parametrize("kind", ["async", "thread"])
+def test_what_is_no_exception_fails_its_event_as_well(kind: str) -> None:
+    odd = App("odd", retry=Retry.never)
+
+    async def waits(event: Ticked) -> None:
+        raise NotAnException(event.number)
+
+    def computes(event: Ticked) -> None:
+        raise NotAnException(event.number)
+
+    odd.on(waits if kind == "async" else computes)
+    given(odd).when(tick(1, "clock")).then_dead_letter(NotAnException)
