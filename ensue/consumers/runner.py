@@ -212,7 +212,7 @@ class Runner:
         if self.machines:
             waits.append(self._lease.seconds_left)
         for machine in self.machines.values():
-            due = machine.next_due()
+            due = machine.next_due() if machine.active else None
             if due is not None and machine.flight is None and self._budget() > 0:
                 waits.append(max(0.0, (due - now) / 1_000_000))
         if len(self.machines) < self._segments and self.standing_by is None:
@@ -355,6 +355,10 @@ class Runner:
             return self._end_turns()
         now = self._now()
         for machine in list(self.machines.values()):
+            if not machine.active:
+                if machine.trying_died is None:
+                    self._lease.turn.give_back(machine)
+                continue
             deaths = machine.wants_died(now) if self._budget() > 0 else 0
             machine.may_retry_died = deaths > 0 and self._lease.turn.take(machine, deaths, self._wake.set)
             for lookup in machine.wanted(now, self._budget()):

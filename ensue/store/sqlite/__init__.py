@@ -69,7 +69,7 @@ class SqliteStore:
         self._writer: Writer | None = None
         self._connections: list[apsw.Connection] = []
         self._types = Types()
-        self._names: list[object] = []
+        self._seen = b""
         self._head = 0
         self._changed: set[asyncio.Future[None]] = set()
         self._standing: tuple[bool, int, int] | None = None
@@ -110,7 +110,7 @@ class SqliteStore:
         self._reader = connection if read_only else self._connect()
         self._reader.execute("PRAGMA query_only = 1")
         self._types.load(self._reader)
-        self._refresh_head()
+        self._refresh()
         if self._files is not None:
             self._files.opened()
         if not read_only:
@@ -299,8 +299,7 @@ class SqliteStore:
     ) -> Page:  # fmt: skip
         """See `Log.read`."""
         with self._reading("events"):
-            self._refresh_head()
-            self._refresh_types()
+            self._refresh()
             end = self._head + 1 if before is None else min(before, self._head + 1)
             text, values = select(
                 selection, self._types.expand, after=after, before=end, limit=limit, backwards=backwards
@@ -310,18 +309,14 @@ class SqliteStore:
             return Page(rows, rows[-1][0])
         return Page(rows, after if backwards else max(after, end - 1))
 
-    def _refresh_head(self) -> None:
-        ((head,),) = self._sql.execute("SELECT position FROM ensue_log")
+    def _refresh(self) -> None:
+        """Know the head; and the types, if a batch was stored that this process's writer does not know."""
+        ((head, batch),) = self._sql.execute("SELECT position, batch FROM ensue_log")
+        if batch != self._seen:
+            if self._writer is None or batch != self._writer.committed:
+                self._types.load(self._sql)
+            self._seen = batch
         self._advanced(head)
-
-    def _refresh_types(self) -> None:
-        # A name that gets a new meaning gets a new row number.
-        ((types, *names),) = self._sql.execute(
-            "SELECT (SELECT count(*) FROM ensue_event_type), count(*), max(rowid) FROM ensue_former_name"
-        )
-        if types > len(self._types.by_number) or names != self._names:
-            self._types.load(self._sql)
-            self._names = names
 
     def head(self) -> int:
         """See `Log.head`."""
@@ -333,7 +328,7 @@ class SqliteStore:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._start_watching()
             with self._reading("the head"):
-                self._refresh_head()
+                self._refresh()
             if self._head > after:
                 break
             self._changed.add(waiter)
@@ -366,7 +361,7 @@ class SqliteStore:
         if self._changed and not self._closed:
             try:
                 with self._reading("the head"):
-                    self._refresh_head()
+                    self._refresh()
             except EnsueError as error:
                 self._wake(error)
 
@@ -381,7 +376,7 @@ class SqliteStore:
     async def types(self) -> Mapping[int, tuple[str, int]]:
         """See `Log.types`."""
         with self._reading("types"):
-            self._refresh_types()
+            self._refresh()
         return self._types.by_number
 
     async def rename(self, name: str, former: Sequence[str]) -> None:
@@ -398,13 +393,13 @@ class SqliteStore:
     async def former_names(self) -> Mapping[str, str]:
         """See `Log.former_names`."""
         with self._reading("names"):
-            self._refresh_types()
+            self._refresh()
         return self._types.former
 
     async def position_at(self, time: int) -> int:
         """See `Log.position_at`."""
         with self._reading("times"):
-            self._refresh_head()
+            self._refresh()
             sql = self._sql
             low, high = 0, self._head
             while low < high:

@@ -90,6 +90,8 @@ class Writer:
     ) -> None:
         self.broken: BaseException | None = None
         self.head = 0
+        self.committed = b""
+        """The last batch of this writer that is durable."""
         self.bytes_queued = 0
         self._sql = connection
         self._world = world
@@ -341,6 +343,7 @@ class Writer:
         else:
             self._most = min(self._most * 2, BATCH_EVENTS)
             self._types.commit()
+            self.committed = self._batch
             self._announce(self.head)
             self._answer(batch)
             self._world.failpoint("append.answered")
