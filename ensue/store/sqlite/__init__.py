@@ -34,7 +34,7 @@ from ensue.store.sqlite.files import LogFiles, Watch, standing, unchanging, writ
 from ensue.store.sqlite.names import Types
 from ensue.store.sqlite.reading import select
 from ensue.store.sqlite.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
-from ensue.store.sqlite.writer import Writer
+from ensue.store.sqlite.writer import CHECKPOINT_PAGES, Writer
 from ensue.world import World
 
 __all__ = ["SqliteStore"]
@@ -46,8 +46,6 @@ FALLBACK_POLL_SECONDS = 0.025
 BUSY_MILLISECONDS = 5_000
 LOOKS = 10
 """How often to open a file for reading whose side files come and go with its writers."""
-CHECKPOINT_PAGES = 8_000
-"""So many pages (32 MB) in the write-ahead file are copied into the log's file, on the commit thread."""
 
 
 class SqliteStore:
@@ -171,7 +169,6 @@ class SqliteStore:
                     f"could not open the log {self.path}: its file system has no write-ahead log ({mode})"
                 )
             connection.execute("PRAGMA synchronous = FULL")
-            connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
             connection.execute(f"PRAGMA journal_size_limit = {2 * CHECKPOINT_PAGES * 4096}")
         connection.execute("PRAGMA cache_size = -65536")
         if not tables:

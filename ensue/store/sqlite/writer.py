@@ -1,16 +1,20 @@
 """The one writer of a SQLite log: group commit.
 
-States: idle → a batch is begun (turn taken, checked, inserted: all on the loop's thread) → its COMMIT runs on the commit
-thread → answered; then the next batch, at once if something waits. Everything queued when a batch begins is in it.
+States: idle → a batch is begun (turn taken, checked, inserted: all on the loop's thread) → COMMIT → answered → when the
+write-ahead file is long, a checkpoint on the commit thread; then the next batch, at once if something waits. Everything
+queued when a batch begins is in it.
 
 Why SQL runs on the loop's thread and only COMMIT leaves it: the binding gives up the interpreter's lock around every
 step of a statement. With a busy thread beside it, each step waits up to five milliseconds to get it back; a thousand
-inserts then take five seconds instead of ten milliseconds. COMMIT is one step and the only slow one: the disk.
+inserts then take five seconds instead of ten milliseconds. COMMIT is one step and the only slow one: the disk. On a disk
+that takes a fraction of a millisecond, the two changes of thread would cost as much as the COMMIT of few events: then it
+stays here, too.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -45,9 +49,12 @@ __all__ = ["Job", "SqliteTransaction", "Types", "Writer"]
 BATCH_EVENTS = 2_000
 BATCH_BYTES = 4 * 1024 * 1024
 FEW_EVENTS = 100
-COMMIT_SECONDS, BEGIN_SECONDS = 0.0005, 0.00005
-"""How long the loop waits for the commit of few events, which mostly ends within, before it goes on without it; and for that
-of more, so that it begins now and not when the loop has nothing to do."""
+QUICK_SECONDS = 0.001
+"""The commit of few events stays on the loop's thread while the one before took less than this."""
+BEGIN_SECONDS = 0.00005
+"""How long the loop waits for a commit on the thread, so that it begins now and not when the loop has nothing to do."""
+CHECKPOINT_PAGES = 8_000
+"""So many pages (32 MB) in the write-ahead file are copied into the log's file, on the commit thread."""
 STREAMS_CACHED = 100_000
 BUSY_SECONDS = 5.0
 """How long to wait for a program that holds the file locked without taking turns."""
@@ -101,6 +108,7 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         if files is not None:
             connection.set_busy_timeout(0)  # it would block the loop
+            connection.set_wal_hook(self._wal_has)  # in place of SQLite's own checkpoint, which is part of a COMMIT
         self._queue: deque[_Pending] = deque()
         self._thread: Threads = world.threads(1, name="ensue commit")
         self._in_flight: list[_Pending] = []
@@ -109,6 +117,9 @@ class Writer:
         self._room: list[asyncio.Future[None]] = []
         self._scheduled = False
         self._turning = False
+        self._checkpointing = False
+        self._wal_pages = 0
+        self._last_commit_seconds = 0.0
         self._wait: asyncio.TimerHandle | None = None
         """While another process has the turn: when to tell those who ask."""
         self._abandoned = False
@@ -181,7 +192,7 @@ class Writer:
 
     async def drain(self) -> None:
         """Until nothing is queued or in flight."""
-        while self._queue or self._in_flight:
+        while self._queue or self._in_flight or self._checkpointing:
             self._idle = self._loop.create_future()
             await self._idle
 
@@ -202,7 +213,7 @@ class Writer:
             return  # a batch ended within `run`: the loop below begins the next
         self._turning = True
         try:
-            while self._queue and not self._in_flight and self._wait is None:
+            while self._queue and not self._in_flight and not self._checkpointing and self._wait is None:
                 if self._files is None:
                     self._in_flight = self._take()
                     self._thread.run(self._write_and_commit, self._written_and_committed)
@@ -260,11 +271,14 @@ class Writer:
         error = self._insert()
         if isinstance(error, apsw.BusyError) and self._wait_for_stranger():
             return
-        if error is None:
-            patience = COMMIT_SECONDS if self.head - self._head_before <= FEW_EVENTS else BEGIN_SECONDS
-            self._thread.run(self._commit, self._committed, patience_seconds=patience)
-        else:
+        if error is not None:
             self._begin_failed(self._in_flight, error)
+        elif self.head - self._head_before > FEW_EVENTS:
+            self._thread.run(self._commit, self._committed, patience_seconds=BEGIN_SECONDS)
+        elif self._last_commit_seconds < QUICK_SECONDS:
+            self._committed(None, self._try_few())
+        else:
+            self._thread.run(self._try_few, lambda failed, error: self._committed(None, failed or error))
 
     def _wait_for_stranger(self) -> bool:
         """A program that knows nothing of our turns holds the file locked. Ask again in a moment, with the loop free."""
@@ -329,6 +343,16 @@ class Writer:
         self._sql.execute("COMMIT")
         self._world.failpoint("append.committed")
 
+    def _try_few(self) -> Exception | None:
+        """Commit few events, and know how long that takes now."""
+        started = self._world.monotonic()
+        try:
+            self._commit()
+        except Exception as error:
+            return error
+        self._last_commit_seconds = self._world.monotonic() - started
+        return None
+
     def _committed(self, _: object, error: BaseException | None) -> None:
         if self._abandoned:
             return
@@ -350,7 +374,27 @@ class Writer:
         if self._files is not None:
             self._files.unlock()
             self._files.tell_others()
-        self._next()
+        if self._wal_pages >= CHECKPOINT_PAGES and self.broken is None:
+            self._checkpointing = True
+            self._thread.run(self._checkpoint, self._checkpointed)
+        else:
+            self._next()
+
+    def _wal_has(self, _: apsw.Connection, __: str, pages: int) -> int:
+        self._wal_pages = pages
+        return apsw.SQLITE_OK
+
+    def _checkpoint(self) -> None:
+        """Copy what the write-ahead file holds, so that it begins anew. What keeps it from that, such as a full disk, is met
+        again by a commit, and told there."""
+        self._wal_pages = 0
+        with contextlib.suppress(apsw.Error):
+            self._sql.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+    def _checkpointed(self, _: object, __: BaseException | None) -> None:
+        self._checkpointing = False
+        if not self._abandoned:
+            self._next()
 
     def _commit_failed(self, batch: list[_Pending], error: BaseException) -> None:
         if isinstance(error, apsw.Error):
