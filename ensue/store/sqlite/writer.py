@@ -44,7 +44,7 @@ from ensue.store.sqlite.rows import first
 from ensue.store.sqlite.transaction import SqliteTransaction
 from ensue.world import Threads, World
 
-__all__ = ["Job", "SqliteTransaction", "Types", "Writer"]
+__all__ = ["CHECKPOINT_PAGES", "QUICK_SECONDS", "Job", "SqliteTransaction", "Types", "Writer"]
 
 BATCH_EVENTS = 2_000
 BATCH_BYTES = 4 * 1024 * 1024
