@@ -83,7 +83,7 @@ def redraft(recorded: Recorded[Any]) -> Draft:
 class _Codec:
     """One event type, ready for use: the work that depends on the class only is done once."""
 
-    __slots__ = ("decode", "declared", "finite", "key", "name", "tags", "version")
+    __slots__ = ("containers", "decode", "declared", "key", "name", "numbers", "tags", "version")
 
     def __init__(self, event: type[Event]) -> None:
         self.declared = declaration(event)
@@ -95,16 +95,21 @@ class _Codec:
             self.decode: Decode = msgspec.json.Decoder(event).decode
             info = msgspec.inspect.type_info(event)
             assert isinstance(info, msgspec.inspect.StructType)
-            self.finite = tuple(field.name for field in info.fields if _may_be_infinite(field.type))
+            self.numbers = tuple(field.name for field in info.fields if isinstance(field.type, _NUMBERS))
+            """Fields that are a float or a decimal; `containers` are those that may hold one."""
+            self.containers = tuple(
+                field.name for field in info.fields if field.name not in self.numbers and _may_be_infinite(field.type)
+            )
         except (TypeError, NameError) as error:
             raise DefinitionError(f"{event.__name__}: a field has a type that cannot be stored: {error}") from error
 
 
+_NUMBERS = msgspec.inspect.FloatType | msgspec.inspect.DecimalType
+
+
 def _may_be_infinite(info: Any) -> bool:
     """Whether a value of this type may hold a float or a decimal, and so NaN or infinity."""
-    kinds = (
-        msgspec.inspect.FloatType | msgspec.inspect.DecimalType | msgspec.inspect.AnyType | msgspec.inspect.CustomType
-    )
+    kinds = _NUMBERS | msgspec.inspect.AnyType | msgspec.inspect.CustomType
     pending, seen = [info], 0
     while pending:
         found = pending.pop()
@@ -119,8 +124,8 @@ def _may_be_infinite(info: Any) -> bool:
 
 
 _not_finite_encoded = re.compile(rb'NaN|Infinity|null|"nan"|"-?inf"').search
-"""What a decimal, or a float as a value or a key, that is not finite looks like once it is encoded. Few payloads hold any of these words, and only
-those need the walk through their values."""
+"""What a decimal, or a float as a value or a key, that is not finite looks like once it is encoded. Few payloads hold any
+of these words, and only those need the walk through their containers."""
 
 
 def _not_finite(value: object) -> bool:
@@ -208,10 +213,12 @@ class Registry:
             codec.decode(data)
         except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:
             raise InvalidEvent(f"{codec.name}: {_guilty(event, error)}") from error
-        if codec.finite and _not_finite_encoded(data):
-            for field in codec.finite:
-                if _not_finite(getattr(event, field)):
-                    raise InvalidEvent(f"{codec.name}: {_guilty(event, None)}")
+        suspects = codec.numbers
+        if codec.containers and _not_finite_encoded(data):
+            suspects += codec.containers
+        for field in suspects:
+            if _not_finite(getattr(event, field)):
+                raise InvalidEvent(f"{codec.name}: {_guilty(event, None)}")
         if len(data) > self._payload_bytes:
             raise InvalidEvent(
                 f"{codec.name}: the payload has {len(data)} bytes, the limit is {self._payload_bytes}; store large contents "
