@@ -174,8 +174,8 @@ class Machine:
     """See the module. `by_position` runs slots in position order ahead of commits (pure and inside handlers); otherwise
     a slot starts when everything before it of its key is committed.
 
-    `retry` is the policy for a process that died while handling; `describe` gives a row's key as text. While `may_park` is False nothing is parked: what is
-    out of attempts is tried again after the policy's longest delay. While `may_retry_died` is False, no event is tried, in
+    `retry` is the policy for a process that died while handling; `describe` gives a row's key as text. While `may_park` is
+    False nothing is parked: what is out of attempts is tried again after the policy's longest delay. While `may_retry_died` is False, no event is tried, in
     suspect mode, that was in work when a process died: the runner lets one segment at a time do that, so that the next
     death charges one event and not one of each segment. `trying_died` is the key while its outcome is not durable.
     """
@@ -314,10 +314,15 @@ class Machine:
         if slot.state is _GIVEN:
             return
         slot.state = _WAITING
-        if slot.run is not None:
-            slot.run.slot = None
-        else:
+        run = slot.run
+        if run is None:
             self.waiting.appendleft(slot)
+            return
+        run.slot = None
+        if run.charged:  # the attempt that was written ahead has not been made
+            run.charged = False
+            run.lane = msgspec.structs.replace(run.lane, attempts=run.lane.attempts - 1, rev=run.lane.rev + 1)
+            self.rows[slot.key] = run
 
     def detach(self, slot: Slot) -> None:
         """The slot is slow and the window is full: its key becomes a lane, and the call goes on as the lane's."""

@@ -12,9 +12,10 @@ import apsw
 
 from ensue import App, Event, Retry
 from ensue.consumers.lease import Turn
+from ensue.consumers.machine import Machine
 from ensue.consumers.routing import segment_of
-from ensue.events.stored import tag_hash
-from ensue.store.base import Lane, LaneState
+from ensue.events.stored import Row, tag_hash
+from ensue.store.base import Lane, LaneState, Progress
 from ensue.store.sqlite.rows import lane_values
 from ensue.testing import AppSimulation, simulate
 from ensue.world import RealWorld
@@ -149,3 +150,24 @@ def test_the_one_event_that_kills_its_process_is_given_up_and_no_other(tmp_path:
         lives.append(life := live())
     assert (life.returncode, life.stderr) == (0, "")
     assert life.stdout == "[('question=q3', 'the process died while handling it')]\n"
+
+
+def test_a_clean_stop_takes_back_the_attempt_that_was_written_ahead() -> None:
+    progress = Progress(
+        consumer=1, segment=0, position=0, ahead=(), fence=3, owner=b"n", rev=0, unclean=2, count=0, digest=0
+    )
+    machine = Machine(progress, by_position=False, retry=Retry(), describe=lambda _: "question=why")
+    row: Row = (1, b"i" * 16, 1, b"k" * 16, 1, 0, None, None, None, None, b"", b"{}")
+    machine.route(1, b"k" * 16, row)
+    assert machine.start(1, now=0) == []
+    ahead = machine.commit(0)
+    machine.committed()
+    (lookup,) = machine.wanted(0, 1)
+    slot = machine.found(lookup, row, 0)
+    assert ahead is not None
+    assert slot is not None
+    machine.cancelled(slot)
+    released = machine.commit(0, release=True)
+    assert released is not None
+    lanes = [request.commit.lanes[0] for request in (ahead, released) if request.commit is not None]
+    assert [(lane.attempts, lane.rev) for lane in lanes] == [(1, 0), (0, 1)]

@@ -8,7 +8,7 @@ Why SQL runs on the loop's thread and only COMMIT leaves it: the binding gives u
 step of a statement. With a busy thread beside it, each step waits up to five milliseconds to get it back; a thousand
 inserts then take five seconds instead of ten milliseconds. COMMIT is one step and the only slow one: the disk. On a disk
 that takes a fraction of a millisecond, the two changes of thread would cost as much as the COMMIT of few events: then it
-stays here, too.
+stays here, too. In memory, where SQLite refuses readers beside an open transaction, a batch is one step of the thread.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ __all__ = ["CHECKPOINT_PAGES", "QUICK_SECONDS", "Job", "SqliteTransaction", "Typ
 
 BATCH_EVENTS = 2_000
 BATCH_BYTES = 4 * 1024 * 1024
-FEW_EVENTS = 100
+FEW_EVENTS, FEW_BYTES = 100, 256 * 1024
 QUICK_SECONDS = 0.001
 """The commit of few events stays on the loop's thread while the one before took less than this."""
 BEGIN_SECONDS = 0.00005
@@ -118,7 +118,7 @@ class Writer:
         self._scheduled = False
         self._turning = False
         self._checkpointing = False
-        self._wal_pages = 0
+        self._wal_pages = self._bytes_in_flight = 0
         self._last_commit_seconds = 0.0
         self._wait: asyncio.TimerHandle | None = None
         """While another process has the turn: when to tell those who ask."""
@@ -235,6 +235,7 @@ class Writer:
             if isinstance(pending.work, Request):
                 events += len(pending.work.events) or 1
                 size += pending.size
+        self._bytes_in_flight = size
         return batch
 
     def _waited(self) -> None:
@@ -273,7 +274,7 @@ class Writer:
             return
         if error is not None:
             self._begin_failed(self._in_flight, error)
-        elif self.head - self._head_before > FEW_EVENTS:
+        elif self.head - self._head_before > FEW_EVENTS or self._bytes_in_flight > FEW_BYTES:
             self._thread.run(self._commit, self._committed, patience_seconds=BEGIN_SECONDS)
         elif self._last_commit_seconds < QUICK_SECONDS:
             self._committed(None, self._try_few())
@@ -325,6 +326,7 @@ class Writer:
     def _begin_failed(self, batch: list[_Pending], error: Exception) -> None:
         """Nothing is stored. The request at fault is found by halving; what is no request's fault fails all of them."""
         self._in_flight = []
+        self._gives_up_at = 0.0
         if self._files is not None:
             self._files.unlock()
         if len(batch) == 1 or isinstance(error, _NO_REQUESTS_FAULT):
