@@ -145,8 +145,8 @@ def itself() -> App:
 
 
 REASONS = {
-    1: "TypeError: the handler returned a str; it returns an event, several, or None",
-    2: "TypeError: the handler returned a str among its events",
+    1: "TypeError: the handler returned a value of type str; it returns an event, several, or None",
+    2: "TypeError: the handler returned a value of type str among its events",
     3: "TimeoutError: the handler took longer than its limit of 5 s",
     4: "RuntimeError: the handler was cancelled from inside",
     6: "RuntimeError: the handler was cancelled from inside",
