@@ -26,7 +26,7 @@ PAGE = 1000
 @click.option(
     "--from", "start", metavar="PLACE", help="Begin at a position or a time: 17, 10m, 14:30, 2026-05-01T14:30."
 )
-@click.option("--last", type=click.IntRange(min=1), metavar="N", help="Only the last N.")
+@click.option("--last", "-n", type=click.IntRange(min=1), metavar="N", help="Only the last N.")
 @click.option("--backwards", is_flag=True, help="The newest first.")
 @click.option("--follow", "-f", is_flag=True, help="Go on with what is appended, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
