@@ -266,11 +266,15 @@ def _several(result: object) -> tuple[Event, ...]:
         wrong = next((event for event in events if not isinstance(event, Event)), None)
         if wrong is None:
             return events
-        raise TypeError(f"the handler returned a value of type {type(wrong).__name__} among its events; it returns events, or None")
+        raise TypeError(
+            f"the handler returned a value of type {type(wrong).__name__} among its events; it returns events, or None"
+        )
     if iscoroutine(result):
         result.close()
         raise TypeError(
             "the handler is a plain function and returned a coroutine: what stands around the async function, such as a "
             "decorator, must be `async def` as well"
         )
-    raise TypeError(f"the handler returned a value of type {type(result).__name__}; it returns an event, several, or None")
+    raise TypeError(
+        f"the handler returned a value of type {type(result).__name__}; it returns an event, several, or None"
+    )

@@ -695,8 +695,9 @@ class Machine:
         self._give(slot, run)
 
     def _charge(self, run: LaneRun, slot: Slot, now: int) -> None:
-        """The same for a lane. Attempts used up by deaths of the process park the event."""
-        if slot.attempt > self.retry.attempts and self.may_park:
+        """The same for a lane. Attempts used up by deaths of the process park the event, or make it wait before it may
+        kill the next process."""
+        if slot.attempt > self.retry.attempts and (self.may_park or run.died):
             slot.attempt -= 1
             self._fail(slot, Failure("the process died while handling it", "", self.retry, now, 0.0))
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 
@@ -152,18 +153,47 @@ def test_the_one_event_that_kills_its_process_is_given_up_and_no_other(tmp_path:
     assert life.stdout == "[('question=q3', 'the process died while handling it')]\n"
 
 
-def test_a_clean_stop_takes_back_the_attempt_that_was_written_ahead() -> None:
+def suspect(lanes: Iterable[Lane] = ()) -> Machine:
+    """The machine of a segment that was taken over twice from owners which had not released it."""
     progress = Progress(
-        consumer=1, segment=0, position=0, ahead=(), fence=3, owner=b"n", rev=0, unclean=2, count=0, digest=0
+        consumer=1, segment=0, position=1, ahead=(), fence=3, owner=b"n", rev=0, unclean=2, count=0, digest=0
     )
-    machine = Machine(progress, by_position=False, retry=Retry(), describe=lambda _: "question=why")
-    row: Row = (1, b"i" * 16, 1, b"k" * 16, 1, 0, None, None, None, None, b"", b"{}")
-    machine.route(1, b"k" * 16, row)
+    return Machine(progress, lanes, by_position=False, retry=Retry(attempts=2), describe=lambda _: "question=why")
+
+
+KEY = b"k" * 16
+
+
+def asked(position: int) -> Row:
+    return (position, b"i" * 16, 1, KEY, position, 0, None, None, None, None, b"", b"{}")
+
+
+def test_while_nothing_may_be_parked_a_deadly_event_waits_before_it_is_tried_again() -> None:
+    lane = Lane(
+        consumer=1, segment=0, key=KEY, key_text="question=why", after=0, state=LaneState.LATE, attempts=2, rev=5
+    )
+    machine = suspect([lane])
+    machine.may_park = False
+    (lookup,) = machine.wanted(0, 1)
+    assert machine.found(lookup, asked(1), 0) is None
+    written = machine.commit(0)
+    assert written is not None
+    assert written.commit is not None
+    (row,) = written.commit.lanes
+    assert (row.state, row.attempts) == (LaneState.RETRY, 2)
+    machine.committed()
+    assert machine.wanted(0, 1) == []
+    assert machine.wanted(machine.next_due() or 0, 1) == [lookup]
+
+
+def test_a_clean_stop_takes_back_the_attempt_that_was_written_ahead() -> None:
+    machine = suspect()
+    machine.route(2, KEY, asked(2))
     assert machine.start(1, now=0) == []
     ahead = machine.commit(0)
     machine.committed()
     (lookup,) = machine.wanted(0, 1)
-    slot = machine.found(lookup, row, 0)
+    slot = machine.found(lookup, asked(2), 0)
     assert ahead is not None
     assert slot is not None
     machine.cancelled(slot)
