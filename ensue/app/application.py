@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Generator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import timedelta
 from types import TracebackType
@@ -17,6 +17,7 @@ from ensue.app.checks import (
     checked_key,
     checked_seconds,
     checked_traceparent,
+    chosen_consumers,
 )
 from ensue.app.dead_letters import DeadLetters
 from ensue.app.dependencies import Dependencies, factory_of
@@ -153,6 +154,23 @@ class App(Service):
             await self._close()
 
     @contextlib.asynccontextmanager
+    async def running(self, *, only: Iterable[str] = (), without: Iterable[str] = ()) -> AsyncGenerator[Self, None]:
+        """As `async with app:`, but of the consumers run here only some: by name, or by a pattern as in a shell (`billing*`).
+        The others belong to the application as ever, and to processes that run them.
+
+        Of what is provided only that is made which the chosen handlers and the lifecycle hooks need.
+        Errors: `WiringError` for a name that no consumer has, and when none is left.
+        """
+        names = [handler.name for handler in self.handlers]
+        chosen = chosen_consumers(self.name, names, only, without)
+        engine = await self._open(consume=True, chosen=chosen if len(chosen) < len(names) else None)
+        try:
+            with engine.lifeline.held():
+                yield self
+        finally:
+            await self._close()
+
+    @contextlib.asynccontextmanager
     async def connected(self) -> AsyncGenerator[Self, None]:
         """Publish, read and wait without running any consumer here."""
         await self._open(consume=False)
@@ -161,7 +179,7 @@ class App(Service):
         finally:
             await self._close()
 
-    async def _open(self, *, consume: bool) -> Engine:
+    async def _open(self, *, consume: bool, chosen: Collection[str] | None = None) -> Engine:
         from ensue.app.engine import Engine
         from ensue.world import RealWorld
 
@@ -181,7 +199,7 @@ class App(Service):
         # Known before it is open: factories and lifecycle hooks may publish and read.
         self._take(engine)
         try:
-            await engine.open(consume=consume)
+            await engine.open(consume=consume, chosen=chosen)
         except BaseException:
             self._take(None)
             raise

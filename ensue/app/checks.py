@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from fnmatch import fnmatchcase
 from typing import Any
 
 from ensue.consumers.handler import HandlerOptions
 from ensue.consumers.policy import Retries, Retry
-from ensue.errors import DefinitionError, InvalidEvent
+from ensue.errors import DefinitionError, InvalidEvent, WiringError
 from ensue.events.message import Command, Event
 from ensue.events.recorded import Position, UnknownEvent
 
@@ -24,6 +25,7 @@ __all__ = [
     "checked_retries",
     "checked_seconds",
     "checked_traceparent",
+    "chosen_consumers",
 ]
 
 HEADERS, HEADER_CHARACTERS = 64, 4096
@@ -79,6 +81,37 @@ def checked_options(function: str, options: Mapping[str, Any]) -> HandlerOptions
             f'{function}: start={start!r}; a consumer begins at "beginning", "now", a position or a time'
         )
     return HandlerOptions(**options)
+
+
+# ------------------------------------------------------------------------------------------------------------- opening
+
+
+def chosen_consumers(
+    application: str, names: Sequence[str], only: Iterable[str], without: Iterable[str]
+) -> frozenset[str]:
+    """The consumers that a process runs: those of `only` (all of them, if it names none) but for those of `without`. Each is a
+    name or a pattern as in a shell. Errors: `WiringError` for what fits no consumer, and when none is left."""
+    chosen = set(names)
+    for said, patterns in (("only", only), ("except", without)):
+        if isinstance(patterns, str):
+            raise WiringError(f"{application}: {said} is {patterns!r}; give a list of names")
+        found: set[str] = set()
+        patterns = tuple(patterns)
+        for pattern in patterns:
+            fitting = {name for name in names if fnmatchcase(name, pattern)}
+            if not fitting:
+                raise WiringError(
+                    f"{application}: {said} names {pattern!r}, and no consumer is called so; there are: "
+                    f"{', '.join(names) or 'none'}"
+                )
+            found |= fitting
+        if said == "except":
+            chosen -= found
+        elif patterns:
+            chosen &= found
+    if names and not chosen:
+        raise WiringError(f"{application}: none of its consumers is left to run here; there are: {', '.join(names)}")
+    return frozenset(chosen)
 
 
 # ---------------------------------------------------------------------------------------------------------- publishing

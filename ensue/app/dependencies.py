@@ -156,17 +156,25 @@ class Dependencies:
             visit(provides, [])
         return problems
 
-    async def open(self, stack: contextlib.AsyncExitStack) -> None:
-        """Make every value, those that others need first, then begin the hooks; `stack` ends them. After `check` only.
+    async def open(self, stack: contextlib.AsyncExitStack, asking: Iterable[HandlerDefinition] | None = None) -> None:
+        """Make every value, or what these handlers and the hooks ask for, those that others need first; then begin the hooks.
+        `stack` ends them. After `check` only.
 
         Errors of factories and hooks are raised as they are, with a note that names the function.
         """
         self._values.clear()
         stack.callback(self._values.clear)
+        needed = None if asking is None else self._asked(asking)
         for provides in self._factories:
-            await self._make(provides, stack)
+            if needed is None or provides in needed:
+                await self._make(provides, stack)
         for hook in self._hooks:
             await self._run(hook, stack)
+
+    def _asked(self, asking: Iterable[HandlerDefinition]) -> set[Any]:
+        parameters = [parameter for handler in asking for parameter in handler.parameters]
+        parameters += [parameter for hook in self._hooks for parameter in hook.needs]
+        return {self._key(parameter) for parameter in parameters if parameter.wants is Wants.DEPENDENCY}
 
     def value(self, parameter: Parameter) -> Any:
         """What a handler's parameter is given."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from inspect import iscoroutinefunction
@@ -90,9 +90,10 @@ class Engine:
 
     # ------------------------------------------------------------------------------------------------------ opening
 
-    async def open(self, *, consume: bool) -> None:
+    async def open(self, *, consume: bool, chosen: Collection[str] | None = None) -> None:
         """Open the store and make every consumer known to it; with `consume`, make the dependencies, begin the lifecycle
-        hooks and run the consumers here. What was begun is ended in reverse order when something fails."""
+        hooks and run the consumers here, or those of them that are chosen. What was begun is ended in reverse order when
+        something fails."""
         if consume:
             self._check()
         self.loop = asyncio.get_running_loop()
@@ -101,20 +102,23 @@ class Engine:
             self._stack.push_async_callback(self.store.close)
             consumers = await define_consumers(self.store, self.world, self._handlings)
             if consume:
-                await self._dependencies.open(self._stack)
-                await self._consume(consumers)
+                # All of them are known to the log, whoever runs them: a consumer that runs elsewhere is not gone.
+                here = [index for index, one in enumerate(self._definitions) if chosen is None or one.name in chosen]
+                asking = None if chosen is None else [self._definitions[index] for index in here]
+                await self._dependencies.open(self._stack, asking)
+                await self._consume([consumers[index] for index in here], [self._handlings[index] for index in here])
         except BaseException:
             await self.close()
             raise
 
-    async def _consume(self, consumers: Sequence[Consumer]) -> None:
+    async def _consume(self, consumers: Sequence[Consumer], handlings: Sequence[Handling]) -> None:
         node = Node(self.store, self.world, self._observe, self._bell, host=socket.gethostname(), pid=os.getpid())
 
         async def stop() -> None:
             await node.stop(limit_seconds=self._drain_seconds)
 
         self._stack.push_async_callback(stop)
-        await node.start(consumers, self._handlings)
+        await node.start(consumers, handlings)
         self.lifeline.watch(node.tasks)
 
     async def close(self) -> None:
