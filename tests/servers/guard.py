@@ -1,0 +1,89 @@
+"""Runs a server for as long as somebody needs it: `python -m tests.servers.guard USER FOLDER LOCK COMMAND...`
+
+Standard input is a pipe whose other end is held by those who need the server. The kernel closes it for whoever dies, however
+that happens; so when nobody holds it any more, the server is ended and its folder removed. Where several processes share a
+server they come and go under the file lock LOCK (`-` where there is none), and it is under this lock that the guard decides:
+whoever has opened the pipe under the lock has the server.
+
+The first line of output is the process id of the server. USER is `-` for whoever runs this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import pwd
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.servers.processes import kill_family, locked
+
+__all__ = ["run"]
+
+PATIENCE_SECONDS = 10.0
+PR_SET_PDEATHSIG = 1
+
+
+def run(user: str, folder: Path, lock: Path | None, command: list[str]) -> int:
+    """The exit status of the server, once it has ended."""
+    account = None if user == "-" else pwd.getpwnam(user)
+    server = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr,
+        cwd="/",
+        user=account and account.pw_uid,
+        group=account and account.pw_gid,
+        extra_groups=[] if account else None,
+        preexec_fn=_die_with_the_guard,
+    )
+    try:
+        print(server.pid, flush=True)
+        watched = select.poll()
+        watched.register(0, 0)  # nothing but that nobody holds the other end
+        watched.register(os.pidfd_open(server.pid), select.POLLIN)
+        while server.poll() is None:
+            if any(descriptor == 0 for descriptor, _ in watched.poll()) and _nobody_is_left(lock):
+                break
+    finally:
+        if server.poll() is None:
+            _end(server)
+            shutil.rmtree(folder, ignore_errors=True)
+    return server.returncode
+
+
+def _die_with_the_guard() -> None:
+    # Set here, in the child: a change of user would clear it.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGQUIT)
+
+
+def _nobody_is_left(lock: Path | None) -> bool:
+    """Closes the pipe if so: whoever comes now finds no reader, and starts a server anew."""
+    with locked(lock) if lock else contextlib.nullcontext():
+        again = select.poll()
+        again.register(0, 0)
+        if again.poll(0):
+            os.close(0)
+            return True
+        return False
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """At once, but with its children and what it shares with them: SIGQUIT is what PostgreSQL calls immediate."""
+    server.send_signal(signal.SIGQUIT)
+    try:
+        server.wait(PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired:
+        kill_family(server.pid)
+        server.wait()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    _, its_user, its_folder, its_lock, *its_command = sys.argv
+    sys.exit(run(its_user, Path(its_folder), None if its_lock == "-" else Path(its_lock), its_command))
