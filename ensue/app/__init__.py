@@ -2,6 +2,7 @@
 
 from ensue.app.application import App, Portal, Settings
 from ensue.app.dead_letters import DeadLetters
+from ensue.app.health import Health, HealthPart
 from ensue.app.log import LogView
 from ensue.app.receipt import Receipt
 from ensue.app.service import ONE_ORDER, Reaction, Service
@@ -11,6 +12,8 @@ __all__ = [
     "ONE_ORDER",
     "App",
     "DeadLetters",
+    "Health",
+    "HealthPart",
     "LogView",
     "Portal",
     "Reaction",

@@ -41,6 +41,7 @@ from ensue.store.base import Store
 
 if TYPE_CHECKING:  # what runs an application is imported when one is opened, so that `import ensue` is quick
     from ensue.app.engine import Engine
+    from ensue.app.health import Health
     from ensue.world import World
 
 __all__ = ["App", "Portal", "Settings", "checked_headers", "checked_traceparent"]
@@ -318,6 +319,15 @@ class App(Service):
         import asyncio
 
         asyncio.run(self.serve())
+
+    async def health(self) -> Health:
+        """Whether this process is alive and ready, and what was found: what `ensue run --health` answers. It reads a few rows
+        and raises nothing of the store's. While a handler holds the loop there is no answer, which is one, too."""
+        from ensue.app.health import Health, HealthPart
+
+        if self._engine is None:
+            return Health(parts=(HealthPart(name="application", ok=False, said="is not open"),))
+        return await self._engine.health()
 
     def lifespan(self, asgi: object = None, /) -> AbstractAsyncContextManager[None]:
         """For ASGI frameworks: `FastAPI(lifespan=shop.lifespan)` runs the consumers as long as the web application."""

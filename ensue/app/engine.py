@@ -12,7 +12,9 @@ from inspect import iscoroutinefunction
 from typing import Any, TypeVar
 
 from ensue.app.checks import article, check_event, check_types
+from ensue.app.checkup import Checkup
 from ensue.app.dependencies import Dependencies
+from ensue.app.health import Health
 from ensue.app.lifeline import Lifeline
 from ensue.app.receipt import Receipt
 from ensue.app.results import Results
@@ -87,6 +89,9 @@ class Engine:
         self._bell = Bell()
         self._handlings = [Handling(one, registry, world, dependencies, retry=retry) for one in definitions]
         self._stack = AsyncExitStack()
+        self._checkup = Checkup(store, world)
+        self._node: Node | None = None
+        self._open = False
 
     # ------------------------------------------------------------------------------------------------------ opening
 
@@ -107,12 +112,14 @@ class Engine:
                 asking = None if chosen is None else [self._definitions[index] for index in here]
                 await self._dependencies.open(self._stack, asking)
                 await self._consume([consumers[index] for index in here], [self._handlings[index] for index in here])
+            self._open = True
         except BaseException:
             await self.close()
             raise
 
     async def _consume(self, consumers: Sequence[Consumer], handlings: Sequence[Handling]) -> None:
-        node = Node(self.store, self.world, self._observe, self._bell, host=socket.gethostname(), pid=os.getpid())
+        host, pid = socket.gethostname(), os.getpid()
+        self._node = node = Node(self.store, self.world, self._observe, self._bell, host=host, pid=pid)
 
         async def stop() -> None:
             await node.stop(limit_seconds=self._drain_seconds)
@@ -125,6 +132,11 @@ class Engine:
         """Drain, release, run the rest of hooks and factories, close the store: each also when another one fails."""
         self.lifeline.closing = True
         await self._stack.aclose()
+
+    async def health(self) -> Health:
+        """See `App.health`."""
+        state = "is starting" if not self._open else "is stopping" if self.lifeline.closing else "running"
+        return await self._checkup.look(state, self.lifeline.failure, self._node if self._open else None)
 
     def _check(self) -> None:
         problems = self._dependencies.check(self._definitions)
