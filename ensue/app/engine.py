@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
@@ -52,6 +51,7 @@ from ensue.store.base import (
     Term,
     Written,
 )
+from ensue.store.nodes import here
 from ensue.world import World
 
 __all__ = ["Engine"]
@@ -118,7 +118,7 @@ class Engine:
             raise
 
     async def _consume(self, consumers: Sequence[Consumer], handlings: Sequence[Handling]) -> None:
-        host, pid = socket.gethostname(), os.getpid()
+        host, pid = here(), os.getpid()
         self._node = node = Node(self.store, self.world, self._observe, self._bell, host=host, pid=pid)
 
         async def stop() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from socket import gethostname
 
 import click
 import msgspec
@@ -16,6 +15,7 @@ from ensue.consumers.routing import ONE_ORDER
 from ensue.consumers.waiting import Done, handled_numbers
 from ensue.events.stored import Row
 from ensue.store.base import Consumer, Lane, LaneState, Node, Standing, Term
+from ensue.store.nodes import here, host_name
 
 __all__ = ["consumers"]
 
@@ -132,7 +132,7 @@ async def _look(log: OpenLog, consumer: Consumer, standing: Standing, rate: floa
 
 
 def _named(node: Node) -> str:
-    return str(node.pid) if node.host == gethostname() else f"{node.pid}@{node.host}"
+    return str(node.pid) if node.host == here() else f"{node.pid}@{host_name(node)}"
 
 
 async def _lag(log: OpenLog, consumer: Consumer, standing: Standing, mark: int) -> tuple[int, bool, Row | None]:

@@ -5,10 +5,8 @@ Progress is read before the records, so that what is called pending was so at so
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Sequence
-from socket import gethostname
 
 import msgspec
 
@@ -17,6 +15,7 @@ from ensue.consumers.deliveries import Delivered, Outcome, unpack
 from ensue.consumers.waiting import Done, handled_numbers
 from ensue.events.stored import Row
 from ensue.store.base import Consumer, DeadLetter, LaneState, Node, Standing, Store
+from ensue.store.nodes import living
 from ensue.world import World
 
 __all__ = ["Handled", "HandledBy", "owners", "read_handled"]
@@ -47,21 +46,8 @@ class Handled(msgspec.Struct, frozen=True, kw_only=True):
 
 async def owners(store: Store, world: World, standing: Standing) -> list[Node]:
     """The living processes that own segments of a consumer."""
-    held, now = {row.owner for row in standing.progress}, world.now()
-    return [node for node in await store.nodes() if node.id in held and node.expires_at > now and not _gone(node)]
-
-
-def _gone(node: Node) -> bool:
-    """Whether a process of this machine has died; its lease may run on for seconds."""
-    if node.host != gethostname():
-        return False
-    try:
-        os.kill(node.pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+    held = {row.owner for row in standing.progress}
+    return [node for node in living(await store.nodes(), world.now()) if node.id in held]
 
 
 async def read_handled(store: Store, world: World, rows: Sequence[Row]) -> dict[int, list[Handled]]:

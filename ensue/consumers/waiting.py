@@ -18,6 +18,7 @@ from ensue.consumers.routing import Routing, segment_of
 from ensue.errors import HandlerFailed, NotCaughtUp
 from ensue.events.stored import Row
 from ensue.store.base import Consumer, Lane, LaneState, Standing, Store, Term
+from ensue.store.nodes import living
 from ensue.world import World
 
 __all__ = ["Bell", "Done", "Readings", "handled_numbers", "wait_until_done", "wait_until_settled"]
@@ -204,9 +205,10 @@ class _Wait:
         )
 
     async def _runs(self, reading: Done) -> bool:
-        """Whether a process that is alive owns any of the consumer: one that was killed is an owner until its lease ends."""
-        now = self._world.now()
-        return any(node.id in reading.owners and node.expires_at > now for node in await self._store.nodes())
+        """Whether a living process owns any of the consumer, or can run it and so will."""
+        id, owners = reading.consumer.id, reading.owners
+        nodes = living(await self._store.nodes(), self._world.now())
+        return any(node.id in owners or id in node.can for node in nodes)
 
     async def pause(self, pending: list[Row], readings: list[Done]) -> None:
         left = self._deadline - self._world.monotonic()

@@ -314,13 +314,16 @@ class Standing(msgspec.Struct, frozen=True):
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
-    """A running process. `expires_at` in microseconds; after it, anybody may take what it owns."""
+    """A running process. `expires_at` in microseconds, by the clock of whoever holds this value: after it, anybody may take
+    what the process owns. `host` is the place where `pid` was given, see `ensue.store.nodes`."""
 
     id: bytes
     host: str
     pid: int
     started_at: int
     expires_at: int
+    can: tuple[int, ...] = ()
+    """The consumers that it can run, by id, ascending: those that are in its code and neither paused nor standing by."""
 
 
 class Log(Protocol):
@@ -414,15 +417,20 @@ class Checkpoints(Protocol):
         ...
 
     async def beat(self, node: Node) -> None:
-        """Write the node's row: it lives until `expires_at`. Losing a beat in a crash is harmless."""
+        """Write the node's row: it lives until `expires_at`. Losing a beat in a crash is harmless.
+
+        A store may measure leases by a clock of its own, a server's. It then keeps the time that is left from now on, and
+        `nodes` tells it in the time of the process that reads.
+        """
         ...
 
     async def claim(self, consumer: int, node: Node, *, now: int, most: int, held: Collection[int] = ()) -> Standing:
-        """Take at most `most` segments that are free, released, or owned by a node that is expired or known to be dead; and
-        those that are this node's own but not among `held`: it dropped their memory.
+        """Take all segments that are this node's own but not among `held` (it dropped their memory), and then, while these
+        are fewer than `most`, those that are free, released, or owned by a node that is expired or known to be dead.
 
-        Raises the fence of each; `unclean` + 1 where the owner had not released. Returns the rows taken and their
+        Raises the fence of each; `unclean` + 1 where another owner had not released. Returns the rows taken and their
         lanes. One transaction. A node's lease more than one minute in the future counts as expired: the clock went back.
+        `now` is the process's time, for stores that have no clock of their own.
         """
         ...
 

@@ -41,11 +41,11 @@ from ensue.store.base import (
     Term,
     Written,
 )
+from ensue.store.nodes import LONGEST_LEASE, is_living
 from ensue.world import World
 
 __all__ = ["MemoryStore"]
 
-LONGEST_LEASE = 60_000_000
 DELIVERIES_KEPT = 7 * 24 * 3600 * 1_000_000
 
 
@@ -400,20 +400,21 @@ class MemoryStore:
     async def claim(self, consumer: int, node: Node, *, now: int, most: int, held: Collection[int] = ()) -> Standing:
         """See `Checkpoints.claim`."""
         self._opened()
-        living = {row.id for row in self._nodes.values() if now < row.expires_at < now + LONGEST_LEASE} - {node.id}
-        taken: list[Progress] = []
-        for place, row in self._progress.items():
-            own = row.owner == node.id
-            free = row.owner not in living and not (own and place[1] in held)
-            if place[0] == consumer and free and len(taken) < most:
-                unclean = row.unclean + (row.owner is not None and not own)
-                self._progress[place] = msgspec.structs.replace(
-                    row, owner=node.id, fence=row.fence + 1, unclean=unclean
-                )
-                taken.append(self._progress[place])
-        segments = {row.segment for row in taken}
-        everything = await self.standing(consumer)
-        return Standing(tuple(taken), tuple(lane for lane in everything.lanes if lane.segment in segments))
+        living = {row.id for row in self._nodes.values() if is_living(row, now)} | {node.id}
+        rows = (await self.standing(consumer)).progress
+        own = [row for row in rows if row.owner == node.id and row.segment not in held]
+        free = [row for row in rows if row.owner not in living]
+        segments = {row.segment for row in own + free[: max(0, most - len(own))]}
+        for row in own + free:
+            if row.segment in segments:
+                unclean = row.unclean + (row.owner is not None and row.owner != node.id)
+                taken = msgspec.structs.replace(row, owner=node.id, fence=row.fence + 1, unclean=unclean)
+                self._progress[consumer, row.segment] = taken
+        after = await self.standing(consumer)
+        return Standing(
+            tuple(row for row in after.progress if row.segment in segments),
+            tuple(lane for lane in after.lanes if lane.segment in segments),
+        )
 
     async def standing(self, consumer: int) -> Standing:
         """See `Checkpoints.standing`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import statistics
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from ensue.errors import Unavailable
 from ensue.store.base import Consumer, Node, Request, Written
+from ensue.store.nodes import here
 from ensue.store.sqlite import SqliteStore, writer
 from tests.store.logs import WORLD, append, child, draft, line, on, opened, rest, rows, told
 
@@ -86,9 +86,7 @@ def test_what_a_dead_process_of_this_machine_owned_is_taken_at_once_and_a_living
 
 def _node(pid: int) -> Node:
     now = WORLD.now()
-    return Node(
-        id=pid.to_bytes(16, "big"), host=socket.gethostname(), pid=pid, started_at=now, expires_at=now + 10_000_000
-    )
+    return Node(id=pid.to_bytes(16, "big"), host=here(), pid=pid, started_at=now, expires_at=now + 10_000_000)
 
 
 def test_a_program_that_locks_the_file_delays_writes_and_leaves_the_loop_free(log: Path) -> None:

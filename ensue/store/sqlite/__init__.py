@@ -33,7 +33,7 @@ from ensue.store.sqlite.errors import translated
 from ensue.store.sqlite.files import LogFiles, Watch, standing, unchanging, writable
 from ensue.store.sqlite.names import Types
 from ensue.store.sqlite.reading import select
-from ensue.store.sqlite.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
+from ensue.store.sqlite.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, STEPS
 from ensue.store.sqlite.writer import CHECKPOINT_PAGES, Writer
 from ensue.world import World
 
@@ -175,6 +175,8 @@ class SqliteStore:
             if read_only:
                 raise ReadOnlyLog(f"{self.path} is empty, and this user may not write it")
             self._create(connection)
+        elif found < SCHEMA_VERSION and not read_only:
+            self._upgrade(connection)
         heads = list(connection.execute("SELECT log_id FROM ensue_log"))
         if not heads:
             raise CorruptLog(f"{self.path} has lost its head row; nothing was written to it")
@@ -187,6 +189,15 @@ class SqliteStore:
                 "INSERT INTO ensue_log VALUES (1, ?, 0, 0, ?)", (self._world.new_id().hex(), self._world.new_id())
             )
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _upgrade(self, connection: apsw.Connection) -> None:
+        """A log of a former schema, in one transaction: a process that dies in it leaves what was there."""
+        with connection:
+            connection.execute("UPDATE ensue_log SET position = position")  # nobody else writes from here on
+            for step in range(connection.pragma("user_version"), SCHEMA_VERSION):
+                connection.execute(STEPS[step])
+                self._world.failpoint("schema.step")
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     async def close(self) -> None:
@@ -444,7 +455,7 @@ class SqliteStore:
     async def claim(self, consumer: int, node: Node, *, now: int, most: int, held: Collection[int] = ()) -> Standing:
         """See `Checkpoints.claim`."""
         with self._reading("progress") as sql:
-            if not checkpoints.claimable(sql, consumer, node, now, held):
+            if not checkpoints.claimable(sql, consumer, node, now, most, held):
                 return Standing((), ())
         result: Standing = await self._put(lambda sql: checkpoints.claim(sql, consumer, node, now, most, held))
         return result

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -13,6 +11,7 @@ import msgspec
 
 from ensue.errors import Conflict, Fenced
 from ensue.store.base import Consumer, ConsumerCommit, DeadLetter, Delivery, Lane, LaneState, Node, Operation, Standing
+from ensue.store.nodes import LONGEST_LEASE, is_living
 from ensue.store.sqlite import rows
 from ensue.store.sqlite.rows import ahead_bytes
 
@@ -33,8 +32,6 @@ __all__ = [
     "store",
 ]
 
-LONGEST_LEASE = 60_000_000
-"""A lease that ends later than this, in microseconds from now, was made before the clock went back."""
 DELIVERIES_KEPT = 7 * 24 * 3600 * 1_000_000
 PURGED_AT_ONCE = 10_000
 SPAN = 1_000
@@ -83,8 +80,8 @@ def set_status(sql: apsw.Connection, consumer: int, status: str, reason: str | N
 
 def beat(sql: apsw.Connection, node: Node, now: int) -> None:
     sql.execute(
-        "INSERT OR REPLACE INTO ensue_node VALUES (?, ?, ?, ?, ?)",
-        (node.id, node.host, node.pid, node.started_at, node.expires_at),
+        f"INSERT OR REPLACE INTO ensue_node ({rows.NODE}) VALUES (?, ?, ?, ?, ?, ?)",
+        rows.node_values(node),
     )
     sql.execute(
         "DELETE FROM ensue_node WHERE expires_at < ? AND id NOT IN "
@@ -101,41 +98,25 @@ def nodes(sql: apsw.Connection) -> tuple[Node, ...]:
     return tuple(map(rows.node, sql.execute("SELECT * FROM ensue_node ORDER BY id")))
 
 
-def _free(sql: apsw.Connection, consumer: int, node: Node, now: int, held: Collection[int]) -> list[tuple[int, bool]]:
-    """Segments that may be taken, and whether another owner had not released them."""
-    living = {
-        other.id
-        for other in nodes(sql)
-        if other.id != node.id and now < other.expires_at < now + LONGEST_LEASE and not _dead(other)
-    }
-    owners = sql.execute("SELECT segment, owner FROM ensue_progress WHERE consumer = ? ORDER BY segment", (consumer,))
-    found: list[tuple[int, Any]] = list(owners)
-    return [
-        (segment, owner is not None and owner != node.id)
-        for segment, owner in found
-        if owner not in living and not (owner == node.id and segment in held)
-    ]
+def _free(
+    sql: apsw.Connection, consumer: int, node: Node, now: int, most: int, held: Collection[int]
+) -> list[tuple[int, bool]]:
+    """Segments to be taken, and whether another owner had not released them."""
+    living = {other.id for other in nodes(sql) if is_living(other, now)} | {node.id}
+    found: list[tuple[int, Any]] = list(
+        sql.execute("SELECT segment, owner FROM ensue_progress WHERE consumer = ? ORDER BY segment", (consumer,))
+    )
+    own = [(segment, False) for segment, owner in found if owner == node.id and segment not in held]
+    free = [(segment, owner is not None) for segment, owner in found if owner not in living]
+    return own + free[: max(0, most - len(own))]
 
 
-def _dead(node: Node) -> bool:
-    """Whether a process of this machine is known to be gone, so that nobody has to wait for its lease to end."""
-    if node.host != socket.gethostname() or node.pid == os.getpid():
-        return False
-    try:
-        os.kill(node.pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
-
-
-def claimable(sql: apsw.Connection, consumer: int, node: Node, now: int, held: Collection[int]) -> bool:
-    return bool(_free(sql, consumer, node, now, held))
+def claimable(sql: apsw.Connection, consumer: int, node: Node, now: int, most: int, held: Collection[int]) -> bool:
+    return bool(_free(sql, consumer, node, now, most, held))
 
 
 def claim(sql: apsw.Connection, consumer: int, node: Node, now: int, most: int, held: Collection[int]) -> Standing:
-    taken = _free(sql, consumer, node, now, held)[:most]
+    taken = _free(sql, consumer, node, now, most, held)
     for segment, unclean in taken:
         sql.execute(
             "UPDATE ensue_progress SET owner = ?, fence = fence + 1, unclean = unclean + ? "

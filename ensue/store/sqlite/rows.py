@@ -12,6 +12,7 @@ from ensue.store.base import Consumer, DeadLetter, Delivery, Lane, Node, Progres
 
 __all__ = [
     "LANE",
+    "NODE",
     "PROGRESS",
     "ahead_bytes",
     "consumer",
@@ -20,6 +21,7 @@ __all__ = [
     "first",
     "lane_values",
     "node",
+    "node_values",
     "signed",
     "standing",
 ]
@@ -27,8 +29,11 @@ __all__ = [
 PROGRESS = "consumer, segment, position, ahead, fence, owner, rev, unclean, count, digest"
 LANE = "consumer, key, segment, key_text, after, state, attempts, due_at, error, edit, edits, discard, rev"
 
+NODE = "id, host, pid, started_at, expires_at, can"
+
 ahead_bytes = msgspec.msgpack.Encoder().encode
 _ahead = msgspec.msgpack.Decoder(tuple[int, ...]).decode
+_can = msgspec.json.Decoder(tuple[int, ...]).decode
 _handles = msgspec.json.Decoder(dict[str, int]).decode
 
 
@@ -88,4 +93,11 @@ def delivery(row: Sequence[Any]) -> Delivery:
 
 
 def node(row: Sequence[Any]) -> Node:
-    return Node(id=row[0], host=row[1], pid=row[2], started_at=row[3], expires_at=row[4])
+    """A log of schema 1 that is only looked at has no `can`."""
+    can = _can(row[5]) if len(row) > 5 else ()
+    return Node(id=row[0], host=row[1], pid=row[2], started_at=row[3], expires_at=row[4], can=can)
+
+
+def node_values(node: Node) -> tuple[object, ...]:
+    can = msgspec.json.encode(node.can).decode()
+    return (node.id, node.host, node.pid, node.started_at, node.expires_at, can)

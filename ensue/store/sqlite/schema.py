@@ -8,10 +8,12 @@ import apsw
 
 from ensue.store.sqlite.files import standing, unchanging
 
-__all__ = ["APPLICATION_ID", "SCHEMA", "SCHEMA_VERSION", "is_log"]
+__all__ = ["APPLICATION_ID", "SCHEMA", "SCHEMA_VERSION", "STEPS", "is_log"]
 
 APPLICATION_ID = 0x456E7375
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+STEPS = {1: "ALTER TABLE ensue_node ADD COLUMN can TEXT NOT NULL DEFAULT '[]'"}
+"""What makes of a log of that schema one of the next."""
 
 # An index on one column ends in the row's position, so each of them is searched from a position on, in its order. Versions
 # rise with positions within a stream, so the last of a stream is found there as well.
@@ -62,7 +64,7 @@ CREATE TABLE ensue_dead_letter (
 CREATE INDEX ensue_dead_letter_open ON ensue_dead_letter (consumer, resolved_at);
 CREATE TABLE ensue_node (
     id BLOB PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, started_at INTEGER NOT NULL,
-    expires_at INTEGER NOT NULL
+    expires_at INTEGER NOT NULL, can TEXT NOT NULL DEFAULT '[]'
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE ensue_delivery (
     consumer INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL, at INTEGER NOT NULL, packed BLOB NOT NULL

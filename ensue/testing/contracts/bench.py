@@ -181,12 +181,12 @@ class Bench:
         wanted = Consumer(id=0, name=name, start=start, key_tag=None, segments=segments, handles={"Opened": start})
         return await self.log.define(wanted)
 
-    def node(self, number: int = 1, *, lives: float = 10.0) -> Node:
-        """A process of another machine, whose lease ends in `lives` seconds."""
+    def node(self, number: int = 1, *, lives: float = 10.0, can: tuple[int, ...] = ()) -> Node:
+        """A process of another machine, whose lease ends in `lives` seconds, or has ended so long ago."""
         now = self.world.now()
         return Node(
             id=number.to_bytes(16, "big"), host="elsewhere.invalid", pid=number, started_at=now,
-            expires_at=now + round(lives * SECOND),
+            expires_at=now + round(lives * SECOND), can=can,
         )  # fmt: skip
 
     async def owner(self, consumer: Consumer, number: int = 1, *, most: int = 100) -> tuple[Progress, ...]:
@@ -194,6 +194,10 @@ class Bench:
         node = self.node(number)
         await self.log.beat(node)
         return (await self.log.claim(consumer.id, node, now=self.world.now(), most=most)).progress
+
+    async def ends(self, number: int, *, ago: float = 1.0) -> None:
+        """The lease of a node ends: in this way, and not by moving the clock, because a store may measure by its own."""
+        await self.log.beat(self.node(number, lives=-ago))
 
     async def progress(self, consumer: Consumer, segment: int = 0) -> Progress:
         return (await self.log.standing(consumer.id)).progress[segment]

@@ -187,7 +187,7 @@ class SharedContract(Contract):
         other = await bench.another()
         consumer = await bench.consumer(segments=1)
         (row,) = await bench.owner(consumer, 1)
-        bench.world.moved += 11 * SECOND
+        await bench.ends(1)
         (taken,) = (await other.claim(consumer.id, bench.node(2), now=bench.world.now(), most=1)).progress
         with pytest.raises(Fenced):
             await bench.append(bench.draft(), commit=commit_of(row, position=1))

@@ -87,7 +87,7 @@ class CommittingContract(Contract):
     @contract_test
     async def test_a_commit_under_an_old_fence_is_refused(self, bench: Bench) -> None:
         consumer, row = await self._owned(bench)
-        bench.world.moved += 11 * SECOND
+        await bench.ends(1)
         await bench.owner(consumer, 2)
         with pytest.raises(Fenced):
             await bench.append(bench.draft(), commit=commit_of(row, position=1))
@@ -148,7 +148,7 @@ class CommittingContract(Contract):
     @contract_test
     async def test_progress_clears_the_mark_of_an_unclean_takeover_when_it_says_so(self, bench: Bench) -> None:
         consumer, _ = await self._owned(bench)
-        bench.world.moved += 11 * SECOND
+        await bench.ends(1)
         (row,) = await bench.owner(consumer, 2)
         await bench.append(commit=commit_of(row))
         assert (await bench.progress(consumer)).unclean == 1

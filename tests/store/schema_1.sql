@@ -1,0 +1,57 @@
+-- The tables of a log of schema 1, as they were made until schema 2.
+CREATE TABLE ensue_log (
+    one INTEGER PRIMARY KEY CHECK (one = 1), log_id TEXT NOT NULL, position INTEGER NOT NULL,
+    recorded_at INTEGER NOT NULL, batch BLOB NOT NULL
+) STRICT;
+CREATE TABLE ensue_event (
+    position INTEGER PRIMARY KEY, id BLOB NOT NULL, type INTEGER NOT NULL, stream BLOB, version INTEGER,
+    recorded_at INTEGER NOT NULL, cause INTEGER, root INTEGER, maker INTEGER, nth INTEGER, meta BLOB NOT NULL,
+    data BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX ensue_event_id ON ensue_event (id);
+CREATE INDEX ensue_event_by_stream ON ensue_event (stream) WHERE stream IS NOT NULL;
+CREATE INDEX ensue_event_by_type ON ensue_event (type);
+CREATE INDEX ensue_event_by_root ON ensue_event (root) WHERE root IS NOT NULL;
+CREATE TABLE ensue_event_tag (
+    tag BLOB NOT NULL, position INTEGER NOT NULL, type INTEGER NOT NULL, PRIMARY KEY (tag, position)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE ensue_event_type (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL, version INTEGER NOT NULL, UNIQUE (name, version)
+) STRICT;
+CREATE TABLE ensue_former_name (former TEXT PRIMARY KEY, name TEXT NOT NULL) STRICT;
+CREATE TABLE ensue_request (
+    key BLOB PRIMARY KEY, fingerprint BLOB NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
+    result BLOB NOT NULL, at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE ensue_consumer (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, start INTEGER NOT NULL, key_tag TEXT, segments INTEGER NOT NULL,
+    handles BLOB NOT NULL, status TEXT NOT NULL, reason TEXT
+) STRICT;
+CREATE TABLE ensue_progress (
+    consumer INTEGER NOT NULL, segment INTEGER NOT NULL, position INTEGER NOT NULL, ahead BLOB NOT NULL,
+    fence INTEGER NOT NULL, owner BLOB, rev INTEGER NOT NULL, unclean INTEGER NOT NULL, count INTEGER NOT NULL,
+    digest INTEGER NOT NULL, PRIMARY KEY (consumer, segment)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE ensue_lane (
+    consumer INTEGER NOT NULL, key BLOB NOT NULL, segment INTEGER NOT NULL, key_text TEXT NOT NULL,
+    after INTEGER NOT NULL, state TEXT NOT NULL, attempts INTEGER NOT NULL, due_at INTEGER, error TEXT, edit BLOB,
+    edits INTEGER NOT NULL, discard INTEGER NOT NULL, rev INTEGER NOT NULL, PRIMARY KEY (consumer, key)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE ensue_dead_letter (
+    id INTEGER PRIMARY KEY, consumer INTEGER NOT NULL, position INTEGER NOT NULL, key BLOB NOT NULL,
+    key_text TEXT NOT NULL, reason TEXT NOT NULL, traceback TEXT NOT NULL, attempts INTEGER NOT NULL,
+    parked_at INTEGER NOT NULL, resolution TEXT, note TEXT, by TEXT, resolved_at INTEGER
+) STRICT;
+CREATE INDEX ensue_dead_letter_open ON ensue_dead_letter (consumer, resolved_at);
+CREATE TABLE ensue_node (
+    id BLOB PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, started_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE ensue_delivery (
+    consumer INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL, at INTEGER NOT NULL, packed BLOB NOT NULL
+) STRICT;
+CREATE INDEX ensue_delivery_by_last ON ensue_delivery (last, first);
+CREATE INDEX ensue_delivery_by_time ON ensue_delivery (at);
+INSERT INTO ensue_log VALUES (1, 'made by schema 1', 0, 0, zeroblob(16));
+PRAGMA application_id = 0x456E7375;
+PRAGMA user_version = 1;
