@@ -7,8 +7,9 @@ transaction have no SQL, and only one process can use it: its capabilities say s
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left
-from collections.abc import Collection, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -21,6 +22,7 @@ from ensue.errors import (
     IdempotencyKeyReused,
     MissingCapability,
     Unavailable,
+    WrongLog,
 )
 from ensue.events.stored import Draft, Row
 from ensue.store.base import (
@@ -42,9 +44,10 @@ from ensue.store.base import (
     Written,
 )
 from ensue.store.nodes import LONGEST_LEASE, is_living
+from ensue.store.transfer import PAGE_ROWS, PARTS, Found, Origin, Part, Place, Values, half_copied, handles_in_order
 from ensue.world import World
 
-__all__ = ["MemoryStore"]
+__all__ = ["MemoryStore", "MemoryTransfer"]
 
 DELIVERIES_KEPT = 7 * 24 * 3600 * 1_000_000
 
@@ -70,20 +73,26 @@ class MemoryStore:
         self._versions: dict[bytes, int] = {}
         self._types: dict[int, tuple[str, int]] = {}
         self._former: dict[str, str] = {}
-        self._requests: dict[bytes, tuple[bytes, Written]] = {}
+        self._requests: dict[bytes, tuple[bytes, Written, int]] = {}
         self._consumers: dict[int, Consumer] = {}
         self._progress: dict[tuple[int, int], Progress] = {}
         self._lanes: dict[tuple[int, bytes], Lane] = {}
         self._letters: list[DeadLetter] = []
-        self._deliveries: list[Delivery] = []
+        self._deliveries: dict[int, Delivery] = {}
         self._nodes: dict[bytes, Node] = {}
         self._recorded_at = 0
+        self._batch = 0
+        self._half_of: Origin | None = None
+        """What this is half a copy of."""
+        self._receiver: object = None
         self._waiters: set[asyncio.Future[None]] = set()
         self._queue: list[tuple[Request, asyncio.Future[Written]]] = []
         self._open = False
 
     async def open(self, world: World) -> None:
         """See `Log.open`."""
+        if self._half_of is not None:
+            raise half_copied("the log in memory")
         self._world = world
         self._open = True
         self.log_id = self.log_id or world.new_id().hex()
@@ -98,6 +107,10 @@ class MemoryStore:
     def _opened(self) -> None:
         if not self._open:
             raise _closed()
+
+    def _changing(self) -> None:
+        self._opened()
+        self._batch += 1
 
     # ------------------------------------------------------------------------------------------------------ writing
 
@@ -117,6 +130,7 @@ class MemoryStore:
     def _answer(self) -> None:
         """All that is queued, in the order of the calls."""
         queue, self._queue = self._queue, []
+        self._batch += 1
         for request, future in queue:
             self._world.failpoint("append.commit")
             try:
@@ -143,7 +157,7 @@ class MemoryStore:
     def _request(self, request: Request) -> Written:
         key = request.idempotency_key
         if key is not None and key in self._requests:
-            fingerprint, first = self._requests[key]
+            fingerprint, first, _ = self._requests[key]
             if fingerprint != request.fingerprint:
                 raise IdempotencyKeyReused("the idempotency key was used for other events")
             return msgspec.structs.replace(first, replayed=True)
@@ -159,7 +173,7 @@ class MemoryStore:
         for event in events:
             self._append(event)
         if key is not None:
-            self._requests[key] = (request.fingerprint, written)
+            self._requests[key] = (request.fingerprint, written, max(self._recorded_at, self._world.now()))
         if request.commit is not None:
             self._commit(request.commit)
         if request.operation is not None:
@@ -221,7 +235,7 @@ class MemoryStore:
             )
         )
         self._ids.add(draft.id)
-        self._row_tags.append(frozenset(draft.tags) if draft.stream is None else frozenset((*draft.tags, draft.stream)))
+        self._row_tags.append(frozenset(draft.tags))
 
     def _commit(self, commit: ConsumerCommit) -> None:
         place = (commit.fence.consumer, commit.fence.segment)
@@ -243,7 +257,7 @@ class MemoryStore:
         for letter in commit.parked:
             self._letters.append(msgspec.structs.replace(letter, id=len(self._letters) + 1))
         if commit.delivery is not None:
-            self._deliveries.append(commit.delivery())
+            self._deliveries[next(reversed(self._deliveries), 0) + 1] = commit.delivery()
 
     def _parked(self, operation: Operation) -> Lane:
         lane = self._lanes.get((operation.lane.consumer, operation.lane.key))
@@ -281,7 +295,7 @@ class MemoryStore:
         wanted = {self._former.get(other, other) for other in term.types}
         return (
             (not wanted or self._former.get(name, name) in wanted)
-            and set(term.tags) <= self._row_tags[row[0] - 1]
+            and set(term.tags) <= self._row_tags[row[0] - 1] | {row[3]}
             and (term.root is None or row[7] == term.root)
         )
 
@@ -330,7 +344,7 @@ class MemoryStore:
 
     async def rename(self, name: str, former: Sequence[str]) -> None:
         """See `Log.rename`."""
-        self._opened()
+        self._changing()
         self._former.update(dict.fromkeys(former, name))
 
     async def former_names(self) -> Mapping[str, str]:
@@ -352,7 +366,7 @@ class MemoryStore:
 
     async def define(self, consumer: Consumer) -> Consumer:
         """See `Checkpoints.define`."""
-        self._opened()
+        self._changing()
         known = next((row for row in self._consumers.values() if row.name == consumer.name), None)
         if known is None:
             known = msgspec.structs.replace(consumer, id=len(self._consumers) + 1)
@@ -383,23 +397,25 @@ class MemoryStore:
 
     async def set_status(self, consumer: int, status: str, reason: str | None) -> None:
         """See `Checkpoints.set_status`."""
-        self._opened()
+        self._changing()
         self._consumers[consumer] = msgspec.structs.replace(self._consumers[consumer], status=status, reason=reason)
 
     async def beat(self, node: Node) -> None:
         """See `Checkpoints.beat`."""
-        self._opened()
+        self._changing()
         now = self._world.now()
         owners = {row.owner for row in self._progress.values()}
         self._nodes[node.id] = node
         self._nodes = {
             row.id: row for row in self._nodes.values() if row.expires_at >= now - LONGEST_LEASE or row.id in owners
         }
-        self._deliveries = [record for record in self._deliveries if record.at >= now - DELIVERIES_KEPT]
+        self._deliveries = {
+            number: record for number, record in self._deliveries.items() if record.at >= now - DELIVERIES_KEPT
+        }
 
     async def claim(self, consumer: int, node: Node, *, now: int, most: int, held: Collection[int] = ()) -> Standing:
         """See `Checkpoints.claim`."""
-        self._opened()
+        self._changing()
         living = {row.id for row in self._nodes.values() if is_living(row, now)} | {node.id}
         rows = (await self.standing(consumer)).progress
         own = [row for row in rows if row.owner == node.id and row.segment not in held]
@@ -443,6 +459,160 @@ class MemoryStore:
         self._opened()
         return tuple(
             record
-            for record in self._deliveries
+            for record in self._deliveries.values()
             if any(record.first <= position <= record.last for position in positions)
         )
+
+
+# --------------------------------------------------------------------------------------------------------- moving house
+
+
+class MemoryTransfer:
+    """A log in memory as one side of a copy: see `ensue.store.transfer`. The store need not be open."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.place = f"the log in memory at {id(store):#x}"
+        self._store = store
+        self._receiver: object = None
+
+    async def open(self, world: World, *, receiving: bool) -> Found:
+        """See `Transfer.open`."""
+        found = await self.found()
+        if not receiving and found.state is Place.HALF:
+            raise half_copied(self.place)
+        return found
+
+    async def close(self) -> None:
+        """See `Transfer.close`."""
+
+    async def found(self) -> Found:
+        """See `Transfer.found`."""
+        store = self._store
+        if store._half_of is not None:
+            return Found(Place.HALF, store._half_of)
+        origin = Origin(store.log_id, len(store._rows), store._recorded_at, store._batch.to_bytes(8, "big"))
+        used = any(_part_rows(store, part) for part in PARTS)
+        return Found(Place.WHOLE if used else Place.EMPTY, origin, tuple(store._nodes.values()))
+
+    async def extent(self, part: Part) -> tuple[int, Values | None]:
+        """See `Transfer.extent`."""
+        rows = _part_rows(self._store, part)
+        return len(rows), rows[-1][: part.key] if rows else None
+
+    async def page(self, part: Part, after: Values | None) -> list[Values]:
+        """See `Transfer.page`."""
+        rows = _part_rows(self._store, part)
+        first = bisect_right(rows, after, key=lambda row: row[: part.key]) if after is not None else 0
+        return rows[first : first + PAGE_ROWS]
+
+    async def begin(self, origin: Origin, *, anew: bool) -> None:
+        """See `Transfer.begin`."""
+        if (await self.found()).state is Place.WHOLE:
+            raise WrongLog(f"could not begin a copy in {self.place}: it is a log; nothing was changed")
+        if anew:
+            MemoryStore.__init__(self._store)
+        self._store._half_of = origin
+        self._receiver = self._store._receiver = object()
+
+    def _hold_mark(self) -> None:
+        if self._store._half_of is None or self._store._receiver is not self._receiver:
+            raise Unavailable(f"could not go on with the copy in {self.place}: another copy has gone on with it")
+
+    async def receive(self, part: Part, rows: Sequence[Values]) -> None:
+        """See `Transfer.receive`."""
+        self._hold_mark()
+        for row in rows:
+            _put(self._store, part, row)
+
+    async def finish(self) -> None:
+        """See `Transfer.finish`."""
+        self._hold_mark()
+        store, origin = self._store, self._store._half_of
+        assert origin is not None
+        store.log_id, store._recorded_at = origin.log_id, origin.recorded_at
+        store._batch = int.from_bytes(origin.batch[-8:], "big")
+        store._half_of = None
+
+
+_MODULUS = 1 << 64
+
+
+def _part_rows(store: MemoryStore, part: Part) -> list[Values]:
+    match part.name:
+        case "event_type":
+            rows: Iterable[Values] = ((number, *pair) for number, pair in store._types.items())
+        case "former_name":
+            rows = store._former.items()
+        case "event":
+            return list(store._rows)
+        case "event_tag":
+            rows = (
+                (tag, row[0], row[2]) for row, tags in zip(store._rows, store._row_tags, strict=True) for tag in tags
+            )
+        case "request":
+            rows = (
+                (key, fingerprint, first.first, first.last, at, first.result)
+                for key, (fingerprint, first, at) in store._requests.items()
+            )
+        case "delivery":
+            rows = ((number, *msgspec.structs.astuple(record)) for number, record in store._deliveries.items())
+        case "consumer":
+            encoded = (
+                _values(part, row, handles=msgspec.json.encode(row.handles)) for row in store._consumers.values()
+            )
+            rows = map(handles_in_order, encoded)
+        case "progress":
+            rows = (
+                _values(part, row, ahead=msgspec.msgpack.encode(row.ahead), digest=_signed(row.digest))
+                for row in store._progress.values()
+            )
+        case "lane":
+            rows = (_values(part, row, discard=int(row.discard)) for row in store._lanes.values())
+        case "dead_letter":
+            rows = (_values(part, row) for row in store._letters)
+        case _:
+            raise AssertionError(part.name)
+    return sorted(rows, key=lambda row: row[: part.key])
+
+
+def _signed(number: int) -> int:
+    return number - _MODULUS if number >= _MODULUS // 2 else number
+
+
+def _values(part: Part, row: msgspec.Struct, **mapped: object) -> Values:
+    return tuple(mapped[name] if name in mapped else getattr(row, name) for name in part.columns)
+
+
+def _put(store: MemoryStore, part: Part, row: Values) -> None:
+    named: dict[str, Any] = dict(zip(part.columns, row, strict=True))
+    match part.name:
+        case "event_type":
+            store._types = {**store._types, row[0]: (row[1], row[2])}
+        case "former_name":
+            store._former[row[0]] = row[1]
+        case "event":
+            store._rows.append(row)
+            store._ids.add(row[1])
+            store._row_tags.append(frozenset())
+            if row[3] is not None:
+                store._versions[row[3]] = row[4]
+        case "event_tag":
+            store._row_tags[row[1] - 1] |= {row[0]}
+        case "request":
+            store._requests[row[0]] = row[1], Written(row[2], row[3], False, row[5]), row[4]
+        case "delivery":
+            store._deliveries[row[0]] = Delivery(*row[1:])
+        case "consumer":
+            named["handles"] = msgspec.json.decode(named["handles"])
+            store._consumers[row[0]] = Consumer(**named)
+        case "progress":
+            named["ahead"] = tuple(msgspec.msgpack.decode(named["ahead"]))
+            named["digest"] %= _MODULUS
+            store._progress[row[0], row[1]] = Progress(**named)
+        case "lane":
+            named["discard"] = bool(named["discard"])
+            store._lanes[row[0], row[1]] = Lane(**named)
+        case "dead_letter":
+            store._letters.append(DeadLetter(**named))
+        case _:
+            raise AssertionError(part.name)

@@ -40,7 +40,7 @@ class KeyAfterConditions(MemoryStore):
 class RemembersRefusals(MemoryStore):
     def _check(self, request: Request) -> None:
         if request.idempotency_key is not None:
-            self._requests[request.idempotency_key] = (request.fingerprint, Written(1, 0))
+            self._requests[request.idempotency_key] = (request.fingerprint, Written(1, 0), 0)
         super()._check(request)
 
 

@@ -33,8 +33,9 @@ from ensue.store.sqlite.errors import translated
 from ensue.store.sqlite.files import LogFiles, Watch, standing, unchanging, writable
 from ensue.store.sqlite.names import Types
 from ensue.store.sqlite.reading import select
-from ensue.store.sqlite.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, STEPS
+from ensue.store.sqlite.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, STEPS, is_half_copied
 from ensue.store.sqlite.writer import CHECKPOINT_PAGES, Writer
+from ensue.store.transfer import half_copied
 from ensue.world import World
 
 __all__ = ["SqliteStore"]
@@ -162,6 +163,8 @@ class SqliteStore:
                 f"{self.path} was made by a newer Ensue (schema {found}, this one knows {SCHEMA_VERSION}). Nothing was "
                 "written to it; install that version"
             )
+        if is_half_copied(connection):
+            raise half_copied(self.path)
         if not self._in_memory and not read_only:
             mode = connection.pragma("journal_mode", "wal")
             if mode != "wal":

@@ -8,7 +8,7 @@ import apsw
 
 from ensue.store.sqlite.files import standing, unchanging
 
-__all__ = ["APPLICATION_ID", "SCHEMA", "SCHEMA_VERSION", "STEPS", "is_log"]
+__all__ = ["APPLICATION_ID", "SCHEMA", "SCHEMA_VERSION", "STEPS", "is_half_copied", "is_log"]
 
 APPLICATION_ID = 0x456E7375
 SCHEMA_VERSION = 2
@@ -72,6 +72,11 @@ CREATE TABLE ensue_delivery (
 CREATE INDEX ensue_delivery_by_last ON ensue_delivery (last, first);
 CREATE INDEX ensue_delivery_by_time ON ensue_delivery (at);
 """
+
+
+def is_half_copied(connection: apsw.Connection) -> bool:
+    """Whether `ensue copy` has not finished here."""
+    return bool(list(connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'ensue_transfer'")))
 
 
 def is_log(path: str) -> bool:

@@ -1,0 +1,237 @@
+"""A SQLite log as one side of a copy. See `ensue.store.transfer`.
+
+Half a copy is a file with all tables of a log, no head row, and one row in `ensue_transfer`, which no log has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncGenerator, Generator, Sequence
+
+import apsw
+
+from ensue.errors import CorruptLog, LogTooNew, Unavailable, WrongLog
+from ensue.store.sqlite import SqliteStore, checkpoints
+from ensue.store.sqlite.errors import translated
+from ensue.store.sqlite.files import LogFiles
+from ensue.store.sqlite.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, is_half_copied
+from ensue.store.sqlite.writer import CHECKPOINT_PAGES
+from ensue.store.transfer import PAGE_BYTES, PAGE_ROWS, PARTS, Found, Origin, Part, Place, Values, handles_in_order
+from ensue.world import World
+
+__all__ = ["SqliteTransfer"]
+
+BUSY_MILLISECONDS = 5_000
+_MARK = """
+CREATE TABLE ensue_transfer (
+    one INTEGER PRIMARY KEY CHECK (one = 1), log_id TEXT NOT NULL, position INTEGER NOT NULL,
+    recorded_at INTEGER NOT NULL, batch BLOB NOT NULL, receiver BLOB NOT NULL
+) STRICT
+"""
+
+
+class SqliteTransfer:
+    """See the module. A place that is read is opened as the store opens it for reading only."""
+
+    def __init__(self, path: str) -> None:
+        self.place = os.path.realpath(path)
+        self._log: SqliteStore | None = None
+        self._files: LogFiles | None = None
+        self._target: apsw.Connection | None = None
+        self._receiver = b""
+
+    # ------------------------------------------------------------------------------------------------------ opening
+
+    async def open(self, world: World, *, receiving: bool) -> Found:
+        """See `Transfer.open`."""
+        self._world = world
+        if not receiving:
+            self._log = SqliteStore(self.place, read_only=True)
+            await self._log.open(world)
+            return await self.found()
+        try:
+            self._files = LogFiles(self.place, guard=False)
+            flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+            self._target = apsw.Connection(self.place, flags=flags)
+            self._target.set_busy_timeout(BUSY_MILLISECONDS)
+            return await self.found()
+        except (apsw.Error, OSError) as error:
+            raise translated(error, f"open {self.place}") from error
+
+    async def close(self) -> None:
+        """See `Transfer.close`."""
+        if self._log is not None:
+            await self._log.close()
+        files, self._files = self._files, None
+        if files is None:
+            return
+        try:
+            await self._take_turn(files)  # so that the last one to close a file leaves that one file
+            if self._target is not None:
+                self._target.close(True)
+        finally:
+            files.close()
+
+    async def _take_turn(self, files: LogFiles) -> None:
+        if not files.try_lock():
+            thread = self._world.threads(1, name="ensue copy")
+            await files.turn(thread, files.lock)
+            thread.close()
+
+    # ------------------------------------------------------------------------------------------------------ reading
+
+    @contextlib.contextmanager
+    def _reading(self, what: str) -> Generator[apsw.Connection, None, None]:
+        if self._log is not None:
+            with self._log._reading(what) as sql:
+                yield sql
+            return
+        if self._files is None or self._target is None:
+            raise Unavailable(f"{self.place} is not open")
+        try:
+            yield self._target
+        except (apsw.Error, OSError) as error:
+            raise translated(error, f"read {what} of {self.place}") from error
+
+    async def found(self) -> Found:
+        """See `Transfer.found`."""
+        with self._reading("the head") as sql:
+            return self._look(sql)
+
+    def _look(self, sql: apsw.Connection) -> Found:
+        ((tables,),) = sql.execute("SELECT count(*) FROM sqlite_schema")
+        if not tables:
+            return Found(Place.EMPTY)
+        if sql.pragma("application_id") != APPLICATION_ID:
+            raise CorruptLog(f"{self.place} is a SQLite database, but not an Ensue log; nothing was written to it")
+        schema = sql.pragma("user_version")
+        if schema > SCHEMA_VERSION:
+            raise LogTooNew(
+                f"{self.place} was made by a newer Ensue (schema {schema}, this one knows {SCHEMA_VERSION}). Nothing was "
+                "written to it; install that version"
+            )
+        if is_half_copied(sql):
+            marks = list(sql.execute("SELECT log_id, position, recorded_at, batch FROM ensue_transfer"))
+            return Found(Place.HALF, Origin(*marks[0]) if schema == SCHEMA_VERSION else None)
+        heads = list(sql.execute("SELECT log_id, position, recorded_at, batch FROM ensue_log"))
+        if not heads:
+            raise CorruptLog(f"{self.place} has lost its head row; nothing was written to it")
+        used = any(list(sql.execute(f"SELECT 1 FROM ensue_{part.name} LIMIT 1")) for part in PARTS)
+        return Found(Place.WHOLE if used else Place.EMPTY, Origin(*heads[0]), checkpoints.nodes(sql))
+
+    async def extent(self, part: Part) -> tuple[int, Values | None]:
+        """See `Transfer.extent`."""
+        key = [_column(part, name) for name in part.columns[: part.key]]
+        backwards = ", ".join(f"{name} DESC" for name in key)
+        with self._reading(part.label) as sql:
+            ((count,),) = sql.execute(f"SELECT count(*) FROM ensue_{part.name}")
+            last = list(sql.execute(f"SELECT {', '.join(key)} FROM ensue_{part.name} ORDER BY {backwards} LIMIT 1"))
+        return count, last[0] if last else None
+
+    async def page(self, part: Part, after: Values | None) -> list[Values]:
+        """See `Transfer.page`."""
+        columns = [_column(part, name) for name in part.columns]
+        key = ", ".join(columns[: part.key])
+        beyond = f"WHERE ({key}) > ({', '.join('?' * part.key)})" if after is not None else ""
+        text = f"SELECT {', '.join(columns)} FROM ensue_{part.name} {beyond} ORDER BY {key} LIMIT {PAGE_ROWS}"
+        rows: list[Values] = []
+        with self._reading(part.label) as sql:
+            room = PAGE_BYTES
+            cursor = sql.execute(text, after or ())
+            for row in cursor:
+                rows.append(row)
+                large = row[-1]
+                if isinstance(large, bytes | str):
+                    room -= len(large)
+                    if room < 0:
+                        cursor.close(True)
+                        break
+        return list(map(handles_in_order, rows)) if part.name == "consumer" else rows
+
+    # ------------------------------------------------------------------------------------------------------ writing
+
+    @contextlib.asynccontextmanager
+    async def _writing(self, what: str) -> AsyncGenerator[apsw.Connection, None]:
+        """One durable transaction."""
+        files, sql = self._files, self._target
+        if files is None or sql is None:
+            raise Unavailable(f"{self.place} is not open")
+        try:
+            await self._take_turn(files)
+            sql.execute("BEGIN IMMEDIATE")
+            yield sql
+            self._world.failpoint("transfer.commit")
+            sql.execute("COMMIT")
+        except (apsw.Error, OSError) as error:
+            raise translated(error, f"{what} {self.place}") from error
+        finally:
+            if sql.in_transaction:
+                sql.execute("ROLLBACK")
+            files.unlock()
+
+    async def begin(self, origin: Origin, *, anew: bool) -> None:
+        """See `Transfer.begin`."""
+        self._receiver = self._world.new_id()
+        await self._prepare()
+        async with self._writing("begin a copy in") as sql:
+            if self._look(sql).state is Place.WHOLE:
+                raise WrongLog(f"could not begin a copy in {self.place}: it is a log; nothing was changed")
+            if anew:
+                self._make_anew(sql, origin)
+            else:
+                sql.execute("UPDATE ensue_transfer SET receiver = ?", (self._receiver,))
+
+    async def _prepare(self) -> None:
+        """The settings of a log's file."""
+        with self._reading("the settings") as sql:
+            mode = sql.pragma("journal_mode", "wal")
+            if mode != "wal":
+                raise Unavailable(f"could not copy to {self.place}: its file system has no write-ahead log ({mode})")
+            sql.execute("PRAGMA synchronous = FULL")
+            sql.execute("PRAGMA cache_size = -65536")
+            sql.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+
+    def _make_anew(self, sql: apsw.Connection, origin: Origin) -> None:
+        tables = list(
+            sql.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name LIKE 'ensue\\_%' ESCAPE '\\'")
+        )
+        for (name,) in tables:
+            sql.execute(f'DROP TABLE "{name}"')
+        sql.execute(SCHEMA)
+        sql.execute(_MARK)
+        sql.execute(
+            "INSERT INTO ensue_transfer VALUES (1, ?, ?, ?, ?, ?)",
+            (origin.log_id, origin.position, origin.recorded_at, origin.batch, self._receiver),
+        )
+        sql.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        sql.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _hold_mark(self, sql: apsw.Connection) -> None:
+        marks = list(sql.execute("SELECT receiver FROM ensue_transfer")) if is_half_copied(sql) else []
+        if marks != [(self._receiver,)]:
+            raise Unavailable(
+                f"could not go on with the copy in {self.place}: another `ensue copy` has gone on with it"
+            )
+
+    async def receive(self, part: Part, rows: Sequence[Values]) -> None:
+        """See `Transfer.receive`."""
+        columns = ", ".join(_column(part, name) for name in part.columns)
+        places = ", ".join("?" * len(part.columns))
+        async with self._writing(f"copy {part.label} to") as sql:
+            self._hold_mark(sql)
+            sql.executemany(f"INSERT INTO ensue_{part.name} ({columns}) VALUES ({places})", rows)
+
+    async def finish(self) -> None:
+        """See `Transfer.finish`."""
+        async with self._writing("finish the copy in") as sql:
+            self._hold_mark(sql)
+            sql.execute(
+                "INSERT INTO ensue_log (one, log_id, position, recorded_at, batch) SELECT one, log_id, position, recorded_at, batch FROM ensue_transfer"
+            )
+            sql.execute("DROP TABLE ensue_transfer")
+
+
+def _column(part: Part, column: str) -> str:
+    """The order in which delivery records were made is that of their rows."""
+    return "rowid" if (part.name, column) == ("delivery", "number") else column
