@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -44,7 +45,7 @@ from ensue.store.base import (
     Written,
 )
 from ensue.store.nodes import LONGEST_LEASE, is_living
-from ensue.store.transfer import PAGE_ROWS, PARTS, Found, Origin, Part, Place, Values, half_copied, handles_in_order
+from ensue.store.transfer import PARTS, Found, Origin, Part, Place, Values, half_copied, handles_in_order, page_of
 from ensue.world import World
 
 __all__ = ["MemoryStore", "MemoryTransfer"]
@@ -503,7 +504,7 @@ class MemoryTransfer:
         """See `Transfer.page`."""
         rows = _part_rows(self._store, part)
         first = bisect_right(rows, after, key=lambda row: row[: part.key]) if after is not None else 0
-        return rows[first : first + PAGE_ROWS]
+        return page_of(islice(rows, first, None))
 
     async def begin(self, origin: Origin, *, anew: bool) -> None:
         """See `Transfer.begin`."""

@@ -10,7 +10,7 @@ opening it is refused, and only `copy` goes on with it. The step to whole comes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from typing import Any, Protocol, TypeAlias
 
@@ -37,6 +37,7 @@ __all__ = [
     "copy",
     "half_copied",
     "handles_in_order",
+    "page_of",
 ]
 
 PAGE_ROWS = 5_000
@@ -158,6 +159,20 @@ class Transfer(Protocol):
     async def close(self) -> None:
         """Idempotent."""
         ...
+
+
+def page_of(rows: Iterable[Values]) -> list[Values]:
+    """The first of these rows, as `Transfer.page` gives them."""
+    page: list[Values] = []
+    room = PAGE_BYTES
+    for row in rows:
+        page.append(row)
+        large = row[-1]
+        if isinstance(large, bytes | str):
+            room -= len(large)
+        if room < 0 or len(page) == PAGE_ROWS:
+            break
+    return page
 
 
 _handles = msgspec.json.Decoder(dict[str, int]).decode

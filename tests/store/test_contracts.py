@@ -10,29 +10,45 @@ import apsw
 import pytest
 
 from ensue.store.base import Store
-from ensue.store.memory import MemoryStore
+from ensue.store.memory import MemoryStore, MemoryTransfer
 from ensue.store.sqlite import SqliteStore
-from ensue.testing.contracts import DurableContract, SharedContract, SqlContract, StoreContract
+from ensue.store.sqlite.transfer import SqliteTransfer
+from ensue.store.transfer import Transfer
+from ensue.testing.contracts import DurableContract, SharedContract, SqlContract, StoreContract, TransferContract
 from ensue.testing.simulation import memory_database
 
 _numbers = itertools.count()
 
 
-class TestMemory(StoreContract):
-    _store: MemoryStore | None = None
+class TestMemory(StoreContract, TransferContract):
+    @pytest.fixture(autouse=True)
+    def _stores(self) -> None:
+        self._here, self._elsewhere = MemoryStore(), MemoryStore()
 
     def store(self) -> Store:
-        self._store = self._store or MemoryStore()
-        return self._store
+        return self._here
+
+    def transfer(self) -> Transfer:
+        return MemoryTransfer(self._here)
+
+    def elsewhere(self) -> tuple[Store, Transfer]:
+        return self._elsewhere, MemoryTransfer(self._elsewhere)
 
 
-class TestSqliteFile(StoreContract, DurableContract, SharedContract, SqlContract):
+class TestSqliteFile(StoreContract, DurableContract, SharedContract, SqlContract, TransferContract):
     @pytest.fixture(autouse=True)
     def _file(self, tmp_path: Path) -> None:
         self.path = tmp_path / "log.db"
 
     def store(self) -> Store:
         return SqliteStore(str(self.path))
+
+    def transfer(self) -> Transfer:
+        return SqliteTransfer(str(self.path))
+
+    def elsewhere(self) -> tuple[Store, Transfer]:
+        path = str(self.path.with_name("elsewhere.db"))
+        return SqliteStore(path), SqliteTransfer(path)
 
 
 class TestSqliteInMemory(StoreContract, SharedContract, SqlContract):

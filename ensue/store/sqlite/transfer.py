@@ -17,7 +17,7 @@ from ensue.store.sqlite.errors import translated
 from ensue.store.sqlite.files import LogFiles
 from ensue.store.sqlite.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, is_half_copied
 from ensue.store.sqlite.writer import CHECKPOINT_PAGES
-from ensue.store.transfer import PAGE_BYTES, PAGE_ROWS, PARTS, Found, Origin, Part, Place, Values, handles_in_order
+from ensue.store.transfer import PAGE_ROWS, PARTS, Found, Origin, Part, Place, Values, handles_in_order, page_of
 from ensue.world import World
 
 __all__ = ["SqliteTransfer"]
@@ -135,18 +135,10 @@ class SqliteTransfer:
         key = ", ".join(columns[: part.key])
         beyond = f"WHERE ({key}) > ({', '.join('?' * part.key)})" if after is not None else ""
         text = f"SELECT {', '.join(columns)} FROM ensue_{part.name} {beyond} ORDER BY {key} LIMIT {PAGE_ROWS}"
-        rows: list[Values] = []
         with self._reading(part.label) as sql:
-            room = PAGE_BYTES
             cursor = sql.execute(text, after or ())
-            for row in cursor:
-                rows.append(row)
-                large = row[-1]
-                if isinstance(large, bytes | str):
-                    room -= len(large)
-                    if room < 0:
-                        cursor.close(True)
-                        break
+            rows = page_of(cursor)
+            cursor.close(True)
         return list(map(handles_in_order, rows)) if part.name == "consumer" else rows
 
     # ------------------------------------------------------------------------------------------------------ writing

@@ -22,6 +22,7 @@ test: every call returns an adapter, not yet opened, of the same log.
 | `DurableContract` | `durable`: closed and opened again, everything is there |
 | `SharedContract` | `many_processes`: two adapters have the log open at the same time |
 | `SqlContract` | `sql`: functions inside the transaction run statements |
+| `TransferContract` | what `ensue copy` moves logs to and from; it needs `transfer()` and `elsewhere()` as well |
 
 A test fails if an adapter declares a capability whose contract its class leaves out, or the reverse. Nothing here needs a
 plugin. Tests run against the real clock, moved where time matters, and wait for conditions, never for time to pass.
@@ -31,7 +32,10 @@ import pytest
 
 # So that a failure says what was compared. Before the modules are imported.
 pytest.register_assert_rewrite(
-    *(f"{__name__}.{part}" for part in ("appending", "reading", "claiming", "committing", "capabilities"))
+    *(
+        f"{__name__}.{part}"
+        for part in ("appending", "reading", "claiming", "committing", "capabilities", "transferring")
+    )
 )
 
 from ensue.testing.contracts.appending import AppendingContract  # noqa: E402
@@ -40,6 +44,7 @@ from ensue.testing.contracts.capabilities import DurableContract, SharedContract
 from ensue.testing.contracts.claiming import ClaimingContract  # noqa: E402
 from ensue.testing.contracts.committing import CommittingContract  # noqa: E402
 from ensue.testing.contracts.reading import ReadingContract  # noqa: E402
+from ensue.testing.contracts.transferring import TransferContract  # noqa: E402
 
 __all__ = [
     "Bench",
@@ -49,6 +54,7 @@ __all__ = [
     "SharedContract",
     "SqlContract",
     "StoreContract",
+    "TransferContract",
     "contract_test",
 ]
 
