@@ -8,33 +8,69 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from ensue.errors import WiringError
 from ensue.store.base import Store
+from ensue.store.transfer import Transfer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["log_exists", "logs_in", "open_store", "shown"]
+__all__ = ["log_exists", "logs_in", "open_store", "open_transfer", "shown"]
 
+_POSTGRESQL = ("postgresql", "postgres")
 _SIDE_FILES = ("-wal", "-shm", "-lock", "-journal")
 
 
 def open_store(url: str, *, read_only: bool = False) -> Store:
     """The adapter for a URL, not yet opened. `sqlite:///file.db` (relative to the current folder), `sqlite:////absolute`,
-    or `memory:`. With `read_only` it neither creates nor writes anything.
+    `postgresql://user@host/database` with any parameters of libpq, or `memory:`. With `read_only` it neither creates nor writes
+    anything.
     Errors: `WiringError` for a scheme that no adapter has."""
     parts = _split(url)
     if parts.scheme == "memory":
         from ensue.store.memory import MemoryStore
 
         return MemoryStore()
+    if parts.scheme in _POSTGRESQL:
+        return _postgresql(url, read_only)
     if parts.scheme == "sqlite":
         from ensue.store.sqlite import SqliteStore
 
         return SqliteStore(_path(url, parts), read_only=read_only)
+    raise _no_adapter(url, parts)
+
+
+def open_transfer(url: str) -> Transfer:
+    """The place at a URL as one side of a copy, not yet opened. Errors: `WiringError`, also for a log in memory, which is of
+    one process only."""
+    parts = _split(url)
+    if parts.scheme == "sqlite":
+        from ensue.store.sqlite.transfer import SqliteTransfer
+
+        return SqliteTransfer(_path(url, parts))
+    if parts.scheme == "memory":
+        raise WiringError(
+            "a log in memory is gone with its process: there is nothing to copy, and nothing would be kept"
+        )
+    raise _no_adapter(url, parts)
+
+
+def _no_adapter(url: str, parts: SplitResult) -> WiringError:
     advice = f"with a scheme it is a file: sqlite:///{url}" if not parts.scheme else "other databases come later"
-    raise WiringError(
-        f"no store for the URL {shown(url)}: this version knows sqlite:///file.db, sqlite:////absolute/file.db and memory:; "
-        f"{advice}"
+    return WiringError(
+        f"no store for the URL {shown(url)}: this version knows sqlite:///file.db, sqlite:////absolute/file.db, "
+        f"postgresql://user@host/database and memory:; {advice}"
     )
+
+
+def _postgresql(url: str, read_only: bool) -> Store:
+    try:
+        from ensue.store.postgresql import PostgresqlStore
+    except ModuleNotFoundError as error:
+        if error.name != "psycopg":
+            raise
+        raise WiringError(
+            f"the URL {shown(url)} needs a driver that is not installed: pip install 'ensue[postgresql]'"
+        ) from None
+    return PostgresqlStore(url, read_only=read_only)
 
 
 def _path(url: str, parts: SplitResult) -> str:
@@ -50,8 +86,11 @@ def _path(url: str, parts: SplitResult) -> str:
 
 
 def log_exists(url: str) -> bool:
-    """Whether there is a log to open: its file is there and not empty. A log in memory never is. Errors: `WiringError`."""
+    """Whether there may be a log to open: its file is there and not empty; of a server only opening it tells. A log in memory
+    never is. Errors: `WiringError`."""
     parts = _split(url)
+    if parts.scheme in _POSTGRESQL:
+        return True
     path = _path(url, parts) if parts.scheme == "sqlite" else ""
     return os.path.isfile(path) and os.path.getsize(path) > 0
 

@@ -11,6 +11,7 @@ import pytest
 
 from ensue.store.base import Store
 from ensue.store.memory import MemoryStore, MemoryTransfer
+from ensue.store.postgresql import PostgresqlStore
 from ensue.store.sqlite import SqliteStore
 from ensue.store.sqlite.transfer import SqliteTransfer
 from ensue.store.transfer import Transfer
@@ -63,3 +64,12 @@ class TestSqliteInMemory(StoreContract, SharedContract, SqlContract):
 
     def store(self) -> Store:
         return SqliteStore(self.path)
+
+
+class TestPostgresql(StoreContract, DurableContract, SharedContract, SqlContract):
+    @pytest.fixture(autouse=True)
+    def _schema(self, postgresql_url: str) -> None:
+        self.url = postgresql_url
+
+    def store(self) -> Store:
+        return PostgresqlStore(self.url)

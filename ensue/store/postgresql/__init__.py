@@ -1,0 +1,418 @@
+"""The log and its consumers' progress in a PostgreSQL database, 15 or later.
+
+Durable: `synchronous_commit`, group commit (`writer.py`). Any number of processes, on any number of machines, may use one
+log: the row lock of its head makes one dense order of what they write, `NOTIFY` wakes those who wait, and a poll stands
+behind it. A process holds two connections, and a third once it queries: the writer's, and the desk's for all else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import psycopg
+from psycopg import errors
+
+from ensue.errors import EnsueError, ReadOnlyLog, Unavailable
+from ensue.store.base import (
+    Capabilities,
+    Consumer,
+    DeadLetter,
+    Delivery,
+    Node,
+    Page,
+    Request,
+    Selection,
+    Standing,
+    Written,
+)
+from ensue.store.postgresql import checkpoints
+from ensue.store.postgresql.errors import is_transient, translated
+from ensue.store.postgresql.names import Names
+from ensue.store.postgresql.reading import select
+from ensue.store.postgresql.schema import prepare
+from ensue.store.postgresql.server import Server
+from ensue.store.postgresql.session import Call, Rows, Session, Statement
+from ensue.store.postgresql.transaction import numbered
+from ensue.store.postgresql.writer import PATIENCE_SECONDS, Writer
+from ensue.store.sqlite import rows
+from ensue.world import World
+
+__all__ = ["PostgresqlStore"]
+
+POLL_SECONDS = 1.0
+"""The poll behind the notifications, should one be lost with its connection."""
+POOLED_POLL_SECONDS = 0.04
+"""Through a pooler nobody can listen."""
+AGAIN_SECONDS = 0.1
+NOTIFY_SECONDS = 0.005
+"""At most so often are other processes woken."""
+_HEAD = Statement("SELECT position, names FROM ensue_log")()
+_NOTIFY = Statement("SELECT pg_notify($1::text, '')")
+_RECORDED_AT = Statement("SELECT recorded_at FROM ensue_event WHERE position = $1::bigint")
+_IDS = Statement(
+    "SELECT position FROM ensue_event WHERE id >= $1::bytea AND id <= $2::bytea ORDER BY id LIMIT $3::bigint"
+)
+
+
+class PostgresqlStore:
+    """See the module. `url` is `postgresql://user@host:port/database`, with any parameters of libpq.
+
+    `read_only` is for tools that look: the log must exist, and nothing is written.
+    """
+
+    def __init__(self, url: str, *, read_only: bool = False) -> None:
+        self.capabilities = Capabilities(durable=True, sql=True, many_processes=True)
+        self.log_id = ""
+        self._server = Server(url, read_only=read_only)
+        self._read_only = read_only
+        self._names = Names()
+        self._desk: Session | None = None
+        self._connecting: asyncio.Lock = asyncio.Lock()
+        self._writer: Writer | None = None
+        self._query: psycopg.Connection[Any] | None = None
+        self._head = 0
+        self._changed: set[asyncio.Future[None]] = set()
+        self._listening = False
+        self._notifying: asyncio.TimerHandle | None = None
+        self._notified_at = float("-inf")
+        self._poll: asyncio.TimerHandle | None = None
+        self._look: asyncio.Task[None] | None = None
+        self._closed = True
+
+    # ------------------------------------------------------------------------------------------------------- opening
+
+    async def open(self, world: World) -> None:
+        """See `Log.open`. Errors besides: `WiringError` for a server older than 15."""
+        self._world = world
+        self._closed = False
+        self._names = Names()
+        try:
+            desk = self._desk = await self._server.connect(notified=self._wakened)
+            self.log_id = await prepare(desk, read_only=self._read_only, database=self._server.shown)
+            await self._refresh()
+        except psycopg.Error as error:
+            self.abandon()
+            raise translated(error, f"open the log {self._server.shown}") from error
+        except BaseException:
+            self.abandon()
+            raise
+        if not self._read_only:
+            self._writer = Writer(self._server.connect, world, self._names, self._committed)
+
+    async def close(self) -> None:
+        """See `Log.close`."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._writer is not None:
+                await self._writer.close()
+            if self._notifying is not None and self._desk is not None and self._desk.lost is None:
+                await self._desk.run(_NOTIFY(self._channel))
+        except psycopg.Error:
+            pass  # nobody is woken by us any more; others poll
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Close at once, committing nothing: what is left when a process dies."""
+        self._closed = True
+        for timer in (self._notifying, self._poll):
+            if timer is not None:
+                timer.cancel()
+        self._notifying = self._poll = None
+        self._listening = False
+        if self._writer is not None:
+            self._writer.abandon()
+            self._writer = None
+        if self._desk is not None:
+            self._desk.close()
+            self._desk = None
+        if self._query is not None:
+            self._query.close()
+            self._query = None
+        self._wake(self._not_open())
+
+    def _not_open(self) -> Unavailable:
+        return Unavailable(f"the log {self._server.shown} is not open")
+
+    @property
+    def _channel(self) -> str:
+        return f"ensue_{self.log_id}"
+
+    # ------------------------------------------------------------------------------------------------------- writing
+
+    def write(self, request: Request) -> asyncio.Future[Written]:
+        """See `Log.write`."""
+        if self._writer is not None and not self._closed:
+            return self._writer.put(request)
+        refused: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
+        error: EnsueError = self._not_open()
+        if self._read_only and not self._closed:
+            error = ReadOnlyLog(f"could not write to {self._server.shown}: it was opened for reading only")
+        refused.set_exception(error)
+        return refused
+
+    async def room(self) -> None:
+        """See `Log.room`."""
+        if self._writer is not None:
+            await self._writer.queue.room()
+
+    def _committed(self, head: int) -> None:
+        """Wake who waits here, and tell the others; not more often than they can make use of."""
+        self._advanced(head)
+        if self._notifying is None and not self._closed:
+            wait = self._notified_at + NOTIFY_SECONDS - self._world.monotonic()
+            self._notifying = self._world.call_later(max(0.0, wait), self._notify)
+
+    def _notify(self) -> None:
+        self._notifying = None
+        self._notified_at = self._world.monotonic()
+        if self._desk is not None and self._desk.lost is None:
+            self._desk.run(_NOTIFY(self._channel)).add_done_callback(_forgotten)
+
+    def _advanced(self, head: int) -> None:
+        if head > self._head:
+            self._head = head
+            self._wake(None)
+
+    def _wake(self, error: EnsueError | None) -> None:
+        waiters, self._changed = self._changed, set()
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None) if error is None else waiter.set_exception(error)
+
+    # ------------------------------------------------------------------------------------------------------- reading
+
+    async def _ask(self, what: str, *calls: Call) -> list[Rows]:
+        """Run a flight that may be run twice. A server that is gone is asked again for a while."""
+        began = self._world.monotonic()
+        while True:
+            try:
+                return await (await self._connected()).run(*calls)
+            except psycopg.Error as error:
+                patient = self._world.monotonic() - began < PATIENCE_SECONDS
+                if self._closed or not is_transient(error) or not patient:
+                    raise translated(error, f"{what} of the log {self._server.shown}") from error
+            await self._world.sleep(AGAIN_SECONDS)
+
+    async def _connected(self) -> Session:
+        async with self._connecting:
+            if self._closed:
+                raise self._not_open()
+            if self._desk is None or self._desk.lost is not None:
+                self._listening = False
+                self._desk = await self._server.connect(notified=self._wakened)
+                if self._poll is not None:
+                    self._listen()
+            return self._desk
+
+    async def read(
+        self, selection: Selection = (), *, after: int = 0, before: int | None = None, limit: int = 1000,
+        backwards: bool = False,
+    ) -> Page:  # fmt: skip
+        """See `Log.read`."""
+        while True:
+            # The head is read before the rows, so that all up to it are among them; some behind it may be, too.
+            end = 1 << 62 if before is None else before
+            revision = self._names.revision
+            call = select(selection, self._names.expand, after=after, before=end, limit=limit, backwards=backwards)
+            ((head, names),), found = await self._ask("read events", _HEAD, call)
+            self._advanced(head)
+            if names == revision:
+                break
+            await self._learn_names()
+        end = min(end, head + 1)
+        full, kept = len(found) >= limit, [row for row in found if row[0] < end]
+        if backwards:
+            return Page(kept, (kept[-1][0] if kept else end) if full else after)
+        if full and len(kept) == len(found):
+            return Page(kept, kept[-1][0])
+        return Page(kept, max(after, end - 1))
+
+    async def _refresh(self) -> None:
+        """Know the head, and the names where they have changed."""
+        (((head, names),),) = await self._ask("read the head", _HEAD)
+        if names != self._names.revision:
+            await self._learn_names()
+        self._advanced(head)
+
+    async def _learn_names(self) -> None:
+        self._names.load(await self._ask("read the types", *Names.queries()))
+
+    def head(self) -> int:
+        """See `Log.head`."""
+        return self._head
+
+    async def changed(self, after: int) -> int:
+        """See `Log.changed`."""
+        while self._head <= after:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._changed.add(waiter)
+            try:
+                await self._start_watching()
+                await self._refresh()
+                if self._head > after:
+                    break
+                await waiter
+            finally:
+                self._changed.discard(waiter)
+        return self._head
+
+    async def _start_watching(self) -> None:
+        if self._poll is not None and self._listening:
+            return
+        desk = await self._connected()
+        self._listen()
+        if self._poll is None:
+            self._poll_after(POOLED_POLL_SECONDS if desk.pooled else POLL_SECONDS)
+
+    def _listen(self) -> None:
+        if self._desk is not None and not self._desk.pooled and not self._listening:
+            self._listening = True
+            self._desk.run(Statement(f'LISTEN "{self._channel}"')()).add_done_callback(_forgotten)
+
+    def _poll_after(self, seconds: float) -> None:
+        def poll() -> None:
+            self._poll_after(seconds)
+            self._wakened()
+
+        self._poll = self._world.call_later(seconds, poll)
+
+    def _wakened(self) -> None:
+        """Somebody may have written. One look at a time, and none that nobody waits for."""
+        if self._changed and not self._closed and (self._look is None or self._look.done()):
+            self._look = self._world.spawn(self._look_again(), name="ensue look")
+
+    async def _look_again(self) -> None:
+        try:
+            await self._start_watching()
+            await self._refresh()
+        except EnsueError as error:
+            self._wake(error)
+
+    async def types(self) -> Mapping[int, tuple[str, int]]:
+        """See `Log.types`."""
+        await self._refresh()
+        return self._names.by_number
+
+    async def rename(self, name: str, former: Sequence[str]) -> None:
+        """See `Log.rename`."""
+        if all(self._names.former.get(old) == name for old in former):
+            return
+        await self._ask("rename types", *checkpoints.rename(name, former))
+        await self._refresh()
+
+    async def former_names(self) -> Mapping[str, str]:
+        """See `Log.former_names`."""
+        await self._refresh()
+        return self._names.former
+
+    async def position_at(self, time: int) -> int:
+        """See `Log.position_at`."""
+        await self._refresh()
+        low, high = 0, self._head
+        while low < high:
+            middle = (low + high + 1) // 2
+            (((found,),),) = await self._ask("read times", _RECORDED_AT(middle))
+            if found < time:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    async def positions_of(self, lowest: bytes, highest: bytes, *, limit: int) -> list[int]:
+        """See `Log.positions_of`."""
+        (found,) = await self._ask("read ids", _IDS(lowest, highest, limit))
+        return [position for (position,) in found]
+
+    def query(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Run a reading statement of the user's, on a connection of its own that may not write. Blocks. Errors of the
+        database are raised as they are."""
+        if self._closed:
+            raise self._not_open()
+        if self._query is None or self._query.closed:
+            self._query = self._server.connect_to_query()
+        try:
+            return self._query.execute(numbered(sql).encode(), values).fetchall()
+        finally:
+            self._query.rollback()
+
+    # --------------------------------------------------------------------------------------------------- checkpoints
+
+    async def define(self, consumer: Consumer) -> Consumer:
+        """See `Checkpoints.define`."""
+        known = {row.name: row for row in await self.consumers()}.get(consumer.name)
+        if known is not None and consumer.handles.keys() <= known.handles.keys() and known.status != "retired":
+            return known
+        *_, found = await self._ask("define a consumer", *checkpoints.define(consumer))
+        return rows.consumer(found[0])
+
+    async def consumers(self) -> tuple[Consumer, ...]:
+        """See `Checkpoints.consumers`."""
+        (found,) = await self._ask("read consumers", checkpoints.CONSUMERS())
+        return tuple(map(rows.consumer, found))
+
+    async def set_status(self, consumer: int, status: str, reason: str | None) -> None:
+        """See `Checkpoints.set_status`."""
+        await self._ask("set the status of a consumer", *checkpoints.set_status(consumer, status, reason))
+
+    async def beat(self, node: Node) -> None:
+        """See `Checkpoints.beat`."""
+        await self._ask("renew the lease", *checkpoints.beat(node, self._world.now()))
+
+    async def claim(self, consumer: int, node: Node, *, now: int, most: int, held: Collection[int] = ()) -> Standing:
+        """See `Checkpoints.claim`."""
+        progress: Rows = []
+        lanes: Rows = []
+        while True:  # what another process takes meanwhile is not ours; there may be more
+            owners, nodes = await self._ask("read progress", *checkpoints.owners(consumer))
+            others = checkpoints.nodes(nodes, now)
+            got = {row[1] for row in progress}
+            wanted = checkpoints.to_take(owners, others, node, now, most - len(got), {*held, *got})
+            if not wanted:
+                break
+            result = await self._claim(consumer, node, wanted)
+            if result is None:
+                break
+            taken, found = result
+            progress += taken
+            lanes += [lane for lane in found if lane[2] in {row[1] for row in taken}]
+        return rows.standing(sorted(progress), sorted(lanes))
+
+    async def _claim(self, consumer: int, node: Node, wanted: Sequence[tuple[int, int]]) -> list[Rows] | None:
+        """None where a process keeps one of them locked: its commit is under way, or it is stopped in the middle of it."""
+        try:
+            return (await (await self._connected()).run(*checkpoints.claim(consumer, node, wanted)))[1:]
+        except errors.LockNotAvailable:
+            return None
+        except psycopg.Error as error:
+            raise translated(error, f"claim segments of the log {self._server.shown}") from error
+
+    async def standing(self, consumer: int) -> Standing:
+        """See `Checkpoints.standing`."""
+        _, progress, lanes, _ = await self._ask("read progress", *checkpoints.standing(consumer))
+        return rows.standing(progress, lanes)
+
+    async def nodes(self) -> tuple[Node, ...]:
+        """See `Checkpoints.nodes`."""
+        (found,) = await self._ask("read nodes", checkpoints.NODES())
+        return checkpoints.nodes(found, self._world.now())
+
+    async def dead_letters(self, *, consumer: int | None = None, open_only: bool = True) -> tuple[DeadLetter, ...]:
+        """See `Checkpoints.dead_letters`."""
+        (found,) = await self._ask("read dead letters", *checkpoints.dead_letters(consumer, open_only))
+        return tuple(map(rows.dead_letter, found))
+
+    async def deliveries(self, positions: Sequence[int]) -> tuple[Delivery, ...]:
+        """See `Checkpoints.deliveries`."""
+        calls = checkpoints.deliveries(positions)
+        return checkpoints.covering(await self._ask("read deliveries", *calls), positions) if calls else ()
+
+
+def _forgotten(future: asyncio.Future[list[Rows]]) -> None:
+    """A notification that is lost with its connection: those who wait poll."""
+    if not future.cancelled():
+        future.exception()

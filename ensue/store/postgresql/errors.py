@@ -1,0 +1,87 @@
+"""Errors of PostgreSQL in the words of Ensue: one table, used at the edge."""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg import errors as sql
+
+from ensue.errors import CorruptLog, DuplicateEventId, EnsueError, ReadOnlyLog, StorageFull, Unavailable
+
+__all__ = ["is_transient", "translated"]
+
+_TRANSIENT: tuple[type[psycopg.Error], ...] = (
+    sql.AdminShutdown,
+    sql.CrashShutdown,
+    sql.CannotConnectNow,
+    sql.IdleInTransactionSessionTimeout,
+    sql.LockNotAvailable,
+    sql.DeadlockDetected,
+    sql.SerializationFailure,
+    sql.TooManyConnections,
+    sql.ReadOnlySqlTransaction,
+    sql.QueryCanceled,
+)
+_TABLE: tuple[tuple[type[psycopg.Error], type[EnsueError], str], ...] = (
+    (
+        sql.DiskFull,
+        StorageFull,
+        "the server's disk is full. Nothing of this write is stored, what was acknowledged is safe; make room",
+    ),
+    (
+        sql.TooManyConnections,
+        Unavailable,
+        "the server takes no more connections. Each process of an application has two, and a third while it queries: raise "
+        "max_connections, run fewer processes, or put a pooler between",
+    ),
+    (
+        sql.ReadOnlySqlTransaction,
+        Unavailable,
+        "the server takes no writes: it is a replica, or was made read-only. Name all servers in the URL, or wait until one "
+        "is promoted",
+    ),
+    (sql.LockNotAvailable, Unavailable, "another process keeps the log locked; nothing was stored"),
+    (sql.QueryCanceled, Unavailable, "the server ended the statement; nothing was stored"),
+    (
+        sql.InsufficientPrivilege,
+        ReadOnlyLog,
+        "this role may not do that. See docs/postgresql.md for what an application's role needs",
+    ),
+    (sql.InvalidPassword, Unavailable, "the server refused the role or its password"),
+    (sql.InvalidAuthorizationSpecification, Unavailable, "the server refused the role"),
+    (sql.InvalidCatalogName, Unavailable, "there is no such database on the server; make it with createdb"),
+    (
+        sql.UndefinedTable,
+        CorruptLog,
+        "a table of the log is missing: was it dropped, or does the search path name another schema?",
+    ),
+    (sql.IntegrityError, CorruptLog, "the log contradicts itself; nothing was stored. Run `ensue verify`"),
+    (sql.DataError, CorruptLog, "the server refused a value"),
+)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same may succeed in a moment: the server starts or stops, fails over, or somebody holds a lock."""
+    if isinstance(error, _TRANSIENT):
+        return True
+    # What the client library says by itself has no code: the connection could not be made, or was lost.
+    return isinstance(error, psycopg.OperationalError) and error.sqlstate is None
+
+
+def translated(error: BaseException, attempted: str) -> EnsueError:
+    """The error to raise, with the cause set. A connection's error names host and role, never a password."""
+    ours, words = _meaning(error)
+    detail = " ".join(str(error).split()) or type(error).__name__
+    result = ours(f"could not {attempted}: {words} ({detail})")
+    result.__cause__ = error
+    return result
+
+
+def _meaning(error: BaseException) -> tuple[type[EnsueError], str]:
+    if isinstance(error, sql.UniqueViolation) and error.diag.constraint_name == "ensue_event_id":
+        return DuplicateEventId, "an event with this id is in the log already; nothing was stored"
+    for vendor, ours, words in _TABLE:
+        if isinstance(error, vendor):
+            return ours, words
+    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+        return Unavailable, "the server cannot be reached. Does it run, and are host, port and role right?"
+    return Unavailable, type(error).__name__

@@ -1,0 +1,81 @@
+"""How the server of a log is reached: the URL, and connections as the log needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from ensue.errors import WiringError
+from ensue.store.postgresql.session import Session, Statement
+
+__all__ = ["OLDEST", "Server"]
+
+OLDEST = 15
+_DEFAULTS = {
+    "application_name": "ensue",
+    "connect_timeout": "5",
+    # A server that is cut off without a word is given up after ten seconds, as long as a lease.
+    "keepalives_idle": "5",
+    "keepalives_interval": "2",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "10000",
+}
+# A session that stops in the middle of a transaction holds the log's lock: the server ends it before a lease runs out.
+_SETTINGS = (
+    ("idle_in_transaction_session_timeout", "5s"),
+    ("lock_timeout", "2s"),
+)
+_DURABLE = (
+    "CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END"
+)
+
+
+def _set(local: bool) -> Statement:
+    parts = [f"set_config('{name}', '{value}', {str(local).lower()})" for name, value in _SETTINGS]
+    return Statement(f"SELECT {', '.join(parts)}, set_config('synchronous_commit', {_DURABLE}, {str(local).lower()})")
+
+
+_ONCE, _EACH_TIME = _set(False)(), _set(True)()
+
+
+class Server:
+    """See the module. `shown` names it without what may be secret."""
+
+    def __init__(self, url: str, *, read_only: bool = False) -> None:
+        try:
+            given = conninfo_to_dict(url)
+        except psycopg.ProgrammingError:
+            # Not shown, and not the cause: what cannot be read may hold a password anywhere.
+            raise WiringError(
+                "the URL of the log cannot be read as one of PostgreSQL: it looks like "
+                "postgresql://user@host:5432/database?sslmode=verify-full, with %-escapes for what is not a letter or digit"
+            ) from None
+        wanted = {**_DEFAULTS, "target_session_attrs": "any" if read_only else "read-write"}
+        self._conninfo = make_conninfo(**{**wanted, **{name: str(value) for name, value in given.items()}})
+        parts = urlsplit(url)
+        host, port, database = given.get("host", parts.hostname), given.get("port"), given.get("dbname")
+        self.shown = f"postgresql://{host or ''}{f':{port}' if port else ''}/{database or ''}"
+
+    async def connect(self, *, notified: Callable[[], None] | None = None) -> Session:
+        """A connection that is ready to write. Errors: `psycopg.Error`; `WiringError` for a server too old."""
+        session = await Session.connect(self._conninfo, notified=notified)
+        if session.version < OLDEST * 10_000:
+            session.close()
+            raise WiringError(
+                f"the server of {self.shown} is PostgreSQL {session.version // 10_000}; a log needs {OLDEST} or later"
+            )
+        if session.pooled:
+            session.settings = (_EACH_TIME,)
+        else:
+            await session.run(_ONCE)
+        return session
+
+    def connect_to_query(self) -> psycopg.Connection[Any]:
+        """A connection for reading statements of the user's. Blocks. Errors: `psycopg.Error`."""
+        connection = psycopg.connect(self._conninfo, cursor_factory=psycopg.RawCursor)
+        connection.read_only = True
+        return connection

@@ -1,0 +1,90 @@
+"""The open transaction, as functions inside it see it.
+
+Its statements block the loop until they are answered, as they do on SQLite: a change of thread would cost more than they do,
+and nobody else may write meanwhile anyway. A function that runs no statement costs nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from ensue.errors import Misuse
+from ensue.store.postgresql.session import Call, Session, Statement
+
+__all__ = ["PostgresqlTransaction", "numbered"]
+
+_SAVEPOINT = Statement("SAVEPOINT ensue_request")()
+_RELEASE = Statement("RELEASE SAVEPOINT ensue_request")()
+_BACK = Statement("ROLLBACK TO SAVEPOINT ensue_request")()
+_ENDS_TRANSACTIONS = frozenset(
+    ("ABORT", "BEGIN", "COMMIT", "END", "PREPARE", "RELEASE", "ROLLBACK", "SAVEPOINT", "START", "VACUUM")
+)
+_COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
+_TOKENS = re.compile(
+    r"""
+    [eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*' | "(?:[^"]|"")*"      # texts and names
+    | \$(?P<quote>\w*)\$.*?\$(?P=quote)\$ | --[^\n]* | /\*.*?\*/    # quoted in dollars, comments
+    | \?\? | \?
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def numbered(sql: str) -> str:
+    """SQL with `?` for values, as everywhere in Ensue, in PostgreSQL's own form. An operator of JSON is written `??`."""
+    count = 0
+
+    def one(token: re.Match[str]) -> str:
+        nonlocal count
+        if token[0] == "?":
+            count += 1
+            return f"${count}"
+        return "?" if token[0] == "??" else token[0]
+
+    return _TOKENS.sub(one, sql)
+
+
+class PostgresqlTransaction:
+    """What the functions of one request are given. All of them are undone together."""
+
+    def __init__(self, session: Session, earlier: list[Call]) -> None:
+        self._session = session
+        self._unsent = earlier
+        """What an earlier request left to be sent before anything else."""
+        self._begun = False
+
+    def execute(self, sql: str, values: Sequence[object] | Mapping[str, object] = (), /) -> list[tuple[object, ...]]:
+        """Run one statement and return all its rows. Errors: those of psycopg, after which the transaction takes no further
+        statement; `Misuse` for one that would end the transaction, and with it the promise that all of the request is
+        stored or nothing."""
+        words = _COMMENTS.sub(" ", sql).split(None, 1)
+        if words and words[0].rstrip(";").upper() in _ENDS_TRANSACTIONS:
+            raise Misuse(
+                f"{words[0]} inside the application's transaction: it begins, commits and rolls back by itself"
+            )
+        if isinstance(values, Mapping):
+            raise Misuse("named parameters are not for every database: write ? for each value, and give them in order")
+        call = self._session.dumped(numbered(sql), values)
+        before = [*self._unsent, *(() if self._begun else (_SAVEPOINT,))]
+        self._unsent.clear()
+        self._begun = True
+        return list(self._session.run_now(*before, call)[-1])
+
+    def check(self) -> None:
+        """Errors: `Misuse` when a statement of the function failed, and it went on as if nothing had been."""
+        if self._begun and self._session.failed:
+            raise Misuse(
+                "a statement failed, and the function caught its error: on PostgreSQL nothing more can be done in that "
+                "transaction. Let the error out, or ask before whether the statement can succeed"
+            )
+
+    def keep(self) -> None:
+        """The functions succeeded."""
+        if self._begun:
+            self._unsent.append(_RELEASE)
+
+    def undo(self) -> None:
+        """One of them failed: nothing of them is kept."""
+        if self._begun and self._session.lost is None:
+            self._session.run_now(_BACK, _RELEASE)

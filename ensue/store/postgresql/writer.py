@@ -1,0 +1,385 @@
+"""The one writer of this process: group commit on PostgreSQL.
+
+States: idle → *locking* (BEGIN, the rows that fences name, then the head, then all look-ups: one flight) → *judging* (each
+request by itself, without I/O but for functions inside the transaction) → *committing* (all rows and COMMIT: one flight) →
+answered → the next batch, at once if something waits. Everything queued when a batch begins is in it.
+
+Nothing that writes is sent before the lock's answer is read. The head's row lock makes positions dense and in commit order:
+whoever holds it sees all that is committed, and nobody else's positions are given until it commits or ends.
+
+Failures. Before COMMIT is sent nothing is stored, for certain: the batch is tried again, by halves when it is a request's own
+fault. A connection that is lost after that leaves the outcome unknown; it is settled under the lock, which waits until the
+old session has ended: the mark in the head's row, the events' ids, the idempotency keys or the progress rows tell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
+
+import psycopg
+
+from ensue.errors import ApplyFailed, EnsueError, OutcomeUnknown, StorageFull, Unavailable, WriterStopped
+from ensue.events.stored import Draft
+from ensue.store.base import Condition, Request, Written
+from ensue.store.postgresql.batch import Batch
+from ensue.store.postgresql.errors import is_transient, translated
+from ensue.store.postgresql.names import Names
+from ensue.store.postgresql.reading import select
+from ensue.store.postgresql.session import Call, Session, Statement
+from ensue.store.postgresql.transaction import PostgresqlTransaction
+from ensue.store.queue import Pending, Queue
+from ensue.world import World
+
+__all__ = ["PATIENCE_SECONDS", "Writer"]
+
+PATIENCE_SECONDS = 15.0
+"""So long a server that is gone, or a log that is locked, is asked again before those who wait are told."""
+AGAIN_SECONDS = 0.1
+STREAMS_CACHED = 100_000
+_BEGIN = Statement("BEGIN")()
+_COMMIT = Statement("COMMIT")()
+_ROLLBACK = Statement("ROLLBACK")()
+_FENCES = Statement(
+    "SELECT p.consumer, p.segment, p.fence, p.rev, p.count, p.digest FROM ensue_progress p "
+    "JOIN unnest($1::integer[], $2::integer[]) AS u (consumer, segment) "
+    "ON p.consumer = u.consumer AND p.segment = u.segment ORDER BY p.consumer, p.segment FOR UPDATE OF p"
+)
+_HEAD = Statement("SELECT position, recorded_at, batch, names FROM ensue_log FOR UPDATE")()
+_KEYS = Statement("SELECT key, fingerprint, first, last, result FROM ensue_request WHERE key = ANY ($1::bytea[])")
+_STREAMS = Statement(
+    "SELECT s, (SELECT version FROM ensue_event WHERE stream = s ORDER BY position DESC LIMIT 1) "
+    "FROM unnest($1::bytea[]) AS u (s)"
+)
+_PARKED = Statement(
+    "SELECT l.consumer, l.key, l.rev FROM ensue_lane l JOIN unnest($1::integer[], $2::bytea[]) AS u (consumer, key) "
+    "ON l.consumer = u.consumer AND l.key = u.key WHERE l.state = 'parked'"
+)
+_STORED = Statement("SELECT 1 FROM ensue_event WHERE id = $1::bytea")
+Connect: TypeAlias = Callable[[], Awaitable[Session]]
+
+
+class Writer:
+    """See the module. All methods are called on the loop's thread.
+
+    `announce` is called with the head after each commit that moved it.
+    """
+
+    def __init__(self, connect: Connect, world: World, names: Names, announce: Callable[[int], None]) -> None:
+        self.broken: EnsueError | None = None
+        self.queue = Queue()
+        self._connect = connect
+        self._world = world
+        self._names = names
+        self._announce = announce
+        self._session: Session | None = None
+        self._streams: dict[bytes, int] = {}
+        self._head = 0
+        self._mark = b""
+        self._contested = False
+        """Another process wrote last: what is remembered of streams is not relied upon."""
+        self._trouble_since: float | None = None
+        self._closing = False
+        self._wanted = asyncio.Event()
+        self._task = world.spawn(self._run(), name="ensue writer")
+
+    def put(self, request: Request) -> asyncio.Future[Written]:
+        """Queue; the future is answered when it is durable."""
+        self._world.failpoint("append.queued")
+        future = self.queue.put(request)
+        if self.broken is not None:
+            self.queue.refuse(WriterStopped(f"this process writes no more since an earlier failure: {self.broken}"))
+        self._wanted.set()
+        return future
+
+    async def close(self) -> None:
+        """Answer what is queued, then end."""
+        self._closing = True
+        self._wanted.set()
+        await asyncio.wait([self._task])
+        self.abandon()
+
+    def abandon(self) -> None:
+        """End at once: what is not committed is not stored."""
+        self._task.cancel()
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    # ------------------------------------------------------------------------------------------------------- batches
+
+    async def _run(self) -> None:
+        batch: list[Pending] = []
+        try:
+            while True:
+                if not self.queue:
+                    if self._closing:
+                        return
+                    self._wanted.clear()
+                    await self._wanted.wait()
+                    continue
+                batch = self.queue.take()
+                await self._write(batch)
+                batch = []
+        except asyncio.CancelledError:
+            self.queue.answer(batch, OutcomeUnknown("the log was closed while this was being written"))
+            self.queue.refuse(Unavailable("the log was closed before this was written; nothing of it is stored"))
+            raise
+        except Exception as error:  # a defect of ours: nobody may wait for ever, and nothing may be guessed
+            self.broken = OutcomeUnknown(f"the writer ended in {type(error).__name__}: {error}")
+            self.broken.__cause__ = error
+            self.queue.answer(batch, self.broken)
+            self.queue.refuse(self.broken)
+
+    async def _write(self, pending: list[Pending]) -> None:
+        """One batch, until each of its requests is answered or queued again."""
+        try:
+            session = self._session = await self._connected()
+            batch = await self._lock(session, [one.request for one in pending])
+            self._world.failpoint("append.locked")
+            left = self._judge(session, batch, pending)
+            mark = self._world.new_id() if batch.locked else b""
+            calls = [*left, *batch.writes(mark), _COMMIT]
+            self._world.failpoint("append.rows written")
+        except psycopg.Error as error:
+            await self._not_stored(pending, error)
+            return
+        try:
+            self._world.failpoint("append.commit")
+            await session.run(*calls)
+            self._world.failpoint("append.committed")
+        except psycopg.Error as error:
+            if session.lost is not None:
+                await self._settle(pending, batch, mark)
+            else:
+                await self._not_stored(pending, error)
+            return
+        self._stored(pending, batch, mark)
+
+    async def _connected(self) -> Session:
+        if self._session is None or self._session.lost is not None:
+            self._forget()
+            self._session = await self._connect()
+        return self._session
+
+    def _forget(self) -> None:
+        self._streams.clear()
+        self._names.roll_back()
+        self._mark = b""
+
+    def _stored(self, pending: Sequence[Pending], batch: Batch, mark: bytes) -> None:
+        self._trouble_since = None
+        self._names.commit()
+        if mark:
+            self._mark, self._head = mark, batch.head
+        self.queue.most = min(self.queue.most * 2, 2_000)
+        if batch.head > batch.before:
+            self._announce(batch.head)
+        self.queue.answer(pending)
+        self._world.failpoint("append.answered")
+
+    async def _not_stored(self, pending: list[Pending], error: psycopg.Error) -> None:
+        """Nothing is stored. What may pass is tried again; the request at fault is found by halving."""
+        self._forget()
+        session = self._session
+        if session is not None and session.lost is None and not await self._rolled_back(session):
+            session.close()
+        if is_transient(error):
+            await self._wait(pending, error)
+            return
+        self._trouble_since = None
+        if len(pending) == 1 or isinstance(translated(error, ""), StorageFull):
+            self.queue.answer(pending, translated(error, "write to the log"))
+        else:
+            self.queue.most = len(pending) // 2
+            self.queue.put_back(pending)
+
+    @staticmethod
+    async def _rolled_back(session: Session) -> bool:
+        if session.idle:
+            return True
+        try:
+            await session.run(_ROLLBACK)
+        except psycopg.Error:
+            return False
+        return True
+
+    async def _wait(self, pending: list[Pending], error: psycopg.Error) -> None:
+        """Try again in a moment; those who have waited too long are told."""
+        if self._patient():
+            self.queue.put_back(pending)
+            await self._world.sleep(AGAIN_SECONDS)
+            return
+        refused = translated(error, "write to the log")
+        self.queue.answer(pending, refused)
+        self.queue.refuse(refused)
+
+    def _patient(self) -> bool:
+        now = self._world.monotonic()
+        if self._trouble_since is None:
+            self._trouble_since = now
+        return now - self._trouble_since < PATIENCE_SECONDS and not self._closing
+
+    # ------------------------------------------------------------------------------------------------------- locking
+
+    async def _lock(self, session: Session, requests: Sequence[Request]) -> Batch:
+        """Begin, lock, look up: one flight where nobody else has written since."""
+        wanted = _Wanted(requests)
+        known = {} if self._contested or len(self._streams) > STREAMS_CACHED else self._streams
+        unknown = [stream for stream in wanted.streams if stream not in known]
+        conditions = list(wanted.conditions)
+        calls = [_BEGIN, *session.settings, _FENCES(*wanted.segments)]
+        begun = len(calls)
+        if wanted.lock:
+            calls += [_HEAD, _KEYS(wanted.keys), _STREAMS(unknown), _PARKED(*wanted.lanes), *self._breaking(conditions)]
+        results = await session.run(*calls)
+        fences = results[begun - 1]
+        if not wanted.lock:
+            batch = Batch(head=self._head, recorded_at=0, now=self._world.now(), names=self._names, streams={})
+            batch.know_progress(fences)
+            return batch
+        ((head, recorded_at, mark, names),), keys, streams, parked, *found = results[begun:]
+        self._contested = mark != self._mark
+        if self._contested:
+            self._streams = {}
+        self._streams.update({stream: version or 0 for stream, version in streams})
+        if names != self._names.revision:
+            self._names.load(await session.run(*Names.queries()))
+            found = await session.run(*self._breaking(conditions))
+        missing = [stream for stream in wanted.streams if stream not in self._streams]
+        if missing:
+            (streams,) = await session.run(_STREAMS(missing))
+            self._streams.update({stream: version or 0 for stream, version in streams})
+        batch = Batch(
+            head=head, recorded_at=recorded_at, now=self._world.now(), names=self._names, streams=self._streams
+        )
+        batch.locked, batch.mark_before = True, mark
+        batch.know_progress(fences)
+        batch.keys = {key: tuple(row) for key, *row in keys}
+        batch.parked = {(consumer, key): rev for consumer, key, rev in parked}
+        batch.matches = {condition: rows[0][0] for condition, rows in zip(conditions, found, strict=True) if rows}
+        return batch
+
+    def _breaking(self, conditions: Sequence[Condition]) -> list[Call]:
+        """For each condition, what finds a committed event that breaks it."""
+        return [
+            select(
+                condition.selection, self._names.expand, after=condition.after, before=1 << 62, limit=1, backwards=False
+            )
+            for condition in conditions
+        ]
+
+    # ------------------------------------------------------------------------------------------------------- judging
+
+    def _judge(self, session: Session, batch: Batch, pending: Sequence[Pending]) -> list[Call]:
+        """Answer each by itself. Returns what is still to be sent before the batch's own rows."""
+        unsent: list[Call] = []
+        for one in pending:
+            request = one.request
+            try:
+                answer = batch.replayed(request)
+                if answer is None:
+                    batch.check(request)
+                    emitted, result = self._apply(session, batch, request, unsent)
+                    answer = batch.take(request, emitted, result)
+                one.answer = answer
+            except EnsueError as refused:
+                one.error = refused
+        return unsent
+
+    def _apply(self, session: Session, batch: Batch, request: Request, unsent: list[Call]) -> tuple[list[Draft], bytes]:
+        """Run the functions. Returns the events to append, and the result."""
+        if not request.apply and request.result is None:
+            return [], b""
+        transaction = PostgresqlTransaction(session, unsent)
+        emitted: list[Draft] = []
+        unit = 0
+        try:
+            for function in request.apply:
+                emitted.extend(function(transaction))
+                transaction.check()
+                unit += 1
+            result = request.result() if request.result is not None else b""
+        except Exception as error:
+            if session.lost is not None:
+                raise session.lost from error  # no function's failure
+            transaction.undo()
+            raise ApplyFailed(
+                f"a function inside the transaction raised {type(error).__name__}: {error}", unit=unit
+            ) from error
+        transaction.keep()
+        missing = [draft.stream for draft in emitted if draft.stream is not None and draft.stream not in batch.streams]
+        if missing:
+            streams = session.run_now(*unsent, _STREAMS(missing))[-1]
+            unsent.clear()
+            batch.streams.update({stream: version or 0 for stream, version in streams})
+        return emitted, result
+
+    # ------------------------------------------------------------------------------------------------------ settling
+
+    async def _settle(self, pending: list[Pending], batch: Batch, mark: bytes) -> None:
+        """The connection was lost when COMMIT had been sent. Find out, under the locks of the batch itself, whether it is
+        stored: they are not to be had before the old session has ended."""
+        self._names.roll_back()
+        while True:
+            try:
+                session = await self._connected()
+                stored = await self._is_stored(session, batch, mark)
+            except psycopg.Error as error:
+                if session_ended := self._session:
+                    session_ended.close()
+                if is_transient(error) and self._patient():
+                    await self._world.sleep(AGAIN_SECONDS)
+                    continue
+                stored = None
+            if stored:
+                self._stored(pending, batch, mark)
+                self._forget()
+            elif stored is None:
+                self.queue.answer(pending, OutcomeUnknown(_UNKNOWN))
+            else:
+                self.queue.put_back(pending)
+            return
+
+    async def _is_stored(self, session: Session, batch: Batch, mark: bytes) -> bool | None:
+        """None where nothing tells: no events, no key, and others have written since."""
+        segments = sorted(batch.progress)
+        calls = [_BEGIN, *session.settings, _FENCES([c for c, _ in segments], [s for _, s in segments])]
+        results = await session.run(*calls, *((_HEAD,) if batch.locked else ()))
+        fences = results[len(calls) - 1]
+        id, key = batch.first_id, batch.first_key
+        ids, keys, _ = await session.run(_STORED([id] if id else []), _KEYS([key] if key else []), _ROLLBACK)
+        if batch.locked and results[-1][0][2] in (mark, batch.mark_before):
+            return bool(results[-1][0][2] == mark)
+        if id or key:
+            return bool(ids or keys)
+        return batch.is_stored({(row[0], row[1]): (row[2], row[3]) for row in fences})
+
+
+_UNKNOWN = (
+    "the connection was lost while this was being committed, and it cannot be told whether it is stored. Ask again with the "
+    "same idempotency key, or look whether it is there"
+)
+
+
+class _Wanted:
+    """What a batch must know of the log."""
+
+    def __init__(self, requests: Sequence[Request]) -> None:
+        commits = sorted({(c.fence.consumer, c.fence.segment) for c in (r.commit for r in requests) if c is not None})
+        self.segments = [consumer for consumer, _ in commits], [segment for _, segment in commits]
+        self.keys = [request.idempotency_key for request in requests if request.idempotency_key is not None]
+        self.conditions = dict.fromkeys(condition for request in requests for condition in request.conditions)
+        lanes = [request.operation.lane for request in requests if request.operation is not None]
+        self.lanes = [lane.consumer for lane in lanes], [lane.key for lane in lanes]
+        streams = {expected.stream for request in requests for expected in request.expected}
+        streams |= {draft.stream for request in requests for draft in request.events if draft.stream is not None}
+        self.streams = list(streams)
+        self.lock = bool(
+            self.keys
+            or self.conditions
+            or lanes
+            or streams
+            or any(request.events or request.apply or request.commit is None for request in requests)
+        )
