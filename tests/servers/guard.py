@@ -11,7 +11,6 @@ The first line of output is the process id of the server. USER is `-` for whoeve
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import pwd
 import select
@@ -19,14 +18,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
-from tests.servers.processes import kill_family, locked
+from tests.servers.processes import die_with_parent, kill_family, locked
 
 __all__ = ["run"]
 
 PATIENCE_SECONDS = 10.0
-PR_SET_PDEATHSIG = 1
 
 
 def run(user: str, folder: Path, lock: Path | None, command: list[str]) -> int:
@@ -40,7 +39,7 @@ def run(user: str, folder: Path, lock: Path | None, command: list[str]) -> int:
         user=account and account.pw_uid,
         group=account and account.pw_gid,
         extra_groups=[] if account else None,
-        preexec_fn=_die_with_the_guard,
+        preexec_fn=partial(die_with_parent, signal.SIGQUIT),  # should somebody kill the guard
     )
     try:
         print(server.pid, flush=True)
@@ -55,11 +54,6 @@ def run(user: str, folder: Path, lock: Path | None, command: list[str]) -> int:
             _end(server)
             shutil.rmtree(folder, ignore_errors=True)
     return server.returncode
-
-
-def _die_with_the_guard() -> None:
-    # Set here, in the child: a change of user would clear it.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGQUIT)
 
 
 def _nobody_is_left(lock: Path | None) -> bool:

@@ -48,11 +48,6 @@ class GuardedProcess:
             os.close(reader)
         self.pid = self._first_line()
 
-    @property
-    def guard(self) -> int:
-        """The process id of the guard, which is the last to end."""
-        return self._guard.pid
-
     def running(self) -> bool:
         return self._guard.poll() is None
 
@@ -75,9 +70,10 @@ class GuardedProcess:
             os.close(self._writer)
             self._writer = None
 
-    def let_go(self) -> None:
-        """Leave it to those who share it."""
+    def let_go(self) -> int:
+        """Leave it to those who share it. The process id of its guard, which is the last to end."""
         self._guard.returncode = 0  # else `Popen` complains that nobody waits for a process that ends by itself
+        return self._guard.pid
 
     def last_words(self) -> str:
         """What the server said last, for a message."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import select
@@ -12,10 +13,11 @@ from collections import defaultdict
 from collections.abc import Callable, Generator
 from pathlib import Path
 
-__all__ = ["ServerError", "family", "kill_family", "locked", "until"]
+__all__ = ["ServerError", "die_with_parent", "family", "has_ended", "kill_family", "locked", "until"]
 
 PATIENCE_SECONDS = 60.0
 GLANCE_SECONDS = 0.005
+PR_SET_PDEATHSIG = 1
 
 
 class ServerError(RuntimeError):
@@ -31,6 +33,11 @@ def until(holds: Callable[[], bool], what: str, seconds: float = PATIENCE_SECOND
         time.sleep(GLANCE_SECONDS)
 
 
+def die_with_parent(number: signal.Signals) -> None:
+    """From now on the kernel sends this signal to the calling process when its parent dies. A change of user undoes it."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+
+
 def family(pid: int) -> list[int]:
     """A process and all that came from it, as far as they are still there."""
     children: dict[int, list[int]] = defaultdict(list)
@@ -43,6 +50,18 @@ def family(pid: int) -> list[int]:
     for one in found:
         found += children[one]  # the list grows while it is walked
     return found
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process runs no more; whoever started it may still have to be told (a zombie has ended)."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([handle], [], [], 0)[0])
+    finally:
+        os.close(handle)
 
 
 def kill_family(pid: int, seconds: float = PATIENCE_SECONDS) -> None:
