@@ -506,8 +506,10 @@ class MemoryTransfer:
         first = bisect_right(rows, after, key=lambda row: row[: part.key]) if after is not None else 0
         return page_of(islice(rows, first, None))
 
-    async def begin(self, origin: Origin, *, anew: bool) -> None:
+    async def begin(self, origin: Origin, *, anew: bool, tables: Sequence[Part] = ()) -> None:
         """See `Transfer.begin`."""
+        if tables:
+            raise MissingCapability(f"the log in memory has no tables of the application: {tables[0].name}")
         if (await self.found()).state is Place.WHOLE:
             raise WrongLog(f"could not begin a copy in {self.place}: it is a log; nothing was changed")
         if anew:

@@ -2,7 +2,8 @@
 
 A log is `PARTS`: named tables with the columns listed here, in rows of plain values that are the same for every adapter, each
 part ordered by its key. A new table of a log that has to move is a line in `PARTS`; adapters map names only. Rows about
-running processes are no part: nobody runs a log that moves.
+running processes are no part: nobody runs a log that moves. Tables that the application keeps in the log's database move
+with it, as parts that the source tells of.
 
 States of a target: empty → half (a mark says of which log, as of which write) → whole. A half is no log yet: it has no head,
 opening it is refused, and only `copy` goes on with it. The step to whole comes last, after both sides were compared.
@@ -10,7 +11,7 @@ opening it is refused, and only `copy` goes on with it. The step to whole comes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Protocol, TypeAlias
 
@@ -25,12 +26,14 @@ __all__ = [
     "PAGE_BYTES",
     "PAGE_ROWS",
     "PARTS",
+    "Column",
     "Copied",
     "Difference",
     "Found",
     "Origin",
     "Part",
     "Place",
+    "Table",
     "Tell",
     "Transfer",
     "Values",
@@ -45,7 +48,26 @@ PAGE_BYTES = 8 * 1024 * 1024
 """A page ends with the row that fills it, so that large payloads do not have to fit in memory by the thousand."""
 
 Values: TypeAlias = tuple[Any, ...]
-"""One row: bytes, int, str or None. Whatever a database has instead (its own ids, booleans, unsigned numbers) is mapped."""
+"""One row: bytes, int, str or None; float in tables of the application. Whatever a database has instead (booleans, unsigned
+numbers, ids and times of its own) is mapped to these."""
+
+
+class Column(msgspec.Struct, frozen=True):
+    """`kind` is integer, real, text, blob, or what else the database calls it."""
+
+    name: str
+    kind: str
+    required: bool
+
+
+class Table(msgspec.Struct, frozen=True):
+    """What a table of the application is made of, its key first."""
+
+    columns: tuple[Column, ...]
+    unique: tuple[tuple[str, ...], ...]
+    dialect: str
+    statements: tuple[str, ...]
+    """These make it in databases of that dialect; in others it gets its columns, its key, and what is unique."""
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -56,6 +78,8 @@ class Part(msgspec.Struct, frozen=True):
     label: str
     columns: tuple[str, ...]
     key: int = 1
+    table: Table | None = None
+    """Of a table of the application; `name` is then all of its name."""
 
 
 def _part(name: str, label: str, columns: str, key: int = 1) -> Part:
@@ -113,6 +137,10 @@ class Found(msgspec.Struct, frozen=True):
     origin: Origin | None = None
     nodes: tuple[Node, ...] = ()
     """As `Checkpoints.nodes` tells them."""
+    tables: tuple[Part, ...] = ()
+    """Those of the application, by name."""
+    left: tuple[str, ...] = ()
+    """What else of the application is there and cannot move, in words."""
 
 
 class Transfer(Protocol):
@@ -133,9 +161,13 @@ class Transfer(Protocol):
         """Look again."""
         ...
 
-    async def begin(self, origin: Origin, *, anew: bool) -> None:
+    async def begin(self, origin: Origin, *, anew: bool, tables: Sequence[Part] = ()) -> None:
         """Mark the place as half a copy of this log, and whatever else was receiving here as ended: it is refused from now
-        on. With `anew` what is there is removed. One transaction. Errors: `WrongLog` unless it is empty or half a copy."""
+        on. With `anew` what is there of a log is removed, and `tables` of the application are made; those that are there,
+        made for this and empty, stay. One transaction.
+
+        Errors: `WrongLog` unless it is empty or half a copy; `MissingCapability` for tables where there can be none.
+        """
         ...
 
     async def receive(self, part: Part, rows: Sequence[Values]) -> None:
@@ -220,23 +252,35 @@ Tell: TypeAlias = Callable[[str, str, int, int], None]
 """Told what is being done, to which part, how many rows of all are done, and how many there are."""
 
 
-async def _compare(source: Transfer, target: Transfer, step: _Steps) -> Difference | None:
-    """Both sides in pages, row by row."""
-    for part in PARTS:
-        after: Values | None = None
-        while True:
-            ours, theirs = await source.page(part, after), await target.page(part, after)
-            common = min(len(ours), len(theirs))
-            if ours[:common] != theirs[:common]:
-                pairs = zip(ours, theirs, strict=False)
-                return _difference(part, *next(pair for pair in pairs if pair[0] != pair[1]))
-            if not common:
-                if ours or theirs:
-                    return _difference(part, ours[0] if ours else None, theirs[0] if theirs else None)
-                break
-            after = ours[common - 1][: part.key]
-            step(part, common)
+async def _compare(source: Transfer, target: Transfer, rows: Mapping[Part, int], step: _Steps) -> Difference | None:
+    """Both sides in pages, row by row; `rows` says how many the source has of each part."""
+    there = {part.name for part in (await target.found()).tables}
+    for part, count in rows.items():
+        if part.table is not None and part.name not in there:
+            return Difference(part.label, (), None, part.columns, None)
+        difference = await _compare_part(source, target, part, count, step)
+        if difference is not None:
+            return difference
     return None
+
+
+async def _compare_part(source: Transfer, target: Transfer, part: Part, count: int, step: _Steps) -> Difference | None:
+    after: Values | None = None
+    while True:
+        ours, theirs = await source.page(part, after), await target.page(part, after)
+        common = min(len(ours), len(theirs))
+        if ours[:common] != theirs[:common]:
+            pairs = zip(ours, theirs, strict=False)
+            return _difference(part, *next(pair for pair in pairs if pair[0] != pair[1]))
+        if common:
+            after = ours[common - 1][: part.key]
+            count -= common
+            step(part, common)
+        elif ours or theirs:
+            return _difference(part, ours[0] if ours else None, theirs[0] if theirs else None)
+        else:
+            # A row that no page holds, such as one without a key.
+            return Difference(part.label, (), None, count, None) if count else None
 
 
 def _difference(part: Part, source: Values | None, target: Values | None) -> Difference:
@@ -262,6 +306,8 @@ class Copied(msgspec.Struct, frozen=True, kw_only=True):
     """Of each part, by its label: how many the source has."""
     received: int
     """Rows that were copied now: fewer where an earlier copy had stopped half way, none where it was whole already."""
+    left: tuple[str, ...]
+    """What the application has beside the source and could not move, in words."""
     whole: bool
     """The target was a whole log before: it was compared, and nothing was written."""
     difference: Difference | None
@@ -291,13 +337,14 @@ async def copy(source: Transfer, target: Transfer, world: World, *, tell: Tell =
         origin = _at_rest(source, from_there, None, world.now())
         there = await target.open(world, receiving=True)
         _fits(target, there, origin)
-        rows = {part.label: (await source.extent(part))[0] for part in PARTS}
+        rows = {part: (await source.extent(part))[0] for part in (*PARTS, *from_there.tables)}
         total = sum(rows.values())
         received = 0
         if there.state is not Place.WHOLE:
-            await target.begin(origin, anew=there.state is Place.EMPTY or there.origin != origin)
-            received = await _receive(source, target, total, tell)
-        difference = await _compare(source, target, _Steps("comparing", 0, total, tell))
+            anew = there.state is Place.EMPTY or there.origin != origin
+            await target.begin(origin, anew=anew, tables=from_there.tables)
+            received = await _receive(source, target, tuple(rows), total, tell)
+        difference = await _compare(source, target, rows, _Steps("comparing", 0, total, tell))
         _at_rest(source, await source.found(), origin, world.now())
         if difference is None and there.state is Place.WHOLE and there.origin != origin:
             difference = _difference_of_heads(origin, there.origin)
@@ -306,8 +353,9 @@ async def copy(source: Transfer, target: Transfer, world: World, *, tell: Tell =
         return Copied(
             log_id=origin.log_id,
             position=origin.position,
-            rows=rows,
+            rows={part.label: count for part, count in rows.items()},
             received=received,
+            left=from_there.left,
             whole=there.state is Place.WHOLE,
             difference=difference,
         )
@@ -316,11 +364,11 @@ async def copy(source: Transfer, target: Transfer, world: World, *, tell: Tell =
         await source.close()
 
 
-async def _receive(source: Transfer, target: Transfer, total: int, tell: Tell) -> int:
-    extents = [await target.extent(part) for part in PARTS]
+async def _receive(source: Transfer, target: Transfer, parts: Sequence[Part], total: int, tell: Tell) -> int:
+    extents = [await target.extent(part) for part in parts]
     step = _Steps("copying", sum(count for count, _ in extents), total, tell)
     received = 0
-    for part, (_, after) in zip(PARTS, extents, strict=True):
+    for part, (_, after) in zip(parts, extents, strict=True):
         while rows := await source.page(part, after):
             await target.receive(part, rows)
             after = rows[-1][: part.key]

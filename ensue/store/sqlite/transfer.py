@@ -16,6 +16,8 @@ from ensue.store.sqlite import SqliteStore, checkpoints
 from ensue.store.sqlite.errors import translated
 from ensue.store.sqlite.files import LogFiles
 from ensue.store.sqlite.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, is_half_copied
+from ensue.store.sqlite.tables import found as own_tables
+from ensue.store.sqlite.tables import make, quoted
 from ensue.store.sqlite.writer import CHECKPOINT_PAGES
 from ensue.store.transfer import PAGE_ROWS, PARTS, Found, Origin, Part, Place, Values, handles_in_order, page_of
 from ensue.world import World
@@ -100,8 +102,8 @@ class SqliteTransfer:
             return self._look(sql)
 
     def _look(self, sql: apsw.Connection) -> Found:
-        ((tables,),) = sql.execute("SELECT count(*) FROM sqlite_schema")
-        if not tables:
+        ((there,),) = sql.execute("SELECT count(*) FROM sqlite_schema")
+        if not there:
             return Found(Place.EMPTY)
         if sql.pragma("application_id") != APPLICATION_ID:
             raise CorruptLog(f"{self.place} is a SQLite database, but not an Ensue log; nothing was written to it")
@@ -113,28 +115,31 @@ class SqliteTransfer:
             )
         if is_half_copied(sql):
             marks = list(sql.execute("SELECT log_id, position, recorded_at, batch FROM ensue_transfer"))
-            return Found(Place.HALF, Origin(*marks[0]) if schema == SCHEMA_VERSION else None)
+            origin = Origin(*marks[0]) if schema == SCHEMA_VERSION else None
+            return Found(Place.HALF, origin, tables=own_tables(sql)[0])
         heads = list(sql.execute("SELECT log_id, position, recorded_at, batch FROM ensue_log"))
         if not heads:
             raise CorruptLog(f"{self.place} has lost its head row; nothing was written to it")
-        used = any(list(sql.execute(f"SELECT 1 FROM ensue_{part.name} LIMIT 1")) for part in PARTS)
-        return Found(Place.WHOLE if used else Place.EMPTY, Origin(*heads[0]), checkpoints.nodes(sql))
+        used = any(list(sql.execute(f"SELECT 1 FROM {_table(part)} LIMIT 1")) for part in PARTS)
+        nodes, (own, left) = checkpoints.nodes(sql), own_tables(sql)
+        return Found(Place.WHOLE if used else Place.EMPTY, Origin(*heads[0]), nodes, own, left)
 
     async def extent(self, part: Part) -> tuple[int, Values | None]:
         """See `Transfer.extent`."""
-        key = [_column(part, name) for name in part.columns[: part.key]]
+        columns, key = _columns(part), _key(part)
         backwards = ", ".join(f"{name} DESC" for name in key)
+        last_one = f"SELECT {', '.join(columns[: part.key])} FROM {_table(part)} ORDER BY {backwards} LIMIT 1"
         with self._reading(part.label) as sql:
-            ((count,),) = sql.execute(f"SELECT count(*) FROM ensue_{part.name}")
-            last = list(sql.execute(f"SELECT {', '.join(key)} FROM ensue_{part.name} ORDER BY {backwards} LIMIT 1"))
+            ((count,),) = sql.execute(f"SELECT count(*) FROM {_table(part)}")
+            last = list(sql.execute(last_one))
         return count, last[0] if last else None
 
     async def page(self, part: Part, after: Values | None) -> list[Values]:
         """See `Transfer.page`."""
-        columns = [_column(part, name) for name in part.columns]
-        key = ", ".join(columns[: part.key])
+        key = ", ".join(_key(part))
         beyond = f"WHERE ({key}) > ({', '.join('?' * part.key)})" if after is not None else ""
-        text = f"SELECT {', '.join(columns)} FROM ensue_{part.name} {beyond} ORDER BY {key} LIMIT {PAGE_ROWS}"
+        columns = ", ".join(_columns(part))
+        text = f"SELECT {columns} FROM {_table(part)} {beyond} ORDER BY {key} LIMIT {PAGE_ROWS}"
         with self._reading(part.label) as sql:
             cursor = sql.execute(text, after or ())
             rows = page_of(cursor)
@@ -162,15 +167,17 @@ class SqliteTransfer:
                 sql.execute("ROLLBACK")
             files.unlock()
 
-    async def begin(self, origin: Origin, *, anew: bool) -> None:
+    async def begin(self, origin: Origin, *, anew: bool, tables: Sequence[Part] = ()) -> None:
         """See `Transfer.begin`."""
         self._receiver = self._world.new_id()
         await self._prepare()
         async with self._writing("begin a copy in") as sql:
-            if self._look(sql).state is Place.WHOLE:
+            state = self._look(sql).state
+            if state is Place.WHOLE:
                 raise WrongLog(f"could not begin a copy in {self.place}: it is a log; nothing was changed")
             if anew:
                 self._make_anew(sql, origin)
+                make(sql, tables, remove=state is Place.HALF)
             else:
                 sql.execute("UPDATE ensue_transfer SET receiver = ?", (self._receiver,))
 
@@ -185,11 +192,9 @@ class SqliteTransfer:
             sql.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
 
     def _make_anew(self, sql: apsw.Connection, origin: Origin) -> None:
-        tables = list(
-            sql.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name LIKE 'ensue\\_%' ESCAPE '\\'")
-        )
-        for (name,) in tables:
-            sql.execute(f'DROP TABLE "{name}"')
+        names = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB 'ensue_*'"
+        for (name,) in list(sql.execute(names)):
+            sql.execute(f"DROP TABLE {name}")
         sql.execute(SCHEMA)
         sql.execute(_MARK)
         sql.execute(
@@ -208,11 +213,10 @@ class SqliteTransfer:
 
     async def receive(self, part: Part, rows: Sequence[Values]) -> None:
         """See `Transfer.receive`."""
-        columns = ", ".join(_column(part, name) for name in part.columns)
-        places = ", ".join("?" * len(part.columns))
+        columns, places = ", ".join(_columns(part)), ", ".join("?" * len(part.columns))
         async with self._writing(f"copy {part.label} to") as sql:
             self._hold_mark(sql)
-            sql.executemany(f"INSERT INTO ensue_{part.name} ({columns}) VALUES ({places})", rows)
+            sql.executemany(f"INSERT INTO {_table(part)} ({columns}) VALUES ({places})", rows)
 
     async def finish(self) -> None:
         """See `Transfer.finish`."""
@@ -224,6 +228,18 @@ class SqliteTransfer:
             sql.execute("DROP TABLE ensue_transfer")
 
 
-def _column(part: Part, column: str) -> str:
-    """The order in which delivery records were made is that of their rows."""
-    return "rowid" if (part.name, column) == ("delivery", "number") else column
+def _table(part: Part) -> str:
+    return quoted(part.name) if part.table is not None else f"ensue_{part.name}"
+
+
+def _columns(part: Part) -> list[str]:
+    if part.table is not None:
+        return list(map(quoted, part.columns))
+    # The order in which delivery records were made is that of their rows.
+    return ["rowid" if (part.name, column) == ("delivery", "number") else column for column in part.columns]
+
+
+def _key(part: Part) -> list[str]:
+    """Columns of the application may be declared to be in another order."""
+    key = _columns(part)[: part.key]
+    return key if part.table is None else [f"{column} COLLATE BINARY" for column in key]

@@ -27,7 +27,7 @@ from ensue.store.transfer import PARTS, Copied, Found, Origin, Part, Place, Tran
 from ensue.testing.contracts.bench import SECOND, Bench, Contract, commit_of, contract_test, key_of
 from ensue.world import World
 
-__all__ = ["InterruptedTransfer", "TransferContract", "everything", "fill"]
+__all__ = ["Interrupted", "InterruptedTransfer", "TransferContract", "everything", "fill"]
 
 
 class Interrupted(Exception):
@@ -57,9 +57,9 @@ class InterruptedTransfer:
     async def found(self) -> Found:
         return await self._inner.found()
 
-    async def begin(self, origin: Origin, *, anew: bool) -> None:
+    async def begin(self, origin: Origin, *, anew: bool, tables: Sequence[Part] = ()) -> None:
         await self._change()
-        await self._inner.begin(origin, anew=anew)
+        await self._inner.begin(origin, anew=anew, tables=tables)
 
     async def receive(self, part: Part, rows: Sequence[Values]) -> None:
         await self._change()
