@@ -14,9 +14,11 @@ from tests.tidy.repository import PACKAGE, ROOT
 
 @pytest.mark.parametrize("failing", ["check", "test", "none"])
 def test_the_gate_fails_when_either_of_its_two_commands_fails(failing: str, tmp_path: Path) -> None:
-    make = tmp_path / "make"
+    make, identity = tmp_path / "make", tmp_path / "id"
     make.write_text(f'#!/bin/sh\necho "ran $1 requiring=$ENSUE_REQUIRE_SERVICES"\n[ "$1" != {failing} ]\n')
-    make.chmod(0o755)
+    identity.write_text("#!/bin/sh\necho 1000\n")  # not root: a test installs nothing
+    for program in (make, identity):
+        program.chmod(0o755)
     result = subprocess.run(
         [ROOT / ".ci/run"],
         env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
