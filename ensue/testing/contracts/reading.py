@@ -295,7 +295,7 @@ class ReadingContract(Contract):
                 page = await bench.log.read(after=reached, limit=20)
                 seen += [row[0] for row in page.rows]
                 reached = page.reached
-                if reached >= bench.log.head():
+                if len(seen) < 250 and reached >= bench.log.head():
                     await bench.log.changed(reached)
             return seen
 
@@ -305,7 +305,5 @@ class ReadingContract(Contract):
 
         readers = [bench.start(follow()) for _ in range(2)]
         await asyncio.gather(*(write() for _ in range(4)))
-        extra = bench.log.write(Request(events=[bench.draft()]))  # so that nobody waits for more than there is
         for seen in await asyncio.gather(*readers):
-            assert seen[:250] == list(range(1, 251))
-        await extra
+            assert seen == list(range(1, 251))
