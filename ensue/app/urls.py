@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
@@ -46,6 +48,11 @@ def open_transfer(url: str) -> Transfer:
         from ensue.store.sqlite.transfer import SqliteTransfer
 
         return SqliteTransfer(_path(url, parts))
+    if parts.scheme in _POSTGRESQL:
+        with _driver_of(url):
+            from ensue.store.postgresql.transfer import PostgresqlTransfer
+
+        return PostgresqlTransfer(url)
     if parts.scheme == "memory":
         raise WiringError(
             "a log in memory is gone with its process: there is nothing to copy, and nothing would be kept"
@@ -62,15 +69,23 @@ def _no_adapter(url: str, parts: SplitResult) -> WiringError:
 
 
 def _postgresql(url: str, read_only: bool) -> Store:
-    try:
+    with _driver_of(url):
         from ensue.store.postgresql import PostgresqlStore
+
+    return PostgresqlStore(url, read_only=read_only)
+
+
+@contextmanager
+def _driver_of(url: str) -> Generator[None, None, None]:
+    """Errors: `WiringError` where it is not installed."""
+    try:
+        yield
     except ModuleNotFoundError as error:
         if error.name != "psycopg":
             raise
         raise WiringError(
             f"the URL {shown(url)} needs a driver that is not installed: pip install 'ensue[postgresql]'"
         ) from None
-    return PostgresqlStore(url, read_only=read_only)
 
 
 def _path(url: str, parts: SplitResult) -> str:

@@ -53,7 +53,7 @@ numbers, ids and times of its own) is mapped to these."""
 
 
 class Column(msgspec.Struct, frozen=True):
-    """`kind` is integer, real, text, blob, or what else the database calls it."""
+    """`kind` is integer, real, text, blob, or what else it was declared as."""
 
     name: str
     kind: str
@@ -65,9 +65,8 @@ class Table(msgspec.Struct, frozen=True):
 
     columns: tuple[Column, ...]
     unique: tuple[tuple[str, ...], ...]
-    dialect: str
     statements: tuple[str, ...]
-    """These make it in databases of that dialect; in others it gets its columns, its key, and what is unique."""
+    """These make it in a database of the same kind; in others it gets its columns, its key, and what is unique."""
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -138,7 +137,7 @@ class Found(msgspec.Struct, frozen=True):
     nodes: tuple[Node, ...] = ()
     """As `Checkpoints.nodes` tells them."""
     tables: tuple[Part, ...] = ()
-    """Those of the application, by name."""
+    """Those of the application that move with a log, by name."""
     left: tuple[str, ...] = ()
     """What else of the application is there and cannot move, in words."""
 
@@ -180,7 +179,7 @@ class Transfer(Protocol):
         ...
 
     async def extent(self, part: Part) -> tuple[int, Values | None]:
-        """How many rows there are, and the key of the last one."""
+        """How many rows there are, and the key of the last one. A table that is not there has no rows."""
         ...
 
     async def page(self, part: Part, after: Values | None) -> list[Values]:
@@ -254,10 +253,7 @@ Tell: TypeAlias = Callable[[str, str, int, int], None]
 
 async def _compare(source: Transfer, target: Transfer, rows: Mapping[Part, int], step: _Steps) -> Difference | None:
     """Both sides in pages, row by row; `rows` says how many the source has of each part."""
-    there = {part.name for part in (await target.found()).tables}
     for part, count in rows.items():
-        if part.table is not None and part.name not in there:
-            return Difference(part.label, (), None, part.columns, None)
         difference = await _compare_part(source, target, part, count, step)
         if difference is not None:
             return difference

@@ -12,11 +12,13 @@ import pytest
 from ensue.store.base import Store
 from ensue.store.memory import MemoryStore, MemoryTransfer
 from ensue.store.postgresql import PostgresqlStore
+from ensue.store.postgresql.transfer import PostgresqlTransfer
 from ensue.store.sqlite import SqliteStore
 from ensue.store.sqlite.transfer import SqliteTransfer
 from ensue.store.transfer import Transfer
 from ensue.testing.contracts import DurableContract, SharedContract, SqlContract, StoreContract, TransferContract
 from ensue.testing.simulation import memory_database
+from tests.servers.postgresql import PostgresAddress, empty_schema
 
 _numbers = itertools.count()
 
@@ -66,10 +68,19 @@ class TestSqliteInMemory(StoreContract, SharedContract, SqlContract):
         return SqliteStore(self.path)
 
 
-class TestPostgresql(StoreContract, DurableContract, SharedContract, SqlContract):
+class TestPostgresql(StoreContract, DurableContract, SharedContract, SqlContract, TransferContract):
     @pytest.fixture(autouse=True)
-    def _schema(self, postgresql_url: str) -> None:
-        self.url = postgresql_url
+    def _schema(self, postgresql: PostgresAddress) -> None:
+        self.url = empty_schema(postgresql.url())
+        self._elsewhere: str | None = None
+        self._server = postgresql.url()
 
     def store(self) -> Store:
         return PostgresqlStore(self.url)
+
+    def transfer(self) -> Transfer:
+        return PostgresqlTransfer(self.url)
+
+    def elsewhere(self) -> tuple[Store, Transfer]:
+        self._elsewhere = self._elsewhere or empty_schema(self._server)
+        return PostgresqlStore(self._elsewhere), PostgresqlTransfer(self._elsewhere)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 from psycopg import errors
 
-from ensue.errors import LogTooNew, ReadOnlyLog, Unavailable, WiringError
+from ensue.errors import CorruptLog, LogTooNew, ReadOnlyLog, Unavailable, WiringError
 from ensue.store.postgresql.session import Session, Statement
+from ensue.store.transfer import half_copied
 
 __all__ = ["SCHEMA_VERSION", "STEPS", "Step", "prepare", "upgrade", "version"]
 
@@ -91,6 +92,7 @@ _FOUND = Statement("SELECT to_regclass('ensue_schema') IS NOT NULL, current_sche
 _VERSION = Statement("SELECT coalesce(max(version), 0) FROM ensue_schema")()
 _RECORD = Statement("INSERT INTO ensue_schema (version, title) VALUES ($1::integer, $2::text)")
 _LOG_ID = Statement("SELECT log_id FROM ensue_log")()
+_IS_HALF_COPIED = Statement("SELECT to_regclass('ensue_transfer') IS NOT NULL")()
 _BEGIN, _COMMIT, _ROLLBACK = (Statement(word)() for word in ("BEGIN", "COMMIT", "ROLLBACK"))
 _FIRST = Statement(
     "CREATE TABLE ensue_schema (version integer PRIMARY KEY, title text NOT NULL, "
@@ -152,5 +154,9 @@ async def prepare(session: Session, *, read_only: bool, database: str) -> str:
                 f"could not make the tables of the log {database}: this role may not (schema {found} of {SCHEMA_VERSION}). "
                 "Run `ensue db upgrade` with a role that may create tables"
             ) from error
-    ((log_id,),) = (await session.run(_LOG_ID))[0]
-    return str(log_id)
+    heads, ((half,),) = await session.run(_LOG_ID, _IS_HALF_COPIED)
+    if half:
+        raise half_copied(database)
+    if not heads:
+        raise CorruptLog(f"the log {database} has lost its head row; nothing was written to it")
+    return str(heads[0][0])

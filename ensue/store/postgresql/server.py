@@ -74,6 +74,10 @@ class Server:
             await session.run(_ONCE)
         return session
 
+    async def connect_to_copy(self) -> psycopg.AsyncConnection[Any]:
+        """A connection for COPY, for which the pipeline has no place. Errors: `psycopg.Error`."""
+        return await psycopg.AsyncConnection.connect(self._conninfo, prepare_threshold=None)
+
     def connect_to_query(self) -> psycopg.Connection[Any]:
         """A connection for reading statements of the user's. Blocks. Errors: `psycopg.Error`."""
         connection = psycopg.connect(self._conninfo, cursor_factory=psycopg.RawCursor)

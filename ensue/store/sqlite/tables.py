@@ -10,10 +10,8 @@ import apsw
 from ensue.errors import WrongLog
 from ensue.store.transfer import Column, Part, Table
 
-__all__ = ["DIALECT", "found", "make", "quoted"]
+__all__ = ["found", "is_there", "make", "quoted"]
 
-DIALECT = "sqlite"
-_TYPES = {"integer": "INTEGER", "real": "REAL", "text": "TEXT", "blob": "BLOB"}
 _AFFINITIES = (
     ("INT", "integer"), ("CHAR", "text"), ("CLOB", "text"), ("TEXT", "text"), ("BLOB", "blob"), ("REAL", "real"),
     ("FLOA", "real"), ("DOUB", "real"),
@@ -61,7 +59,7 @@ def _part(sql: apsw.Connection, name: str) -> Part | None:
         "ORDER BY type DESC, name",
         (name,),
     )
-    table = Table(described, _unique(sql, name), DIALECT, tuple(text for (text,) in made))
+    table = Table(described, _unique(sql, name), tuple(text for (text,) in made))
     return Part(name, f"rows of {name}", tuple(column.name for column in described), len(key), table)
 
 
@@ -78,12 +76,15 @@ def _unique(sql: apsw.Connection, name: str) -> tuple[tuple[str, ...], ...]:
     return tuple(names for names in columns if None not in names)  # None is an expression
 
 
+def is_there(sql: apsw.Connection, name: str) -> bool:
+    return bool(list(sql.execute("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?", (name,))))
+
+
 def make(sql: apsw.Connection, parts: Sequence[Part], *, remove: bool) -> None:
     """Make tables of the application that are not there. Those that are there are made anew with `remove`; else they must
     be empty. Errors: `WrongLog`."""
-    there = {part.name for part in found(sql)[0]}
     for part in parts:
-        if part.name in there:
+        if is_there(sql, part.name):
             if not remove:
                 if list(sql.execute(f"SELECT 1 FROM {quoted(part.name)} LIMIT 1")):
                     raise WrongLog(
@@ -92,15 +93,5 @@ def make(sql: apsw.Connection, parts: Sequence[Part], *, remove: bool) -> None:
                 continue
             sql.execute(f"DROP TABLE {quoted(part.name)}")
         assert part.table is not None
-        for statement in part.table.statements if part.table.dialect == DIALECT else (_statement(part, part.table),):
+        for statement in part.table.statements:
             sql.execute(statement)
-
-
-def _statement(part: Part, table: Table) -> str:
-    columns = [
-        f"{quoted(column.name)} {_TYPES.get(column.kind, 'TEXT')}{' NOT NULL' if column.required else ''}"
-        for column in table.columns
-    ]
-    keys = [("PRIMARY KEY", part.columns[: part.key]), *(("UNIQUE", names) for names in table.unique)]
-    rules = [f"{rule} ({', '.join(map(quoted, names))})" for rule, names in keys]
-    return f"CREATE TABLE {quoted(part.name)} ({', '.join(columns + rules)})"

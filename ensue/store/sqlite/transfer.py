@@ -17,7 +17,7 @@ from ensue.store.sqlite.errors import translated
 from ensue.store.sqlite.files import LogFiles
 from ensue.store.sqlite.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, is_half_copied
 from ensue.store.sqlite.tables import found as own_tables
-from ensue.store.sqlite.tables import make, quoted
+from ensue.store.sqlite.tables import is_there, make, quoted
 from ensue.store.sqlite.writer import CHECKPOINT_PAGES
 from ensue.store.transfer import PAGE_ROWS, PARTS, Found, Origin, Part, Place, Values, handles_in_order, page_of
 from ensue.world import World
@@ -130,6 +130,8 @@ class SqliteTransfer:
         backwards = ", ".join(f"{name} DESC" for name in key)
         last_one = f"SELECT {', '.join(columns[: part.key])} FROM {_table(part)} ORDER BY {backwards} LIMIT 1"
         with self._reading(part.label) as sql:
+            if not is_there(sql, _name(part)):
+                return 0, None
             ((count,),) = sql.execute(f"SELECT count(*) FROM {_table(part)}")
             last = list(sql.execute(last_one))
         return count, last[0] if last else None
@@ -141,6 +143,8 @@ class SqliteTransfer:
         columns = ", ".join(_columns(part))
         text = f"SELECT {columns} FROM {_table(part)} {beyond} ORDER BY {key} LIMIT {PAGE_ROWS}"
         with self._reading(part.label) as sql:
+            if not is_there(sql, _name(part)):
+                return []
             cursor = sql.execute(text, after or ())
             rows = page_of(cursor)
             cursor.close(True)
@@ -228,8 +232,12 @@ class SqliteTransfer:
             sql.execute("DROP TABLE ensue_transfer")
 
 
+def _name(part: Part) -> str:
+    return part.name if part.table is not None else f"ensue_{part.name}"
+
+
 def _table(part: Part) -> str:
-    return quoted(part.name) if part.table is not None else f"ensue_{part.name}"
+    return quoted(_name(part))
 
 
 def _columns(part: Part) -> list[str]:
