@@ -21,13 +21,13 @@ inventory = Service("inventory")
 def update_stock(goods: GoodsOrdered | GoodsReturned, tx: Transaction) -> StockUpdated:
     """Take goods from the shelf, or put them back."""
     change = -goods.quantity if isinstance(goods, GoodsOrdered) else goods.quantity
-    tx.execute("CREATE TABLE IF NOT EXISTS shop_stock (sku TEXT PRIMARY KEY, on_hand INTEGER NOT NULL) WITHOUT ROWID")
+    tx.execute("CREATE TABLE IF NOT EXISTS shop_stock (sku TEXT NOT NULL PRIMARY KEY, on_hand INTEGER NOT NULL)")
     on_hand = tx.row(
         int,
-        "INSERT INTO shop_stock VALUES (?1, ?2 + ?3) "
-        "ON CONFLICT (sku) DO UPDATE SET on_hand = on_hand + ?3 RETURNING on_hand",
+        "INSERT INTO shop_stock (sku, on_hand) VALUES (?, ?) "
+        "ON CONFLICT (sku) DO UPDATE SET on_hand = shop_stock.on_hand + ? RETURNING on_hand",
         goods.sku,
-        INITIAL_STOCK,
+        INITIAL_STOCK + change,
         change,
     )
     assert on_hand is not None
