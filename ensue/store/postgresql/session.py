@@ -81,8 +81,8 @@ class Session:
 
     def __init__(self, connection: psycopg.AsyncConnection[Any], *, notified: Callable[[], None] | None = None) -> None:
         self.lost: psycopg.OperationalError | None = None
-        self.pooled = False
-        """A pooler stands between: another client may get this session after each transaction."""
+        self.pooled = True
+        """A pooler stands between, or may: another client may get this session after each transaction."""
         self.settings: tuple[Call, ...] = ()
         """What a transaction that writes sends after BEGIN, because the session does not keep it."""
         self._connection = connection
