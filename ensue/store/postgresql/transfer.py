@@ -18,7 +18,7 @@ from ensue.store.postgresql import checkpoints, schema
 from ensue.store.postgresql.errors import translated
 from ensue.store.postgresql.server import Server
 from ensue.store.postgresql.session import Session, Statement
-from ensue.store.postgresql.tables import expression, kinds, left, make, quoted, renumber
+from ensue.store.postgresql.tables import expression, kinds, left, make, numbers_rows, quoted, renumber
 from ensue.store.transfer import (
     PAGE_BYTES,
     PAGE_ROWS,
@@ -239,7 +239,7 @@ class PostgresqlTransfer:
                 raise self._taken_over() from error
             self._hold(marks)
             keys = [("ensue_dead_letter", "id"), ("ensue_delivery", "id")]
-            keys += [(_table(part), part.columns[0].lower()) for part in self._tables if part.key == 1]
+            keys += [(_table(part), part.columns[0].lower()) for part in self._tables if numbers_rows(part)]
             numbers = [renumber(table, column) for table, column in keys]
             await session.run(*numbers, _ANALYZE(), _WRITE_HEAD(), _UNMARK())
 

@@ -1,0 +1,359 @@
+"""Logs that move between stores of different kinds, with the application's own tables, and what is found when they differ."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import apsw
+import pytest
+
+from ensue.app.urls import open_store, open_transfer
+from ensue.errors import EnsueError, Misuse, Unavailable, WrongLog
+from ensue.events.stored import Draft
+from ensue.store.base import Request, SqlTransaction, Store
+from ensue.store.memory import MemoryStore, MemoryTransfer
+from ensue.store.sqlite.transfer import SqliteTransfer
+from ensue.store.transfer import PARTS, Copied, Part, Place, Transfer, Values, copy
+from ensue.testing.contracts import Bench, Contract
+from ensue.testing.contracts.transferring import Interrupted, InterruptedTransfer, everything, fill
+from tests.store.logs import WORLD, filled, on
+
+
+class Of(Contract):
+    """A bench on this store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def store(self) -> Store:
+        return self._store
+
+
+async def filled_log(store: Store) -> list[object]:
+    bench = Bench(Of(store))
+    await bench.open()
+    await fill(bench)
+    found = await everything(store)
+    await bench.close()
+    return found
+
+
+async def content(store: Store) -> list[object]:
+    await store.open(WORLD)
+    try:
+        return await everything(store)
+    finally:
+        await store.close()
+
+
+def sqlite(path: Path) -> tuple[Store, Transfer]:
+    return open_store(f"sqlite:///{path}"), open_transfer(f"sqlite:///{path}")
+
+
+def test_a_log_goes_from_store_to_store_and_comes_back_the_same(tmp_path: Path, postgresql_url: str) -> None:
+    async def story() -> None:
+        memory, last = MemoryStore(), MemoryStore()
+        before = await filled_log(memory)
+        places: list[tuple[Store, Transfer]] = [
+            (memory, MemoryTransfer(memory)),
+            sqlite(tmp_path / "first.db"),
+            (open_store(postgresql_url), open_transfer(postgresql_url)),
+            sqlite(tmp_path / "second.db"),
+            (last, MemoryTransfer(last)),
+        ]
+        for (_, source), (store, target) in itertools.pairwise(places):
+            copied = await copy(source, target, WORLD)
+            assert (copied.difference, copied.left) == (None, ())
+            assert await content(store) == before
+
+    asyncio.run(story())
+
+
+def test_texts_come_in_one_order_whatever_the_language_of_a_database_is(tmp_path: Path, postgresql_url: str) -> None:
+    names = ["a", "B", "Z", "é", "_", "aa", "A", "z", "Ä", "1", "日本"]
+
+    async def story() -> None:
+        store, source = sqlite(tmp_path / "log.db")
+        await store.open(WORLD)
+        await store.rename("New", names)
+        await store.close()
+        target = open_transfer(postgresql_url)
+        assert (await copy(source, target, WORLD)).difference is None
+
+    asyncio.run(story())
+
+
+# ------------------------------------------------------------------------------------------- the application's own tables
+
+TABLES = """
+CREATE TABLE shelf (sku TEXT PRIMARY KEY, on_hand INTEGER NOT NULL);
+CREATE TABLE Seat (Line INTEGER, number INTEGER, who TEXT, paid REAL, UNIQUE (who), PRIMARY KEY (number, Line)) WITHOUT ROWID;
+CREATE TABLE note (id INTEGER PRIMARY KEY, body BLOB, written TEXT, urgent BOOLEAN, price DECIMAL(10, 2));
+CREATE INDEX note_by_time ON note (written);
+INSERT INTO shelf VALUES ('b', -2), ('B', 1), ('é', 3), ('a', 1000);
+INSERT INTO Seat VALUES (1, 7, 'ann', 9.5), (2, 3, 'ben', NULL), (1, 3, NULL, 0.25);
+INSERT INTO note VALUES (1, x'00ff', '2026-01-01', 1, 9.5), (40, NULL, NULL, 0, 3);
+"""
+LEFT = """
+CREATE TABLE heap (a);
+CREATE VIEW totals AS SELECT sum(on_hand) FROM shelf;
+CREATE TRIGGER noted AFTER INSERT ON heap BEGIN DELETE FROM heap; END;
+"""
+
+
+def with_tables(path: Path, statements: str) -> Transfer:
+    """A log of three events with these tables beside it."""
+    filled(path, 3)
+    connection = apsw.Connection(str(path))
+    connection.execute(statements)
+    connection.close()
+    return SqliteTransfer(str(path))
+
+
+def run(store: Store, *statements: str) -> list[list[tuple[object, ...]]]:
+    """Run statements in a handler's transaction, on the log of this store."""
+    found: list[list[tuple[object, ...]]] = []
+
+    def function(sql: SqlTransaction) -> Sequence[Draft]:
+        found.extend(sql.execute(statement) for statement in statements)
+        return ()
+
+    async def story() -> None:
+        await store.open(WORLD)
+        try:
+            await store.write(Request(apply=(function,)))
+        finally:
+            await store.close()
+
+    asyncio.run(story())
+    return found
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def target_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty place of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'target.db'}"
+    url: str = request.getfixturevalue("postgresql_url")
+    return url
+
+
+def test_tables_of_the_application_come_with_the_log(tmp_path: Path, target_url: str) -> None:
+    source = with_tables(tmp_path / "log.db", TABLES)
+    copied = asyncio.run(copy(source, open_transfer(target_url), WORLD))
+    assert (copied.difference, copied.left) == (None, ())
+    assert [copied.rows[f"rows of {name}"] for name in ("shelf", "Seat", "note")] == [4, 3, 2]
+    shelf, seat, note = run(
+        open_store(target_url),
+        "SELECT sku, on_hand FROM shelf ORDER BY on_hand",
+        "SELECT Line, number, who, paid FROM Seat ORDER BY Line, number",
+        "SELECT id, body, written FROM note ORDER BY id",
+    )
+    assert shelf == [("b", -2), ("B", 1), ("é", 3), ("a", 1000)]
+    assert seat == [(1, 3, None, 0.25), (1, 7, "ann", 9.5), (2, 3, "ben", None)]
+    assert note == [(1, b"\x00\xff", "2026-01-01"), (40, None, None)]
+
+
+def test_their_keys_hold_and_number_on_where_they_came_to(tmp_path: Path, target_url: str) -> None:
+    source = with_tables(tmp_path / "log.db", TABLES)
+    asyncio.run(copy(source, open_transfer(target_url), WORLD))
+    (_, _, added) = run(
+        open_store(target_url),
+        "INSERT INTO shelf VALUES ('a', 7) ON CONFLICT (sku) DO UPDATE SET on_hand = 999",
+        "INSERT INTO Seat VALUES (9, 9, 'ann', 1) ON CONFLICT (who) DO NOTHING",
+        "INSERT INTO note (written) VALUES ('now') RETURNING id",
+    )
+    assert added == [(41,)]
+    shelf, seats = run(open_store(target_url), "SELECT on_hand FROM shelf WHERE sku = 'a'", "SELECT count(*) FROM Seat")
+    assert (shelf, seats) == ([(999,)], [(3,)])
+
+
+def test_a_table_that_was_made_for_it_is_filled_as_it_is(tmp_path: Path, postgresql_url: str) -> None:
+    source = with_tables(tmp_path / "log.db", TABLES)
+    target = open_transfer(postgresql_url)
+    asyncio.run(
+        _prepared(
+            postgresql_url,
+            "CREATE TABLE note (id bigint PRIMARY KEY, body bytea, written date, urgent boolean, "
+            "price numeric(10, 2), added timestamptz DEFAULT now())",
+        )
+    )
+    assert asyncio.run(copy(source, target, WORLD)).difference is None
+    ((found,),) = run(
+        open_store(postgresql_url), "SELECT written::text, urgent, price::text, added IS NULL FROM note WHERE id = 1"
+    )
+    assert found == ("2026-01-01", True, "9.50", False)
+
+
+async def _prepared(url: str, statement: str) -> None:
+    """The schema has this table, and no log."""
+    from psycopg import AsyncConnection
+
+    connection = await AsyncConnection.connect(url, autocommit=True)
+    await connection.execute(statement.encode())
+    await connection.close()
+
+
+def test_a_table_that_has_rows_already_is_not_filled(tmp_path: Path, postgresql_url: str) -> None:
+    source = with_tables(tmp_path / "log.db", TABLES)
+    asyncio.run(_prepared(postgresql_url, "CREATE TABLE shelf AS SELECT 'a' AS sku, 1 AS on_hand"))
+    with pytest.raises(WrongLog, match="shelf has rows already"):
+        asyncio.run(copy(source, open_transfer(postgresql_url), WORLD))
+
+
+def test_what_of_the_application_cannot_move_is_said(tmp_path: Path, target_url: str) -> None:
+    source = with_tables(tmp_path / "log.db", TABLES + LEFT)
+    copied = asyncio.run(copy(source, open_transfer(target_url), WORLD))
+    assert copied.left == (
+        "the table heap, which has no primary key",
+        "the view totals",
+        "the trigger noted",
+    )
+
+
+def test_a_row_that_no_page_holds_is_a_difference_and_not_left_out_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = with_tables(
+        tmp_path / "log.db", "CREATE TABLE odd (a TEXT PRIMARY KEY); INSERT INTO odd VALUES (NULL), ('x')"
+    )
+    monkeypatch.setattr("ensue.store.sqlite.transfer.PAGE_ROWS", 1)
+    copied = asyncio.run(copy(source, SqliteTransfer(str(tmp_path / "target.db")), WORLD))
+    assert str(copied.difference) == "rows of odd: missing in the target"
+
+
+# ------------------------------------------------------------------------------------------------------------ comparing
+
+
+class Careless(InterruptedTransfer):
+    """Changes what it stores of one part."""
+
+    def __init__(self, inner: Transfer, part: str, change: Callable[[list[Values]], list[Values]]) -> None:
+        super().__init__(inner, 1_000)
+        self._part, self._change_rows = part, change
+
+    async def receive(self, part: Part, rows: Sequence[Values]) -> None:
+        await super().receive(part, self._change_rows(list(rows)) if part.name == self._part else rows)
+
+
+def _lacks_the_last(rows: list[Values]) -> list[Values]:
+    return rows[:-1]
+
+
+def _with_another_last_column(rows: list[Values]) -> list[Values]:
+    last = rows[0][-1]
+    other = last + 1 if isinstance(last, int) else "other" if isinstance(last, str) else b'{"Other":0}'
+    return [(*rows[0][:-1], other), *rows[1:]]
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
+@pytest.mark.parametrize("change", [_lacks_the_last, _with_another_last_column])
+def test_a_part_that_is_not_equal_is_found_and_the_copy_stays_half(
+    part: Part, change: Callable[[list[Values]], list[Values]], tmp_path: Path
+) -> None:
+    async def story() -> Copied:
+        memory = MemoryStore()
+        await filled_log(memory)
+        target = Careless(SqliteTransfer(str(tmp_path / "target.db")), part.name, change)
+        return await copy(MemoryTransfer(memory), target, WORLD)
+
+    difference = asyncio.run(story()).difference
+    assert difference is not None
+    assert (difference.part, difference.column) == (
+        part.label,
+        None if change is _lacks_the_last else part.columns[-1],
+    )
+    with pytest.raises(Unavailable, match="half a copy"):
+        on(tmp_path / "target.db", everything)
+
+
+# ------------------------------------------------------------------------------------------------------------- SQLite
+
+
+def test_copying_changes_no_byte_of_the_source_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    folder = tmp_path / "there"
+    folder.mkdir()
+    before = filled(folder / "log.db", 500)
+    asyncio.run(copy(SqliteTransfer(str(folder / "log.db")), SqliteTransfer(str(tmp_path / "target.db")), WORLD))
+    assert (folder / "log.db").read_bytes() == before
+    assert os.listdir(folder) == ["log.db"]
+    assert sorted(os.listdir(tmp_path)) == ["target.db", "there"]
+
+
+def test_a_log_whose_process_was_killed_is_copied_with_all_that_was_acknowledged(tmp_path: Path) -> None:
+    async def story() -> int:
+        store, _ = sqlite(tmp_path / "log.db")
+        await store.open(WORLD)
+        bench = Bench(Of(store))
+        for _ in range(20):
+            await bench.append(bench.draft("Opened", "a"))
+        for name in ("log.db", "log.db-wal"):  # as the process that is killed now leaves them
+            shutil.copy(tmp_path / name, tmp_path / f"killed-{name}")
+        await store.close()
+        (tmp_path / "killed-log.db").rename(tmp_path / "killed.db")
+        (tmp_path / "killed-log.db-wal").rename(tmp_path / "killed.db-wal")
+        return (await copy(sqlite(tmp_path / "killed.db")[1], sqlite(tmp_path / "target.db")[1], WORLD)).position
+
+    assert asyncio.run(story()) == 20
+
+
+def test_a_source_that_is_gone_half_way_is_told_and_what_is_copied_stays(tmp_path: Path) -> None:
+    filled(tmp_path / "log.db", 12_000, size=10)
+    shutil.copy(tmp_path / "log.db", tmp_path / "backup.db")
+    source, target = SqliteTransfer(str(tmp_path / "log.db")), SqliteTransfer(str(tmp_path / "target.db"))
+
+    async def removed() -> None:
+        (tmp_path / "log.db").unlink()
+
+    with pytest.raises(EnsueError, match=r"log\.db"):
+        asyncio.run(copy(source, InterruptedTransfer(target, 3, removed), WORLD))
+    with pytest.raises(Unavailable, match=r"log\.db: there is no such file"):
+        asyncio.run(copy(source, target, WORLD))
+    shutil.copy(tmp_path / "backup.db", tmp_path / "log.db")
+    copied = asyncio.run(copy(source, target, WORLD))
+    assert (copied.difference, copied.position) == (None, 12_000)
+    assert copied.received < 12_000
+
+
+def test_a_place_is_not_copied_to_itself(tmp_path: Path) -> None:
+    filled(tmp_path / "log.db", 3)
+    (tmp_path / "link.db").symlink_to(tmp_path / "log.db")
+    with pytest.raises(Misuse, match="to itself"):
+        asyncio.run(copy(SqliteTransfer(str(tmp_path / "log.db")), SqliteTransfer(str(tmp_path / "link.db")), WORLD))
+
+
+def test_a_copy_that_was_begun_by_an_older_version_begins_anew(tmp_path: Path) -> None:
+    filled(tmp_path / "log.db", 10)
+    source, target = SqliteTransfer(str(tmp_path / "log.db")), SqliteTransfer(str(tmp_path / "target.db"))
+    with pytest.raises(Interrupted):
+        asyncio.run(copy(source, InterruptedTransfer(target, 3), WORLD))
+    connection = apsw.Connection(str(tmp_path / "target.db"))
+    connection.pragma("user_version", 1)
+    connection.close()
+    copied = asyncio.run(copy(source, target, WORLD))
+    assert (copied.difference, copied.received) == (None, sum(copied.rows.values()))
+
+
+def test_a_full_disk_stops_a_copy_that_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    filled(tmp_path / "log.db", 200)
+    source, target = SqliteTransfer(str(tmp_path / "log.db")), SqliteTransfer(str(tmp_path / "target.db"))
+
+    async def half() -> Place:
+        try:
+            return (await target.open(WORLD, receiving=True)).state
+        finally:
+            await target.close()
+
+    async def full() -> None:
+        assert target._target is not None
+        target._target.pragma("max_page_count", target._target.pragma("page_count"))
+
+    with pytest.raises(EnsueError, match="full"):
+        asyncio.run(copy(source, InterruptedTransfer(target, 2, full), WORLD))
+    assert asyncio.run(half()) is Place.HALF
+    assert asyncio.run(copy(source, target, WORLD)).difference is None
