@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Progress",
     "clean",
+    "coloured",
     "columns",
     "console",
     "duration",
@@ -33,6 +34,7 @@ __all__ = [
     "many",
     "on_terminal",
     "paint",
+    "pass_colours_on",
     "print_json",
     "say",
     "table",
@@ -48,13 +50,23 @@ def on_terminal(stream: IO[str] | None = None) -> bool:
     return (stream or sys.stdout).isatty()
 
 
-def _coloured(stream: IO[str]) -> bool:
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+_passed_on = False
+
+
+def pass_colours_on() -> None:
+    """What this process writes is passed on to a terminal by another one: use colours as if it was one."""
+    global _passed_on
+    _passed_on = True
+
+
+def coloured(stream: IO[str]) -> bool:
+    """Whether escape codes are written there."""
+    return (_passed_on or stream.isatty()) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def paint(text: str, style: str, stream: IO[str] | None = None) -> str:
     """The text in a style, where that can be seen."""
-    return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if text and style and _coloured(stream or sys.stdout) else text
+    return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if text and style and coloured(stream or sys.stdout) else text
 
 
 def columns() -> int:
@@ -90,7 +102,7 @@ def print_json(value: object, *, pretty: bool = False) -> None:
 def console() -> Console:
     from rich.console import Console
 
-    return Console(color_system="auto" if _coloured(sys.stdout) else None, highlight=False, soft_wrap=False)
+    return Console(color_system="auto" if coloured(sys.stdout) else None, highlight=False, soft_wrap=False)
 
 
 def table(

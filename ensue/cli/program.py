@@ -24,7 +24,7 @@ import click
 from ensue.cli.failures import INTERRUPTED, LOG, NEGATIVE, OK, USAGE, Negative
 from ensue.errors import Conflict, EnsueError, Misuse
 
-__all__ = ["COMMANDS", "ensue"]
+__all__ = ["COMMANDS", "ensue", "exit_code"]
 
 COMMANDS = {
     "run": ("ensue.cli.run:run", "Run an application's handlers until Ctrl-C."),
@@ -70,10 +70,11 @@ class _Program(click.Group):
             with self.make_context("ensue", list(sys.argv[1:] if args is None else args)) as context:
                 return self.invoke(context)
 
-        sys.exit(_exit_code(command))
+        sys.exit(exit_code(command))
 
 
-def _exit_code(command: Callable[[], object]) -> int:
+def exit_code(command: Callable[[], object]) -> int:
+    """Do it; what the process exits with. A failure is told on stderr."""
     try:
         command()
         sys.stdout.flush()

@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ensue.cli.program import ensue
+from tests.cli.bakery import APP, PUBLISH
 from tests.cli.shop import fill
 
 Ensue: TypeAlias = Callable[..., Result]
@@ -98,3 +99,16 @@ def sql(log_file: Path) -> Sql:
             connection.close()
 
     return run
+
+
+@pytest.fixture
+def bakery(folder: Path) -> Path:
+    (folder / "app.py").write_text(APP)
+    (folder / "publish.py").write_text(PUBLISH)
+    return folder
+
+
+@pytest.fixture
+def running(bakery: Path, start: Start) -> Start:
+    """Start `ensue run app:app`, or with other arguments."""
+    return lambda *arguments: start("run", *(arguments or ("app:app",)))

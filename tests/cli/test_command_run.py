@@ -3,74 +3,12 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.cli.bakery import APP, publish, says
 from tests.cli.conftest import Ensue, Start
-
-APP = """
-import asyncio
-from datetime import timedelta
-from ensue import App, Event, Retry
-
-class Baked(Event, key="bread"):
-    bread: str
-
-class Sold(Event, key="bread"):
-    bread: str
-
-app = App("bakery", retry=Retry(attempts=2, first=timedelta()))
-
-@app.on
-async def sell(baked: Baked) -> Sold:
-    if baked.bread == "burnt":
-        raise ValueError("nobody \\x1b[31mbuys it")
-    if baked.bread == "slow":
-        print("begun", flush=True)
-        await asyncio.sleep(0.5)
-    return Sold(bread=baked.bread)
-"""
-PUBLISH = """
-import asyncio, sys
-from app import Baked, app
-
-async def main():
-    async with app.connected():
-        await app.publish(Baked(bread=sys.argv[1]))
-
-asyncio.run(main())
-"""
-
-
-@pytest.fixture
-def bakery(folder: Path) -> Path:
-    (folder / "app.py").write_text(APP)
-    (folder / "publish.py").write_text(PUBLISH)
-    return folder
-
-
-@pytest.fixture
-def running(bakery: Path, start: Start) -> Start:
-    """Start `ensue run app:app`, or with other arguments."""
-    return lambda *arguments: start("run", *(arguments or ("app:app",)))
-
-
-def says(process: subprocess.Popen[str], words: str) -> list[str]:
-    """Lines of stderr up to the one that holds the words."""
-    assert process.stderr is not None
-    lines: list[str] = []
-    while not lines or words not in lines[-1]:
-        line = process.stderr.readline()
-        assert line, f"it ended without saying {words!r}: {lines}"
-        lines.append(line)
-    return lines
-
-
-def publish(bakery: Path, bread: str) -> None:
-    subprocess.run([sys.executable, "publish.py", bread], cwd=bakery, check=True, timeout=30)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -158,11 +96,11 @@ def test_an_interrupt_of_a_command_that_looks_is_130(bakery: Path, running: Star
     assert stderr.strip() == ""
 
 
-def test_a_second_process_says_that_it_waits_and_takes_over_when_the_first_stops(running: Start) -> None:
+def test_a_second_process_says_with_whom_it_shares_and_takes_over_when_the_first_stops(running: Start) -> None:
     first = running()
     says(first, "sell")
     second = running()
-    assert f"sell  ← Baked; waits, because process {first.pid} runs it" in says(second, "sell")[-1]
+    assert f"sell  ← Baked; shared with process {first.pid}" in says(second, "sell")[-1]
     first.terminate()
     says(second, "sell is run here now")
 
