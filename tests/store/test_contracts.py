@@ -84,3 +84,12 @@ class TestPostgresql(StoreContract, DurableContract, SharedContract, SqlContract
     def elsewhere(self) -> tuple[Store, Transfer]:
         self._elsewhere = self._elsewhere or empty_schema(self._server)
         return PostgresqlStore(self._elsewhere), PostgresqlTransfer(self._elsewhere)
+
+
+class TestPostgresqlForManyWriters(StoreContract, DurableContract, SharedContract, SqlContract):
+    @pytest.fixture(autouse=True)
+    def _schema(self, postgresql_url: str) -> None:
+        self.url = f"{postgresql_url}&ensue_writers=many"
+
+    def store(self) -> Store:
+        return PostgresqlStore(self.url)

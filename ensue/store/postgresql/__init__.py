@@ -30,6 +30,7 @@ from ensue.store.base import (
 from ensue.store.postgresql import checkpoints
 from ensue.store.postgresql.errors import is_transient, translated
 from ensue.store.postgresql.names import Names
+from ensue.store.postgresql.order import Concurrent, Fence, Order, Serial, order_of
 from ensue.store.postgresql.reading import select
 from ensue.store.postgresql.schema import prepare
 from ensue.store.postgresql.server import Server
@@ -48,7 +49,7 @@ POOLED_POLL_SECONDS = 0.04
 AGAIN_SECONDS = 0.1
 NOTIFY_SECONDS = 0.005
 """At most so often are other processes woken."""
-_HEAD = Statement("SELECT position, names FROM ensue_log")()
+_SHUT_DOWN = (errors.AdminShutdown, errors.CrashShutdown)
 _NOTIFY = Statement("SELECT pg_notify($1::text, '')")
 _RECORDED_AT = Statement("SELECT recorded_at FROM ensue_event WHERE position = $1::bigint")
 _IDS = Statement(
@@ -68,6 +69,8 @@ class PostgresqlStore:
         self._server = Server(url, read_only=read_only)
         self._read_only = read_only
         self._names = Names()
+        self._order: Order = Serial()
+        self._fence: Fence | None = None
         self._desk: Session | None = None
         self._connecting: asyncio.Lock = asyncio.Lock()
         self._writer: Writer | None = None
@@ -90,7 +93,10 @@ class PostgresqlStore:
         self._names = Names()
         try:
             desk = self._desk = await self._server.connect(notified=self._wakened)
-            self.log_id = await prepare(desk, read_only=self._read_only, database=self._server.shown)
+            self.log_id, writers = await prepare(
+                desk, read_only=self._read_only, database=self._server.shown, writers=self._server.writers
+            )
+            self._order = order_of(writers, self.log_id)
             await self._refresh()
         except psycopg.Error as error:
             self.abandon()
@@ -99,7 +105,8 @@ class PostgresqlStore:
             self.abandon()
             raise
         if not self._read_only:
-            self._writer = Writer(self._server.connect, world, self._names, self._committed)
+            self._fence = Fence(self._order, world, self._ask) if isinstance(self._order, Concurrent) else None
+            self._writer = Writer(self._server.connect, world, self._names, self._order, self._fence, self._committed)
 
     async def close(self) -> None:
         """See `Log.close`."""
@@ -219,7 +226,8 @@ class PostgresqlStore:
             end = 1 << 62 if before is None else before
             revision = self._names.revision
             call = select(selection, self._names.expand, after=after, before=end, limit=limit, backwards=backwards)
-            ((head, names),), found = await self._ask("read events", _HEAD, call)
+            *looked, found = await self._ask("read events", *self._order.look(), call)
+            head, names = self._order.seen(looked)
             self._advanced(head)
             if names == revision:
                 break
@@ -234,7 +242,7 @@ class PostgresqlStore:
 
     async def _refresh(self) -> None:
         """Know the head, and the names where they have changed."""
-        (((head, names),),) = await self._ask("read the head", _HEAD)
+        head, names = self._order.seen(await self._ask("read the head", *self._order.look()))
         if names != self._names.revision:
             await self._learn_names()
         self._advanced(head)
@@ -277,18 +285,21 @@ class PostgresqlStore:
     def _poll_after(self, seconds: float) -> None:
         def poll() -> None:
             self._poll_after(seconds)
-            self._wakened()
+            self._wakened(unsettled=True)
 
         self._poll = self._world.call_later(seconds, poll)
 
-    def _wakened(self) -> None:
-        """Somebody may have written. One look at a time, and none that nobody waits for."""
+    def _wakened(self, unsettled: bool = False) -> None:
+        """Somebody may have written. One look at a time, and none that nobody waits for. A process that died may have left
+        positions that nobody has settled."""
         if self._changed and not self._closed and (self._look is None or self._look.done()):
-            self._look = self._world.spawn(self._look_again(), name="ensue look")
+            self._look = self._world.spawn(self._look_again(unsettled), name="ensue look")
 
-    async def _look_again(self) -> None:
+    async def _look_again(self, unsettled: bool) -> None:
         try:
             await self._start_watching()
+            if unsettled and self._fence is not None:
+                await self._fence.settle()
             await self._refresh()
         except EnsueError as error:
             self._wake(error)
@@ -333,12 +344,27 @@ class PostgresqlStore:
         database are raised as they are."""
         if self._closed:
             raise self._not_open()
-        if self._query is None or self._query.closed:
-            self._query = self._server.connect_to_query()
+        kept = self._query
+        if kept is not None and not kept.closed:
+            try:
+                return self._asked(kept, sql, values)
+            except psycopg.OperationalError:
+                if not kept.closed:
+                    raise
+        # None yet, or it was cut since it was last used: what only reads may be asked twice.
+        self._query = self._server.connect_to_query()
+        return self._asked(self._query, sql, values)
+
+    @staticmethod
+    def _asked(connection: psycopg.Connection[Any], sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
         try:
-            return self._query.execute(numbered(sql).encode(), values).fetchall()
+            return connection.execute(numbered(sql).encode(), values).fetchall()
+        except _SHUT_DOWN:
+            connection.close()
+            raise
         finally:
-            self._query.rollback()
+            if not connection.closed:
+                connection.rollback()
 
     # --------------------------------------------------------------------------------------------------- checkpoints
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from ensue.errors import Conflict, Fenced, IdempotencyKeyReused
+from ensue.errors import Conflict, DuplicateEventId, Fenced, IdempotencyKeyReused
 from ensue.events.stored import Draft
 from ensue.store.base import (
     Condition,
@@ -29,7 +29,7 @@ from ensue.store.postgresql.names import Names
 from ensue.store.postgresql.session import Call, Statement
 from ensue.store.sqlite import rows
 
-__all__ = ["Batch"]
+__all__ = ["Batch", "Later"]
 
 _DIGEST = (1 << 64) - 1
 _EVENTS = Statement(
@@ -73,17 +73,31 @@ _DELIVERIES = Statement(
     "INSERT INTO ensue_delivery (consumer, first, last, at, packed) "
     "SELECT * FROM unnest($1::integer[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bytea[])"
 )
-_HEAD = Statement(
-    "UPDATE ensue_log SET position = $1::bigint, recorded_at = $2::bigint, batch = $3::bytea, names = $4::bigint"
-)
+
+
+class Later(Exception):
+    """A request can only be answered when what this batch stores has its positions: it belongs in the next one."""
 
 
 class Batch:
-    """See the module. The attributes that begin it are what was found under the lock."""
+    """See the module. The attributes that begin it are what was found under the lock.
 
-    def __init__(self, *, head: int, recorded_at: int, now: int, names: Names, streams: dict[bytes, int]) -> None:
+    A `floating` batch has no positions yet: it counts from 1 until `shift` tells where it comes to lie.
+    """
+
+    def __init__(
+        self,
+        *,
+        head: int,
+        recorded_at: int,
+        now: int,
+        names: Names,
+        streams: dict[bytes, int],
+        floating: bool = False,
+    ) -> None:
         self.head = self.before = head
         self.now = now
+        self._floating = floating
         self.streams = streams
         """Stream → version, of every stream that the requests name."""
         self.keys: dict[bytes, tuple[Any, ...]] = {}
@@ -94,6 +108,8 @@ class Batch:
         """Consumer and key of a parked lane → rev."""
         self.matches: dict[Condition, int] = {}
         """A condition → the position of a committed event that breaks it."""
+        self.ids: set[bytes] = set()
+        """Ids of the requests' events that are in the log already; only looked up where a rollback leaves positions unused."""
         self.locked = False
         """The head is locked: events may be appended."""
         self.mark_before = b""
@@ -120,11 +136,13 @@ class Batch:
     # ----------------------------------------------------------------------------------------------------- checking
 
     def replayed(self, request: Request) -> Written | None:
-        """The first answer to this idempotency key, if it is known. Errors: `IdempotencyKeyReused`."""
+        """The first answer to this idempotency key, if it is known. Errors: `IdempotencyKeyReused`, `Later`."""
         row = self.keys.get(request.idempotency_key) if request.idempotency_key is not None else None
         if row is None:
             return None
         fingerprint, first, last, result = row
+        if self._floating and any(request.idempotency_key == other[0] for other in self._requests):
+            raise Later
         if fingerprint != request.fingerprint:
             raise IdempotencyKeyReused(
                 f"the idempotency key was used for other events, stored at positions {first} to {last}. Use a new key for a "
@@ -133,7 +151,7 @@ class Batch:
         return Written(first, last, True, result)
 
     def check(self, request: Request) -> None:
-        """Errors: `Fenced`, `Conflict`; the request may not be stored."""
+        """Errors: `Fenced`, `Conflict`, `DuplicateEventId`, and the request may not be stored; `Later`."""
         if request.commit is not None:
             self._fenced(request.commit)
         for expected in request.expected:
@@ -154,6 +172,10 @@ class Batch:
                     expected=condition.after,
                     actual=position,
                 )
+        if self._floating:
+            ids = [draft.id for draft in request.events]
+            if len(set(ids)) < len(ids) or not self.ids.isdisjoint(ids):
+                raise DuplicateEventId("an event with this id is in the log already; nothing was stored")
         if request.operation is not None:
             lane = request.operation.lane
             if self.parked.get((lane.consumer, lane.key)) != lane.rev:
@@ -174,11 +196,13 @@ class Batch:
             )
 
     def _match(self, condition: Condition) -> int:
-        """The position of an event of this very batch that breaks the condition, or 0."""
+        """The position of an event of this very batch that breaks the condition, or 0. Errors: `Later`."""
         for position, draft in enumerate(self._drafts, self.before + 1):
-            if position > condition.after and (
-                not condition.selection or any(self._is_of(draft, term) for term in condition.selection)
-            ):
+            if position <= condition.after and not self._floating:
+                continue
+            if not condition.selection or any(self._is_of(draft, term) for term in condition.selection):
+                if self._floating:
+                    raise Later
                 return position
         return 0
 
@@ -217,6 +241,8 @@ class Batch:
             version = self.streams[draft.stream] = self.streams.get(draft.stream, 0) + 1
         number = self._names.number(draft.type_name, draft.type_version)
         self._drafts.append(draft)
+        if self._floating:
+            self.ids.add(draft.id)
         self._events.append(
             (
                 self.head, draft.id, number, draft.stream, version, self._recorded_at, draft.cause, draft.root,
@@ -274,8 +300,34 @@ class Batch:
                 return False
         return None
 
-    def writes(self, mark: bytes) -> list[Call]:
-        """All of it, in calls of one flight. With `mark`, the head is moved and bears it."""
+    def shift(self, before: int, recorded_at: int) -> None:
+        """The batch comes to lie behind this position."""
+        self.before, self.head = before, self.head + before
+        self._recorded_at = recorded_at
+        self._events = [(row[0] + before, *row[1:5], recorded_at, *row[6:]) for row in self._events]
+        self._tags = [(tag, position + before, number) for tag, position, number in self._tags]
+        self._requests = [
+            (key, fingerprint, first + before, last + before, result, recorded_at)
+            for key, fingerprint, first, last, result, _ in self._requests
+        ]
+
+    @property
+    def recorded_at(self) -> int:
+        """What the head is to bear. A beat under a clock that is wrong for a moment says nothing about the times of events
+        to come."""
+        return self._recorded_at if self._events else self._recorded_before
+
+    @property
+    def adds_names(self) -> bool:
+        return bool(self._names.added)
+
+    @property
+    def names_after(self) -> int:
+        """The revision of the names once this is stored."""
+        return self._names.revision_after
+
+    def writes(self) -> list[Call]:
+        """All of it but the head, in calls of one flight."""
         calls: list[Call] = []
         added = self._names.added
         if added:
@@ -311,10 +363,6 @@ class Batch:
             )
         if self._deliveries:
             calls.append(_DELIVERIES(*_columns([msgspec.structs.astuple(record) for record in self._deliveries])))
-        if mark:
-            # A beat under a clock that is wrong for a moment says nothing about the times of events to come.
-            recorded_at = self._recorded_at if self._events else self._recorded_before
-            calls.append(_HEAD(self.head, recorded_at, mark, self._names.revision_after))
         return calls
 
 

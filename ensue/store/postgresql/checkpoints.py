@@ -50,7 +50,7 @@ _DEFINE = Statement(
     "INSERT INTO ensue_consumer SELECT coalesce(max(id), 0) + 1, $1::text, $2::bigint, $3::text, $4::integer, "
     "$5::text::jsonb, $6::text FROM ensue_consumer "
     "ON CONFLICT (name) DO UPDATE SET "
-    "handles = (SELECT coalesce(jsonb_object_agg(k, (SELECT position FROM ensue_log)), '{}') "
+    "handles = (SELECT coalesce(jsonb_object_agg(k, ensue_head()), '{}') "
     "FROM jsonb_object_keys(excluded.handles) k) || ensue_consumer.handles, "
     "status = CASE ensue_consumer.status WHEN 'retired' THEN 'active' ELSE ensue_consumer.status END"
 )

@@ -57,6 +57,25 @@ _TABLE: tuple[tuple[type[psycopg.Error], type[EnsueError], str], ...] = (
     (sql.IntegrityError, CorruptLog, "the log contradicts itself; nothing was stored. Run `ensue verify`"),
     (sql.DataError, CorruptLog, "the server refused a value"),
 )
+# What a server says to a connection that it does not take comes without a code, as text.
+_CONNECTING = {
+    "unsupported startup parameter": (
+        "a pooler stands between, which takes no `options`. Say where the log is by ALTER ROLE … SET search_path, or give it a "
+        "database of its own"
+    ),
+    "password": "the server refused the role or its password",
+    "authentication failed": "the server refused the role or its password",
+    "no pg_hba.conf entry": "the server lets this role not in from here, or not without TLS",
+    "certificate": "the server is not who the URL says, or its certificate is of an authority that sslrootcert does not name",
+    "does not support SSL": "the server does not speak TLS, and the URL asks for it",
+    "does not exist": "there is no such role or database on the server",
+    "too many": "the server takes no more connections: raise max_connections, run fewer processes, or put a pooler between",
+    "remaining connection slots": (
+        "the server takes no more connections: raise max_connections, run fewer processes, or put a pooler between"
+    ),
+    "read-write": "no server that the URL names takes writes: a replica, or one that was made read-only",
+    "read-only": "no server that the URL names takes writes: a replica, or one that was made read-only",
+}
 
 
 def is_transient(error: BaseException) -> bool:
@@ -83,5 +102,9 @@ def _meaning(error: BaseException) -> tuple[type[EnsueError], str]:
         if isinstance(error, vendor):
             return ours, words
     if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
-        return Unavailable, "the server cannot be reached. Does it run, and are host, port and role right?"
+        said = str(error)
+        known = [words for part, words in _CONNECTING.items() if part in said]
+        return Unavailable, known[
+            0
+        ] if known else "the server cannot be reached. Does it run, and are host and port right?"
     return Unavailable, type(error).__name__

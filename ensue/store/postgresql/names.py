@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from ensue.store.postgresql.session import Call, Rows, Statement
 
@@ -41,6 +41,11 @@ class Names:
         for number, name, version in self.added:  # by the batch under way: what it has added may be among what was read
             self._numbers[name, version] = number
         self.former = dict(former)
+
+    @property
+    def known(self) -> Set[tuple[str, int]]:
+        """Names and versions that have a number."""
+        return self._numbers.keys()
 
     def number(self, name: str, version: int) -> int:
         """The number of this type; a new one if it has none."""

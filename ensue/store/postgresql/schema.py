@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 from psycopg import errors
 
@@ -26,7 +28,7 @@ class Step(msgspec.Struct, frozen=True):
 _TABLES = """
 CREATE TABLE ensue_log (
     one integer PRIMARY KEY CHECK (one = 1), log_id text NOT NULL, position bigint NOT NULL, recorded_at bigint NOT NULL,
-    batch bytea NOT NULL, names bigint NOT NULL
+    batch bytea NOT NULL, names bigint NOT NULL, writers text NOT NULL
 ) WITH (fillfactor = 10);
 CREATE TABLE ensue_event (
     position bigint PRIMARY KEY, id bytea NOT NULL, type integer NOT NULL, stream bytea, version bigint,
@@ -79,19 +81,47 @@ CREATE TABLE ensue_delivery (
 CREATE INDEX ensue_delivery_by_last ON ensue_delivery (last, first);
 CREATE INDEX ensue_delivery_by_time ON ensue_delivery (at);
 INSERT INTO ensue_log VALUES (
-    1, replace(gen_random_uuid()::text, '-', ''), 0, 0, '\\x00', 0
+    1, replace(gen_random_uuid()::text, '-', ''), 0, 0, '\\x00', 0, 'few'
 );
+CREATE SEQUENCE ensue_position MINVALUE 0 START 0;
+CREATE SEQUENCE ensue_settled MINVALUE 0 START 0;
+CREATE SEQUENCE ensue_clock MINVALUE 0 START 0;
+CREATE FUNCTION ensue_take(count bigint, wanted_at bigint, key bigint, OUT first bigint, OUT at bigint)
+LANGUAGE plpgsql AS $$
+    BEGIN
+    PERFORM pg_current_xact_id();
+    PERFORM pg_advisory_lock(key);
+    first := (SELECT last_value FROM ensue_position) + 1;
+    PERFORM setval('ensue_position', first + count - 1);
+    at := greatest(wanted_at, (SELECT last_value FROM ensue_clock));
+    PERFORM setval('ensue_clock', at);
+    PERFORM pg_advisory_unlock(key);
+    END $$;
+CREATE FUNCTION ensue_publish(settled bigint, key bigint) RETURNS void LANGUAGE plpgsql AS $$
+    BEGIN
+    PERFORM pg_advisory_lock(key);
+    IF settled > (SELECT last_value FROM ensue_settled) THEN
+        PERFORM setval('ensue_settled', settled);
+    END IF;
+    PERFORM pg_advisory_unlock(key);
+    END $$;
+CREATE FUNCTION ensue_head() RETURNS bigint LANGUAGE sql VOLATILE AS $$
+    SELECT CASE writers WHEN 'many' THEN (SELECT last_value FROM ensue_settled) ELSE position END FROM ensue_log
+    $$;
 """
 
 STEPS: tuple[Step, ...] = (Step(1, "the tables of a log", _TABLES),)
 SCHEMA_VERSION = STEPS[-1].number
 
 
+_BETWEEN = re.compile(r";\n(?=[A-Z]|$)")
+"""Between statements of a step: what belongs to one is indented."""
 _LOCK = Statement("SELECT pg_advisory_xact_lock(hashtextextended('ensue schema ' || current_schema(), 0))")()
 _FOUND = Statement("SELECT to_regclass('ensue_schema') IS NOT NULL, current_schema()")()
 _VERSION = Statement("SELECT coalesce(max(version), 0) FROM ensue_schema")()
+_WRITERS = Statement("UPDATE ensue_log SET writers = $1::text")
 _RECORD = Statement("INSERT INTO ensue_schema (version, title) VALUES ($1::integer, $2::text)")
-_LOG_ID = Statement("SELECT log_id FROM ensue_log")()
+_LOG_ID = Statement("SELECT log_id, writers FROM ensue_log")()
 _IS_HALF_COPIED = Statement("SELECT to_regclass('ensue_transfer') IS NOT NULL")()
 _BEGIN, _COMMIT, _ROLLBACK = (Statement(word)() for word in ("BEGIN", "COMMIT", "ROLLBACK"))
 _FIRST = Statement(
@@ -111,7 +141,7 @@ async def version(session: Session) -> int:
     return int((await session.run(_VERSION))[0][0][0]) if there else 0
 
 
-async def upgrade(session: Session) -> list[Step]:
+async def upgrade(session: Session, *, writers: str | None = None) -> list[Step]:
     """Take the steps that are missing, each in a transaction of its own under a lock, so that any number of processes may do
     so at once; those that were taken here. Errors: `psycopg.Error`, after which the steps before are there."""
     taken: list[Step] = []
@@ -121,8 +151,10 @@ async def upgrade(session: Session) -> list[Step]:
             found = await version(session)
             if found >= step.number:
                 continue
-            calls = [Statement(text)() for text in step.sql.split(";\n") if text.strip()]
-            await session.run(*((_FIRST,) if not found else ()), *calls, _RECORD(step.number, step.title), _COMMIT)
+            calls = [Statement(text)() for text in _BETWEEN.split(step.sql) if text.strip()]
+            if not found:
+                calls = [_FIRST, *calls, _WRITERS(writers or "few")]
+            await session.run(*calls, _RECORD(step.number, step.title), _COMMIT)
             taken.append(step)
         finally:
             if not session.idle and session.lost is None:
@@ -130,8 +162,8 @@ async def upgrade(session: Session) -> list[Step]:
     return taken
 
 
-async def prepare(session: Session, *, read_only: bool, database: str) -> str:
-    """See that the tables are there as this version needs them; the log's identity. Errors: `LogTooNew`, `ReadOnlyLog`,
+async def prepare(session: Session, *, read_only: bool, database: str, writers: str | None) -> tuple[str, str]:
+    """See that the tables are there as this version needs them; the log's identity, and how many write it (`few`, `many`). Errors: `LogTooNew`, `ReadOnlyLog`,
     `Unavailable` where there is no log to read."""
     found = await version(session)
     if found > SCHEMA_VERSION:
@@ -148,7 +180,7 @@ async def prepare(session: Session, *, read_only: bool, database: str) -> str:
                 "`ensue db upgrade`"
             )
         try:
-            await upgrade(session)
+            await upgrade(session, writers=writers)
         except errors.InsufficientPrivilege as error:
             raise ReadOnlyLog(
                 f"could not make the tables of the log {database}: this role may not (schema {found} of {SCHEMA_VERSION}). "
@@ -159,4 +191,10 @@ async def prepare(session: Session, *, read_only: bool, database: str) -> str:
         raise half_copied(database)
     if not heads:
         raise CorruptLog(f"the log {database} has lost its head row; nothing was written to it")
-    return str(heads[0][0])
+    log_id, made_for = heads[0]
+    if writers not in (None, made_for):
+        raise WiringError(
+            f"the log {database} was made for {made_for} writers, and the URL says ensue_writers={writers}: that is chosen when "
+            "a log is made. Leave it out, or copy the log to another place with `ensue copy`"
+        )
+    return log_id, made_for

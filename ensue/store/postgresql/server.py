@@ -42,10 +42,24 @@ def _set(local: bool) -> Statement:
 _ONCE, _EACH_TIME = _set(False)(), _set(True)()
 
 
+def _own(url: str) -> tuple[str, str | None]:
+    """The URL without the parameter that is ours, and its value. Errors: `WiringError` for another than `few` and `many`."""
+    base, _, query = url.partition("?")
+    pairs = [pair for pair in query.split("&") if pair]
+    values = [pair.partition("=")[2] for pair in pairs if pair.startswith("ensue_writers=")]
+    if not values:
+        return url, None
+    if values[-1] not in ("few", "many"):
+        raise WiringError("ensue_writers in the URL of a log is `few` (the default) or `many`, see docs/postgresql.md")
+    left = "&".join(pair for pair in pairs if not pair.startswith("ensue_writers="))
+    return f"{base}?{left}" if left else base, values[-1]
+
+
 class Server:
-    """See the module. `shown` names it without what may be secret."""
+    """See the module. `writers` is what the URL says of them, if it does. `shown` names it without what may be secret."""
 
     def __init__(self, url: str, *, read_only: bool = False) -> None:
+        url, self.writers = _own(url)
         try:
             given = conninfo_to_dict(url)
         except psycopg.ProgrammingError:

@@ -62,8 +62,8 @@ _HEAD = Statement(
 _USED = Statement("SELECT " + " OR ".join(f"EXISTS (SELECT FROM ensue_{part.name})" for part in PARTS))
 _LOCK = Statement("SELECT 1 FROM ensue_log FOR UPDATE")
 _WRITE_HEAD = Statement(
-    "INSERT INTO ensue_log (one, log_id, position, recorded_at, batch, names) "
-    "SELECT one, log_id, position, recorded_at, batch, 1 FROM ensue_transfer"
+    "INSERT INTO ensue_log (one, log_id, position, recorded_at, batch, names, writers) "
+    "SELECT one, log_id, position, recorded_at, batch, 1, 'few' FROM ensue_transfer"
 )
 _UNMARK = Statement("DROP TABLE ensue_transfer")
 _ANALYZE = Statement(f"ANALYZE {_TABLES}")

@@ -18,14 +18,16 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
+import msgspec
 import psycopg
 
 from ensue.errors import ApplyFailed, EnsueError, OutcomeUnknown, StorageFull, Unavailable, WriterStopped
 from ensue.events.stored import Draft
 from ensue.store.base import Condition, Request, Written
-from ensue.store.postgresql.batch import Batch
+from ensue.store.postgresql.batch import Batch, Later
 from ensue.store.postgresql.errors import is_transient, translated
 from ensue.store.postgresql.names import Names
+from ensue.store.postgresql.order import Fence, Order
 from ensue.store.postgresql.reading import select
 from ensue.store.postgresql.session import Call, Session, Statement
 from ensue.store.postgresql.transaction import PostgresqlTransaction
@@ -37,6 +39,8 @@ __all__ = ["PATIENCE_SECONDS", "Writer"]
 PATIENCE_SECONDS = 15.0
 """So long a server that is gone, or a log that is locked, is asked again before those who wait are told."""
 AGAIN_SECONDS = 0.1
+SETTLE_SECONDS = 1.0
+"""So long an answer waits until what it tells of can be read by everybody."""
 STREAMS_CACHED = 100_000
 _BEGIN = Statement("BEGIN")()
 _COMMIT = Statement("COMMIT")()
@@ -46,7 +50,6 @@ _FENCES = Statement(
     "JOIN unnest($1::integer[], $2::integer[]) AS u (consumer, segment) "
     "ON p.consumer = u.consumer AND p.segment = u.segment ORDER BY p.consumer, p.segment FOR UPDATE OF p"
 )
-_HEAD = Statement("SELECT position, recorded_at, batch, names FROM ensue_log FOR UPDATE")()
 _KEYS = Statement("SELECT key, fingerprint, first, last, result FROM ensue_request WHERE key = ANY ($1::bytea[])")
 _STREAMS = Statement(
     "SELECT s, (SELECT version FROM ensue_event WHERE stream = s ORDER BY position DESC LIMIT 1) "
@@ -56,7 +59,7 @@ _PARKED = Statement(
     "SELECT l.consumer, l.key, l.rev FROM ensue_lane l JOIN unnest($1::integer[], $2::bytea[]) AS u (consumer, key) "
     "ON l.consumer = u.consumer AND l.key = u.key WHERE l.state = 'parked'"
 )
-_STORED = Statement("SELECT 1 FROM ensue_event WHERE id = $1::bytea")
+_IDS = Statement("SELECT id FROM ensue_event WHERE id = ANY ($1::bytea[])")
 Connect: TypeAlias = Callable[[], Awaitable[Session]]
 
 
@@ -66,12 +69,25 @@ class Writer:
     `announce` is called with the head after each commit that moved it.
     """
 
-    def __init__(self, connect: Connect, world: World, names: Names, announce: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        connect: Connect,
+        world: World,
+        names: Names,
+        order: Order,
+        fence: Fence | None,
+        announce: Callable[[int], None],
+    ) -> None:
         self.broken: EnsueError | None = None
         self.queue = Queue()
         self._connect = connect
         self._world = world
         self._names = names
+        self._order = order
+        self._fence = fence
+        self._committed: list[tuple[list[Pending], int]] = []
+        """Batches that are stored, each with its last position, which is not settled yet."""
+        self._settling: asyncio.Task[None] | None = None
         self._announce = announce
         self._session: Session | None = None
         self._streams: dict[bytes, int] = {}
@@ -98,11 +114,18 @@ class Writer:
         self._closing = True
         self._wanted.set()
         await asyncio.wait([self._task])
+        if self._settling is not None:
+            await asyncio.wait([self._settling])
         self.abandon()
 
     def abandon(self) -> None:
         """End at once: what is not committed is not stored."""
         self._task.cancel()
+        if self._settling is not None:
+            self._settling.cancel()
+        for pending, _ in self._committed:
+            self.queue.answer(pending)  # it is stored
+        self._committed = []
         if self._session is not None:
             self._session.close()
             self._session = None
@@ -139,8 +162,10 @@ class Writer:
             batch = await self._lock(session, [one.request for one in pending])
             self._world.failpoint("append.locked")
             left = self._judge(session, batch, pending)
+            await self._order.place(session, batch)
             mark = self._world.new_id() if batch.locked else b""
-            calls = [*left, *batch.writes(mark), _COMMIT]
+            head = self._order.head(batch, mark) if batch.locked else []
+            calls = [*left, *batch.writes(), *head, _COMMIT]
             self._world.failpoint("append.rows written")
         except psycopg.Error as error:
             await self._not_stored(pending, error)
@@ -168,16 +193,44 @@ class Writer:
         self._names.roll_back()
         self._mark = b""
 
-    def _stored(self, pending: Sequence[Pending], batch: Batch, mark: bytes) -> None:
+    def _stored(self, pending: list[Pending], batch: Batch, mark: bytes) -> None:
         self._trouble_since = None
         self._names.commit()
-        if mark:
-            self._mark, self._head = mark, batch.head
         self.queue.most = min(self.queue.most * 2, 2_000)
-        if batch.head > batch.before:
+        moved = batch.head > batch.before
+        if self._fence is not None and batch.locked:
+            before = batch.before if moved else self._head
+            for one in pending:
+                if one.answer is not None and not one.answer.replayed:
+                    first, last = one.answer.first + before, one.answer.last + before
+                    one.answer = msgspec.structs.replace(one.answer, first=first, last=last)
+        if mark:
+            self._mark = mark
+            self._head = batch.head if moved else max(self._head, batch.head)
+        if self._fence is not None and moved:
+            self._committed.append((pending, batch.head))
+            if self._settling is None or self._settling.done():
+                self._settling = self._world.spawn(self._settle_all(self._fence), name="ensue settling")
+            return
+        if moved:
             self._announce(batch.head)
         self.queue.answer(pending)
         self._world.failpoint("append.answered")
+
+    async def _settle_all(self, fence: Fence) -> None:
+        """Answer what is stored once everybody can read it, or when that takes too long: it is durable as it is."""
+        while self._committed:
+            settled = self._world.spawn(fence.settle(), name="ensue fence")
+            done, _ = await asyncio.wait([settled], timeout=SETTLE_SECONDS)
+            if not done:
+                for pending, _ in self._committed:
+                    self.queue.answer(pending)
+            position = await settled
+            self._announce(position)
+            for pending, _ in [one for one in self._committed if one[1] <= position]:
+                self.queue.answer(pending)
+            self._committed = [one for one in self._committed if one[1] > position]
+            self._world.failpoint("append.answered")
 
     async def _not_stored(self, pending: list[Pending], error: psycopg.Error) -> None:
         """Nothing is stored. What may pass is tried again; the request at fault is found by halving."""
@@ -226,22 +279,28 @@ class Writer:
     async def _lock(self, session: Session, requests: Sequence[Request]) -> Batch:
         """Begin, lock, look up: one flight where nobody else has written since."""
         wanted = _Wanted(requests)
-        known = {} if self._contested or len(self._streams) > STREAMS_CACHED else self._streams
+        if len(self._streams) > STREAMS_CACHED:
+            self._streams = {}
+        known = self._streams if self._order.remembers and not self._contested else {}
         unknown = [stream for stream in wanted.streams if stream not in known]
         conditions = list(wanted.conditions)
         calls = [_BEGIN, *session.settings, _FENCES(*wanted.segments)]
         begun = len(calls)
         if wanted.lock:
-            calls += [_HEAD, _KEYS(wanted.keys), _STREAMS(unknown), _PARKED(*wanted.lanes), *self._breaking(conditions)]
+            calls += self._order.locks(requests, not wanted.types <= self._names.known)
+            begun_and_locked = len(calls)
+            ids = [] if self._order.remembers else wanted.ids
+            calls += [_KEYS(wanted.keys), _STREAMS(unknown), _PARKED(*wanted.lanes), _IDS(ids)]
+            calls += self._breaking(conditions)
         results = await session.run(*calls)
         fences = results[begun - 1]
         if not wanted.lock:
             batch = Batch(head=self._head, recorded_at=0, now=self._world.now(), names=self._names, streams={})
             batch.know_progress(fences)
             return batch
-        ((head, recorded_at, mark, names),), keys, streams, parked, *found = results[begun:]
+        ((head, recorded_at, mark, names),), keys, streams, parked, taken, *found = results[begun_and_locked - 1 :]
         self._contested = mark != self._mark
-        if self._contested:
+        if self._contested or not self._order.remembers:
             self._streams = {}
         self._streams.update({stream: version or 0 for stream, version in streams})
         if names != self._names.revision:
@@ -252,10 +311,16 @@ class Writer:
             (streams,) = await session.run(_STREAMS(missing))
             self._streams.update({stream: version or 0 for stream, version in streams})
         batch = Batch(
-            head=head, recorded_at=recorded_at, now=self._world.now(), names=self._names, streams=self._streams
+            head=head,
+            recorded_at=recorded_at,
+            now=self._world.now(),
+            names=self._names,
+            streams=self._streams,
+            floating=not self._order.remembers,
         )
         batch.locked, batch.mark_before = True, mark
         batch.know_progress(fences)
+        batch.ids = {id for (id,) in taken}
         batch.keys = {key: tuple(row) for key, *row in keys}
         batch.parked = {(consumer, key): rev for consumer, key, rev in parked}
         batch.matches = {condition: rows[0][0] for condition, rows in zip(conditions, found, strict=True) if rows}
@@ -272,10 +337,10 @@ class Writer:
 
     # ------------------------------------------------------------------------------------------------------- judging
 
-    def _judge(self, session: Session, batch: Batch, pending: Sequence[Pending]) -> list[Call]:
-        """Answer each by itself. Returns what is still to be sent before the batch's own rows."""
+    def _judge(self, session: Session, batch: Batch, pending: list[Pending]) -> list[Call]:
+        """Answer each by itself; those that must wait for the next batch are queued again. Returns what is still to be sent before the batch's own rows."""
         unsent: list[Call] = []
-        for one in pending:
+        for number, one in enumerate(pending):
             request = one.request
             try:
                 answer = batch.replayed(request)
@@ -286,6 +351,10 @@ class Writer:
                 one.answer = answer
             except EnsueError as refused:
                 one.error = refused
+            except Later:
+                self.queue.put_back(pending[number:])
+                del pending[number:]
+                break
         return unsent
 
     def _apply(self, session: Session, batch: Batch, request: Request, unsent: list[Call]) -> tuple[list[Draft], bytes]:
@@ -346,11 +415,14 @@ class Writer:
         """None where nothing tells: no events, no key, and others have written since."""
         segments = sorted(batch.progress)
         calls = [_BEGIN, *session.settings, _FENCES([c for c, _ in segments], [s for _, s in segments])]
-        results = await session.run(*calls, *((_HEAD,) if batch.locked else ()))
-        fences = results[len(calls) - 1]
+        begun = len(calls)
+        if batch.locked:
+            calls += self._order.alone()
+        results = await session.run(*calls)
+        fences = results[begun - 1]
         id, key = batch.first_id, batch.first_key
-        ids, keys, _ = await session.run(_STORED([id] if id else []), _KEYS([key] if key else []), _ROLLBACK)
-        if batch.locked and results[-1][0][2] in (mark, batch.mark_before):
+        ids, keys, _ = await session.run(_IDS([id] if id else []), _KEYS([key] if key else []), _ROLLBACK)
+        if batch.locked and self._order.remembers and results[-1][0][2] in (mark, batch.mark_before):
             return bool(results[-1][0][2] == mark)
         if id or key:
             return bool(ids or keys)
@@ -376,6 +448,8 @@ class _Wanted:
         streams = {expected.stream for request in requests for expected in request.expected}
         streams |= {draft.stream for request in requests for draft in request.events if draft.stream is not None}
         self.streams = list(streams)
+        self.ids = [draft.id for request in requests for draft in request.events]
+        self.types = {(draft.type_name, draft.type_version) for request in requests for draft in request.events}
         self.lock = bool(
             self.keys
             or self.conditions
