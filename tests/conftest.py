@@ -15,7 +15,9 @@ from typing import NamedTuple, NoReturn, Protocol
 
 import pytest
 
+from tests.servers import pgbouncer
 from tests.servers.guarded import Needed
+from tests.servers.pgbouncer import Pooler
 from tests.servers.postgresql import ADVICE, PostgresAddress, PostgresServer, empty_schema, installed
 from tests.servers.processes import die_with_parent, has_ended, until
 from tests.servers.sharing import shared
@@ -73,6 +75,21 @@ def postgresql(
 def postgresql_url(postgresql: PostgresAddress) -> str:
     """An empty place on the PostgreSQL server of this run: a schema of the test's own."""
     return empty_schema(postgresql.url())
+
+
+@pytest.fixture(scope="session")
+def pgbouncer_installed(request: pytest.FixtureRequest) -> None:
+    """For tests that start a `Pooler` themselves."""
+    if pgbouncer.installed() is None:
+        _missing(request.config, pgbouncer.ADVICE)
+    request.config.stash[SERVERS].used.add("PgBouncer")
+
+
+@pytest.fixture(scope="session")
+def pooler(pgbouncer_installed: None, postgresql: PostgresAddress) -> Iterator[Pooler]:
+    """A pooler in transaction mode in front of the server of this run."""
+    with Pooler(postgresql) as running:
+        yield running
 
 
 def _folder_of_the_run(factory: pytest.TempPathFactory, config: pytest.Config) -> Path:

@@ -29,7 +29,18 @@ from psycopg import sql
 from tests.servers.guarded import GuardedProcess, Needed
 from tests.servers.processes import PATIENCE_SECONDS, ServerError, until
 
-__all__ = ["ADVICE", "PostgresAddress", "PostgresServer", "empty_database", "empty_schema", "installed"]
+__all__ = [
+    "ADVICE",
+    "PostgresAddress",
+    "PostgresServer",
+    "account",
+    "empty_database",
+    "empty_schema",
+    "new_role",
+    "give_away",
+    "installed",
+    "reserved_port",
+]
 
 ADVICE = "PostgreSQL 15 or later is not installed; on Debian: apt install postgresql"
 OLDEST = 15
@@ -235,7 +246,7 @@ class PostgresServer:
             self._make()
         self._write_settings()
         command = [str(_binaries() / "postgres"), "-D", str(self.data)]
-        self._process = GuardedProcess(command, _user(), self._place, self.log, needed)
+        self._process = GuardedProcess(command, account(), self._place, self.log, needed)
         until(self._started, f"PostgreSQL was to take connections; see {self.log}")
         if not self._running.running():
             raise ServerError(f"PostgreSQL did not start; {self._running.last_words()}")
@@ -248,8 +259,8 @@ class PostgresServer:
     def _make(self) -> None:
         # A place that the other user can reach. What is to be durable is put where no memory plays the disk.
         self._folder = Path(tempfile.mkdtemp(prefix="ensue-postgresql-", dir="/var/tmp" if self._durable else None))
-        self._port = _reserved_port()
-        _give_away(self._folder)
+        self._port = reserved_port()
+        give_away(self._folder)
         if self._tls:
             self._make_certificate()
         if self._primary is not None:
@@ -322,6 +333,20 @@ def empty_schema(url: str) -> str:
     return urlunsplit(parts._replace(query=query))
 
 
+def new_role(url: str, *, password: str = "secret", schema: str | None = None) -> str:
+    """A new role that may log in with this password and nothing else, and the URL that leads there as this role. Its search
+    path is `schema`, or an empty schema of its own: this way, because a pooler takes no `options`."""
+    name = f"test_{uuid.uuid4().hex[:16]}"
+    role, path = sql.Identifier(name), sql.Identifier(schema or name)
+    with psycopg.connect(url, autocommit=True, connect_timeout=10) as connection:
+        connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(password)))
+        connection.execute(sql.SQL("ALTER ROLE {} SET search_path = {}").format(role, path))
+        if schema is None:
+            connection.execute(sql.SQL("CREATE SCHEMA {} AUTHORIZATION {}").format(path, role))
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=f"{name}:{quote(password, safe='')}@{parts.netloc.rpartition('@')[2]}"))
+
+
 def empty_database(url: str) -> str:
     """A new, empty database on the server of this URL, and the URL that leads there. Takes a tenth of a second."""
     name = f"test_{uuid.uuid4().hex[:16]}"
@@ -358,24 +383,26 @@ def _initialised() -> int:
     """A new data folder to be unpacked, which takes a tenth of the time of making one. In memory: nothing is left of it."""
     file = os.memfd_create("initialised")
     with tempfile.TemporaryDirectory(prefix="ensue-postgresql-") as folder:
-        _give_away(Path(folder))
+        give_away(Path(folder))
         _initialise(Path(folder) / "data", "--no-sync")
         _run("tar", "-cC", folder, "data", result=file)
     return file
 
 
-def _give_away(folder: Path) -> None:
-    if (user := _user()) is not None:
+def give_away(folder: Path) -> None:
+    """To the user that servers run as."""
+    if (user := account()) is not None:
         shutil.chown(folder, user, pwd.getpwnam(user).pw_gid)
 
 
-def _user() -> str | None:
+def account() -> str | None:
+    """The user that servers run as; None for our own."""
     return "postgres" if os.geteuid() == 0 else None
 
 
 def _run(*command: str | Path, given: int | None = None, result: int = subprocess.PIPE) -> str:
     """What it printed, if that goes to no file, with a file to be read from its beginning. As the user of the server, with no setting of ours for PostgreSQL from the environment."""
-    user = _user()
+    user = account()
     if given is not None:
         os.lseek(given, 0, os.SEEK_SET)
     ended = subprocess.run(
@@ -396,7 +423,7 @@ def _run(*command: str | Path, given: int | None = None, result: int = subproces
     return ended.stdout or ""
 
 
-def _reserved_port() -> socket.socket:
+def reserved_port() -> socket.socket:
     """A port that the kernel gives to nobody else as long as this is open. Bound and not listening, it does not stop the
     server from listening there: both allow the reuse of an address."""
     held = socket.socket()
