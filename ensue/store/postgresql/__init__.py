@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import psycopg
-from psycopg import errors
+from psycopg import errors as sql_errors
 
 from ensue.errors import EnsueError, ReadOnlyLog, Unavailable
 from ensue.store.base import (
@@ -49,7 +49,7 @@ POOLED_POLL_SECONDS = 0.04
 AGAIN_SECONDS = 0.1
 NOTIFY_SECONDS = 0.005
 """At most so often are other processes woken."""
-_SHUT_DOWN = (errors.AdminShutdown, errors.CrashShutdown)
+_SHUT_DOWN = (sql_errors.AdminShutdown, sql_errors.CrashShutdown)
 _NOTIFY = Statement("SELECT pg_notify($1::text, '')")
 _RECORDED_AT = Statement("SELECT recorded_at FROM ensue_event WHERE position = $1::bigint")
 _IDS = Statement(
@@ -412,7 +412,7 @@ class PostgresqlStore:
         """None where a process keeps one of them locked: its commit is under way, or it is stopped in the middle of it."""
         try:
             return (await (await self._connected()).run(*checkpoints.claim(consumer, node, wanted)))[1:]
-        except errors.LockNotAvailable:
+        except sql_errors.LockNotAvailable:
             return None
         except psycopg.Error as error:
             raise translated(error, f"claim segments of the log {self._server.shown}") from error
