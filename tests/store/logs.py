@@ -15,6 +15,7 @@ from ensue.events.stored import Draft, Meta, Row, encode_meta, tag_hash
 from ensue.store.base import Request, Written
 from ensue.store.sqlite import SqliteStore
 from ensue.world import RealWorld
+from tests.servers.processes import GLANCE_SECONDS, PATIENCE_SECONDS, ServerError
 
 T = TypeVar("T")
 
@@ -60,6 +61,15 @@ def filled(path: Path, count: int, *, size: int = 200) -> bytes:
     """A log of so many events, closed; the bytes of its file."""
     on(path, lambda store: append(store, *(b"%d" % number + b"." * size for number in range(count))))
     return path.read_bytes()
+
+
+async def soon(holds: Callable[[], bool | Awaitable[bool]], what: str) -> None:
+    """Let the loop turn until `holds` is true. Errors: `ServerError` after a minute."""
+    deadline = WORLD.monotonic() + PATIENCE_SECONDS
+    while not (found if isinstance(found := holds(), bool) else await found):
+        if WORLD.monotonic() > deadline:
+            raise ServerError(f"waited {PATIENCE_SECONDS:.0f} s in vain: {what}")
+        await WORLD.sleep(GLANCE_SECONDS)
 
 
 @contextlib.contextmanager
