@@ -114,7 +114,7 @@ class InsideHandler(Misuse):
 
 
 class WrongLog(Misuse):
-    """The position belongs to another log."""
+    """The position, or the target of a copy, belongs to another log."""
 
 
 class ForeignConnection(Misuse):
