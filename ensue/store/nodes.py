@@ -10,12 +10,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from ensue.store.base import Node
 
-__all__ = ["LONGEST_LEASE", "here", "host_name", "is_gone", "is_living", "living"]
+__all__ = ["LONGEST_LEASE", "here", "host_name", "is_gone", "is_living", "living", "to_take"]
 
 LONGEST_LEASE = 60_000_000
 """A lease that ends later than this, in microseconds from now, was made before the clock went back."""
@@ -65,3 +65,19 @@ def is_living(node: Node, now: int) -> bool:
 def living(nodes: Iterable[Node], now: int) -> tuple[Node, ...]:
     """Those that live, as `is_living`."""
     return tuple(node for node in nodes if is_living(node, now))
+
+
+def to_take(
+    owners: Iterable[tuple[int, bytes | None]],
+    nodes: Sequence[Node],
+    node: Node,
+    now: int,
+    most: int,
+    held: Collection[int],
+) -> list[int]:
+    """The segments that `node` may claim, see `Checkpoints.claim`: `owners` says whose each segment is, in their order."""
+    known = {other.id for other in living(nodes, now)} | {node.id}
+    found = list(owners)
+    own = [segment for segment, owner in found if owner == node.id and segment not in held]
+    free = [segment for segment, owner in found if owner not in known]
+    return own + free[: max(0, most - len(own))]

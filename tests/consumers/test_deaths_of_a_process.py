@@ -17,7 +17,7 @@ from ensue.consumers.machine import Machine
 from ensue.consumers.routing import segment_of
 from ensue.events.stored import Row, tag_hash
 from ensue.store.base import Lane, LaneState, Progress, Request
-from ensue.store.sqlite.rows import lane_values
+from ensue.store.rows import lane_values
 from ensue.testing import AppSimulation, simulate
 from ensue.world import RealWorld
 

@@ -15,6 +15,7 @@ import psycopg
 from psycopg import errors as sql_errors
 
 from ensue.errors import EnsueError, ReadOnlyLog, Unavailable
+from ensue.store import rows
 from ensue.store.base import (
     Capabilities,
     Consumer,
@@ -27,6 +28,7 @@ from ensue.store.base import (
     Standing,
     Written,
 )
+from ensue.store.nodes import to_take
 from ensue.store.postgresql import checkpoints
 from ensue.store.postgresql.errors import is_transient, translated
 from ensue.store.postgresql.names import Names
@@ -37,7 +39,6 @@ from ensue.store.postgresql.server import Server
 from ensue.store.postgresql.session import Call, Rows, Session, Statement
 from ensue.store.postgresql.transaction import numbered
 from ensue.store.postgresql.writer import PATIENCE_SECONDS, Writer
-from ensue.store.sqlite import rows
 from ensue.world import World
 
 __all__ = ["PostgresqlStore"]
@@ -397,10 +398,11 @@ class PostgresqlStore:
             owners, nodes = await self._ask("read progress", *checkpoints.owners(consumer))
             others = checkpoints.nodes(nodes, now)
             got = {row[1] for row in progress}
-            wanted = checkpoints.to_take(owners, others, node, now, most - len(got), {*held, *got})
+            wanted = to_take([row[:2] for row in owners], others, node, now, most - len(got), {*held, *got})
             if not wanted:
                 break
-            result = await self._claim(consumer, node, wanted)
+            # Each is taken only if its fence is still the one that was seen.
+            result = await self._claim(consumer, node, [(row[0], row[2]) for row in owners if row[0] in wanted])
             if result is None:
                 break
             taken, found = result

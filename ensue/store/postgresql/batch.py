@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 
-from ensue.errors import Conflict, DuplicateEventId, Fenced, IdempotencyKeyReused
+from ensue.errors import DuplicateEventId
 from ensue.events.stored import Draft
+from ensue.store import refusals, rows
 from ensue.store.base import (
     Condition,
     ConsumerCommit,
@@ -27,7 +28,6 @@ from ensue.store.base import (
 )
 from ensue.store.postgresql.names import Names
 from ensue.store.postgresql.session import Call, Statement
-from ensue.store.sqlite import rows
 
 __all__ = ["Batch", "Later"]
 
@@ -144,10 +144,7 @@ class Batch:
         if self._floating and any(request.idempotency_key == other[0] for other in self._requests):
             raise Later
         if fingerprint != request.fingerprint:
-            raise IdempotencyKeyReused(
-                f"the idempotency key was used for other events, stored at positions {first} to {last}. Use a new key for a "
-                "new write; the same key repeats the same write"
-            )
+            raise refusals.key_reused(first, last)
         return Written(first, last, True, result)
 
     def check(self, request: Request) -> None:
@@ -157,21 +154,11 @@ class Batch:
         for expected in request.expected:
             actual = self.streams.get(expected.stream, 0)
             if actual != expected.version:
-                raise Conflict(
-                    f"the stream is at version {actual}, expected was {expected.version}: somebody appended to it. Read it "
-                    "again and decide anew",
-                    expected=expected.version,
-                    actual=actual,
-                )
+                raise refusals.another_version(expected, actual)
         for condition in request.conditions:
             position = self.matches.get(condition) or self._match(condition)
             if position:
-                raise Conflict(
-                    f"the event at position {position} matches what must not have happened since {condition.after}. Read "
-                    "again and decide anew",
-                    expected=condition.after,
-                    actual=position,
-                )
+                raise refusals.happened(condition, position)
         if self._floating:
             ids = [draft.id for draft in request.events]
             if len(set(ids)) < len(ids) or not self.ids.isdisjoint(ids):
@@ -179,21 +166,13 @@ class Batch:
         if request.operation is not None:
             lane = request.operation.lane
             if self.parked.get((lane.consumer, lane.key)) != lane.rev:
-                raise Conflict(
-                    f"the key {lane.key_text} is not parked as it was when it was read: somebody else has changed it. Look "
-                    "again",
-                    expected=lane.rev,
-                    actual=-1,
-                )
+                raise refusals.not_parked(lane)
 
     def _fenced(self, commit: ConsumerCommit) -> None:
         fence = commit.fence
         found = self.progress.get((fence.consumer, fence.segment))
         if found is None or (found[0], found[1]) != (fence.fence, fence.rev):
-            raise Fenced(
-                f"segment {fence.segment} of consumer {fence.consumer} is at fence and revision {found and tuple(found[:2])}, "
-                f"the commit was computed from {(fence.fence, fence.rev)}: another process owns it now"
-            )
+            raise refusals.fenced(fence, found and found[:2])
 
     def _match(self, condition: Condition) -> int:
         """The position of an event of this very batch that breaks the condition, or 0. Errors: `Later`."""

@@ -6,14 +6,14 @@ Leases are measured by the server's clock: what a process says of its own clock 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
+from ensue.store import rows
 from ensue.store.base import Consumer, Delivery, Node
-from ensue.store.nodes import LONGEST_LEASE, is_living
+from ensue.store.nodes import LONGEST_LEASE
 from ensue.store.postgresql.session import Call, Rows, Statement
-from ensue.store.sqlite import rows
 
 __all__ = [
     "CONSUMERS",
@@ -29,7 +29,6 @@ __all__ = [
     "rename",
     "set_status",
     "standing",
-    "to_take",
 ]
 
 DELIVERIES_KEPT = 7 * 24 * 3600 * 1_000_000
@@ -141,16 +140,6 @@ def nodes(found: Rows, now: int) -> tuple[Node, ...]:
 
 def owners(consumer: int) -> list[Call]:
     return [_OWNERS(consumer), NODES()]
-
-
-def to_take(
-    found: Rows, others: Sequence[Node], node: Node, now: int, most: int, held: Collection[int]
-) -> list[tuple[int, int]]:
-    """The segments to be taken, each with the fence that it had: it is taken only if it still has it."""
-    living = {other.id for other in others if is_living(other, now)} | {node.id}
-    own = [(segment, fence) for segment, owner, fence in found if owner == node.id and segment not in held]
-    free = [(segment, fence) for segment, owner, fence in found if owner not in living]
-    return own + free[: max(0, most - len(own))]
 
 
 def claim(consumer: int, node: Node, taken: Sequence[tuple[int, int]]) -> list[Call]:

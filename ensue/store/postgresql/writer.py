@@ -21,8 +21,9 @@ from typing import TypeAlias
 import msgspec
 import psycopg
 
-from ensue.errors import ApplyFailed, EnsueError, OutcomeUnknown, StorageFull, Unavailable, WriterStopped
+from ensue.errors import EnsueError, OutcomeUnknown, StorageFull, Unavailable, WriterStopped
 from ensue.events.stored import Draft
+from ensue.store import refusals
 from ensue.store.base import Condition, Request, Written
 from ensue.store.postgresql.batch import Batch, Later
 from ensue.store.postgresql.errors import is_transient, translated
@@ -374,9 +375,7 @@ class Writer:
             if session.lost is not None:
                 raise session.lost from error  # no function's failure
             transaction.undo()
-            raise ApplyFailed(
-                f"a function inside the transaction raised {type(error).__name__}: {error}", unit=unit
-            ) from error
+            raise refusals.function_failed(error, unit) from error
         transaction.keep()
         missing = [draft.stream for draft in emitted if draft.stream is not None and draft.stream not in batch.streams]
         if missing:

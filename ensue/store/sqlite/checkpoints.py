@@ -9,11 +9,11 @@ from typing import Any
 import apsw
 import msgspec
 
-from ensue.errors import Conflict, Fenced
+from ensue.store import refusals, rows
 from ensue.store.base import Consumer, ConsumerCommit, DeadLetter, Delivery, Lane, LaneState, Node, Operation, Standing
-from ensue.store.nodes import LONGEST_LEASE, is_living
-from ensue.store.sqlite import rows
-from ensue.store.sqlite.rows import ahead_bytes
+from ensue.store.nodes import LONGEST_LEASE, to_take
+from ensue.store.rows import ahead_bytes
+from ensue.store.sqlite.reading import first
 
 __all__ = [
     "beat",
@@ -98,33 +98,25 @@ def nodes(sql: apsw.Connection) -> tuple[Node, ...]:
     return tuple(map(rows.node, sql.execute("SELECT * FROM ensue_node ORDER BY id")))
 
 
-def _free(
-    sql: apsw.Connection, consumer: int, node: Node, now: int, most: int, held: Collection[int]
-) -> list[tuple[int, bool]]:
-    """Segments to be taken, and whether another owner had not released them."""
-    living = {other.id for other in nodes(sql) if is_living(other, now)} | {node.id}
-    found: list[tuple[int, Any]] = list(
+def _to_take(sql: apsw.Connection, consumer: int, node: Node, now: int, most: int, held: Collection[int]) -> list[int]:
+    owners: list[Any] = list(
         sql.execute("SELECT segment, owner FROM ensue_progress WHERE consumer = ? ORDER BY segment", (consumer,))
     )
-    own = [(segment, False) for segment, owner in found if owner == node.id and segment not in held]
-    free = [(segment, owner is not None) for segment, owner in found if owner not in living]
-    return own + free[: max(0, most - len(own))]
+    return to_take(owners, nodes(sql), node, now, most, held)
 
 
 def claimable(sql: apsw.Connection, consumer: int, node: Node, now: int, most: int, held: Collection[int]) -> bool:
-    return bool(_free(sql, consumer, node, now, most, held))
+    return bool(_to_take(sql, consumer, node, now, most, held))
 
 
 def claim(sql: apsw.Connection, consumer: int, node: Node, now: int, most: int, held: Collection[int]) -> Standing:
-    taken = _free(sql, consumer, node, now, most, held)
-    for segment, unclean in taken:
-        sql.execute(
-            "UPDATE ensue_progress SET owner = ?, fence = fence + 1, unclean = unclean + ? "
-            "WHERE consumer = ? AND segment = ?",
-            (node.id, int(unclean), consumer, segment),
-        )
+    segments = _to_take(sql, consumer, node, now, most, held)
+    sql.executemany(
+        "UPDATE ensue_progress SET owner = ?1, fence = fence + 1, unclean = unclean + (owner IS NOT NULL AND owner <> ?1) "
+        "WHERE consumer = ?2 AND segment = ?3",
+        [(node.id, consumer, segment) for segment in segments],
+    )
     everything = standing(sql, consumer)
-    segments = {segment for segment, _ in taken}
     return Standing(
         tuple(row for row in everything.progress if row.segment in segments),
         tuple(lane for lane in everything.lanes if lane.segment in segments),
@@ -133,16 +125,13 @@ def claim(sql: apsw.Connection, consumer: int, node: Node, now: int, most: int, 
 
 def fenced(sql: apsw.Connection, commit: ConsumerCommit) -> tuple[int, int]:
     fence = commit.fence
-    row = rows.first(
+    row = first(
         sql,
         "SELECT fence, rev, count, digest FROM ensue_progress WHERE consumer = ? AND segment = ?",
         (fence.consumer, fence.segment),
     )
     if row is None or row[:2] != (fence.fence, fence.rev):
-        raise Fenced(
-            f"segment {fence.segment} of consumer {fence.consumer} is at fence and revision {row and row[:2]}, the "
-            f"commit was computed from {(fence.fence, fence.rev)}: another process owns it now"
-        )
+        raise refusals.fenced(fence, row and row[:2])
     return row[2], row[3]
 
 
@@ -190,17 +179,13 @@ def store(sql: apsw.Connection, commit: ConsumerCommit, before: Sequence[int]) -
 
 
 def hold_parked(sql: apsw.Connection, lane: Lane) -> None:
-    found = rows.first(
+    found = first(
         sql,
         "SELECT 1 FROM ensue_lane WHERE consumer = ? AND key = ? AND state = ? AND rev = ?",
         (lane.consumer, lane.key, LaneState.PARKED, lane.rev),
     )
     if found is None:
-        raise Conflict(
-            f"the key {lane.key_text} is not parked as it was when it was read: somebody else has changed it. Look again",
-            expected=lane.rev,
-            actual=-1,
-        )
+        raise refusals.not_parked(lane)
 
 
 def operate(sql: apsw.Connection, operation: Operation, now: int) -> None:

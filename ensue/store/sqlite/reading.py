@@ -6,10 +6,13 @@ The text of a statement depends on the shape of a selection only; all values are
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
+
+import apsw
 
 from ensue.store.base import Selection, Term
 
-__all__ = ["COLUMNS", "select"]
+__all__ = ["COLUMNS", "first", "select"]
 
 COLUMNS = "position, id, type, stream, version, recorded_at, cause, root, maker, nth, meta, data"
 UNITED = 400
@@ -17,6 +20,13 @@ _IN_STREAM = "stream = ?"
 _TAGGED = "EXISTS (SELECT 1 FROM ensue_event_tag t WHERE t.tag = ? AND t.position = e.position)"
 _OF_STREAM = "EXISTS (SELECT 1 FROM ensue_event s WHERE s.position = e.position AND s.stream = ?)"
 Numbers = Callable[[Sequence[str]], Sequence[int]]
+
+
+def first(sql: apsw.Connection, statement: str, values: Sequence[object]) -> Any:
+    """The first row, or None. Read to the end: an error that is raised keeps an open statement alive, and that keeps its
+    snapshot, with which nothing more could be written."""
+    found = list(sql.execute(statement, values))
+    return found[0] if found else None
 
 
 def select(

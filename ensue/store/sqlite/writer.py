@@ -24,23 +24,20 @@ import apsw
 import msgspec
 
 from ensue.errors import (
-    ApplyFailed,
-    Conflict,
     EnsueError,
-    IdempotencyKeyReused,
     LogFileReplaced,
     OutcomeUnknown,
     Unavailable,
     WriterStopped,
 )
 from ensue.events.stored import Draft
-from ensue.store.base import ConsumerCommit, Request, Selection, Written
+from ensue.store import refusals
+from ensue.store.base import Condition, ConsumerCommit, Request, Written
 from ensue.store.sqlite import checkpoints
 from ensue.store.sqlite.errors import extended, translated
 from ensue.store.sqlite.files import LogFiles
 from ensue.store.sqlite.names import Types
-from ensue.store.sqlite.reading import select
-from ensue.store.sqlite.rows import first
+from ensue.store.sqlite.reading import first, select
 from ensue.store.sqlite.transaction import SqliteTransaction
 from ensue.world import Threads, World
 
@@ -516,10 +513,7 @@ class Writer:
         if row is None:
             return None
         if row[1] != request.fingerprint:
-            raise IdempotencyKeyReused(
-                f"the idempotency key was used for other events, stored at positions {row[2]} to {row[3]}. Use a new key "
-                "for a new write; the same key repeats the same write"
-            )
+            raise refusals.key_reused(row[2], row[3])
         return Written(row[2], row[3], True, row[4])
 
     def _request(self, request: Request) -> Written:
@@ -528,14 +522,9 @@ class Writer:
         for expected in request.expected:
             actual = self._version(expected.stream)
             if actual != expected.version:
-                raise Conflict(
-                    f"the stream is at version {actual}, expected was {expected.version}: somebody appended to it. Read it "
-                    "again and decide anew",
-                    expected=expected.version,
-                    actual=actual,
-                )
+                raise refusals.another_version(expected, actual)
         for condition in request.conditions:
-            self._hold(condition.selection, condition.after)
+            self._hold(condition)
         if request.operation is not None:
             checkpoints.hold_parked(self._sql, request.operation.lane)
         emitted, result = self._apply(request) if request.apply or request.result is not None else ((), b"")
@@ -555,19 +544,19 @@ class Writer:
     def _fenced(self, commit: ConsumerCommit) -> tuple[int, int]:
         return checkpoints.fenced(self._sql, commit)
 
-    def _hold(self, selection: Selection, after: int) -> None:
+    def _hold(self, condition: Condition) -> None:
         self._flush()
         text, values = select(
-            selection, self._types.expand, after=after, before=self.head + 1, limit=1, backwards=False
+            condition.selection,
+            self._types.expand,
+            after=condition.after,
+            before=self.head + 1,
+            limit=1,
+            backwards=False,
         )
-        for row in list(self._sql.execute(text, values)):
-            position: int = row[0]
-            raise Conflict(
-                f"the event at position {position} matches what must not have happened since {after}. Read again and decide "
-                "anew",
-                expected=after,
-                actual=position,
-            )
+        found = first(self._sql, text, values)
+        if found is not None:
+            raise refusals.happened(condition, found[0])
 
     def _apply(self, request: Request) -> tuple[list[Draft], bytes]:
         """Run the functions. Returns the events to append, and the result."""
@@ -585,9 +574,7 @@ class Writer:
         except Exception as error:
             self._sql.execute("ROLLBACK TO ensue_request")
             self._sql.execute("RELEASE ensue_request")
-            raise ApplyFailed(
-                f"a function inside the transaction raised {type(error).__name__}: {error}", unit=unit
-            ) from error
+            raise refusals.function_failed(error, unit) from error
         self._sql.execute("RELEASE ensue_request")
         return emitted, result
 

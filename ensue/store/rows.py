@@ -1,11 +1,10 @@
-"""Rows of the consumers' tables as values, and back."""
+"""Rows of the consumers' tables as values, and back: the same in every database."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-import apsw
 import msgspec
 
 from ensue.store.base import Consumer, DeadLetter, Delivery, Lane, Node, Progress, Standing
@@ -18,7 +17,6 @@ __all__ = [
     "consumer",
     "dead_letter",
     "delivery",
-    "first",
     "lane_values",
     "node",
     "node_values",
@@ -37,15 +35,8 @@ _can = msgspec.json.Decoder(tuple[int, ...]).decode
 _handles = msgspec.json.Decoder(dict[str, int]).decode
 
 
-def first(sql: apsw.Connection, statement: str, values: Sequence[object]) -> Any:
-    """The first row, or None. Read to the end: an error that is raised keeps an open statement alive, and that keeps its
-    snapshot, with which nothing more could be written."""
-    found = list(sql.execute(statement, values))
-    return found[0] if found else None
-
-
 def signed(number: int) -> int:
-    """A number modulo 2**64 as SQLite's signed integer."""
+    """A number modulo 2**64 as a signed integer, which is what databases have."""
     return number - (1 << 64) if number >= 1 << 63 else number
 
 
