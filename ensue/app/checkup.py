@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 from ensue.app.health import Health, HealthPart
 from ensue.consumers.lease import LEASE_SECONDS
 from ensue.consumers.node import Node as Consumers
-from ensue.consumers.runner import Runner
+from ensue.consumers.ownership import Ownership, owning
 from ensue.errors import EnsueError
-from ensue.store.base import Consumer, Node, Standing, Store
+from ensue.store.base import Consumer, Store
+from ensue.store.nodes import living
 from ensue.world import World
 
 __all__ = ["Checkup"]
@@ -37,7 +37,7 @@ class Checkup:
         parts.append(HealthPart(name="application", ok=state == "running", said=state))
         try:
             async with asyncio.timeout(STORE_SECONDS):
-                found = await self._consumers(node.runners if node is not None else ())
+                found = await self._looked_up(node)
         except TimeoutError:
             found = [HealthPart(name="store", ok=False, said=f"does not answer within {STORE_SECONDS:g} s")]
         except EnsueError as error:
@@ -45,28 +45,25 @@ class Checkup:
         return Health(parts=(*parts, *found))
 
     def _lease(self, node: Consumers) -> HealthPart:
-        held, left = node._lease.held, node._lease.seconds_left
+        held, left = node.lease.held, node.lease.seconds_left
         said = f"held for {left:.1f} s more" if held else f"ran out {-left:.1f} s ago"
         return HealthPart(name="lease", ok=held, said=said, vital=True)
 
-    async def _consumers(self, runners: Sequence[Runner]) -> list[HealthPart]:
+    async def _looked_up(self, node: Consumers | None) -> list[HealthPart]:
+        """What the store says, and whether it does."""
         rows = {row.id: row for row in await self._store.consumers()}
         parts = [HealthPart(name="store", ok=True, said="answers")]
-        if not runners:
-            return parts
-        now = self._world.now()
-        living = {node.id: node for node in await self._store.nodes() if node.expires_at > now}
-        for runner in runners:
-            standing = await self._store.standing(runner.consumer.id)
+        runners = node.runners if node is not None else ()
+        standings = [await self._store.standing(runner.consumer.id) for runner in runners]
+        nodes = living(await self._store.nodes(), self._world.now())
+        for runner, standing in zip(runners, standings, strict=True):
             row = rows.get(runner.consumer.id, runner.consumer)
-            ok, said = self._consumer(row, runner.standing_by, standing, living)
+            ok, said = self._consumer(row, runner.standing_by, owning(row, standing, nodes))
             parts.append(HealthPart(name=f"consumer {row.name}", ok=ok, said=said))
         return parts
 
-    def _consumer(
-        self, row: Consumer, standing_by: str | None, standing: Standing, living: dict[bytes, Node]
-    ) -> tuple[bool, str]:
-        nobody = sum(segment.owner not in living for segment in standing.progress)
+    def _consumer(self, row: Consumer, standing_by: str | None, spread: Ownership) -> tuple[bool, str]:
+        nobody = len(spread.unowned)
         if not nobody:
             self._unowned_since.pop(row.name, None)
         since = self._unowned_since.setdefault(row.name, self._world.monotonic()) if nobody else 0.0
@@ -74,10 +71,11 @@ class Checkup:
             return False, f"stands by: {standing_by}"
         if row.status == "tripped":
             return False, f"has tripped: {row.reason or 'no reason is known'}"
-        if nobody:
-            seconds = self._world.monotonic() - since
-            of = f"{nobody} of {len(standing.progress)} segments"
-            return seconds <= LEASE_SECONDS, f"nobody owns {of}, for {seconds:.0f} s at least"
         if row.status != "active":
             return True, f"is {row.status}: {row.reason or 'by an operator'}"
-        return True, "is run"
+        if nobody:
+            seconds = self._world.monotonic() - since
+            said = f"nobody owns {nobody} of {row.segments} segments, for {seconds:.0f} s at least"
+            return seconds <= LEASE_SECONDS, said
+        processes = len(spread.owners)
+        return True, "is run" if processes == 1 else f"is run by {processes} processes"

@@ -22,14 +22,15 @@ R = TypeVar("R")
 
 
 @contextmanager
-def told_to_stop() -> Generator[asyncio.Event, None, None]:
+def told_to_stop(*, second_ends: bool = True) -> Generator[asyncio.Event, None, None]:
     """An event that is set by the first SIGINT or SIGTERM. The second one ends the process at once, whatever it does: for
-    the log that is a crash like any other, and nothing half done is in it. Errors: `Misuse` outside the main thread."""
+    the log that is a crash like any other, and nothing half done is in it. Without `second_ends` it is as the first: for
+    who is told by several at once. Errors: `Misuse` outside the main thread."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     numbers = (signal.SIGINT, signal.SIGTERM)
 
     def told(number: int, frame: FrameType | None) -> None:
-        for each in numbers:
+        for each in numbers if second_ends else ():
             signal.signal(each, signal.SIG_DFL)
         loop.call_soon_threadsafe(stop.set)
 

@@ -9,13 +9,14 @@ import msgspec
 
 from ensue.cli.failures import Negative, WrongUsage
 from ensue.cli.handled import owners
-from ensue.cli.output import clean, duration, on_terminal, print_json, say, table
+from ensue.cli.output import clean, duration, exact_time, many, on_terminal, print_json, say, table
 from ensue.cli.target import OpenLog, Target, log_options, opened
+from ensue.consumers.ownership import Ownership, owning
 from ensue.consumers.routing import ONE_ORDER
 from ensue.consumers.waiting import Done, handled_numbers
 from ensue.events.stored import Row
 from ensue.store.base import Consumer, Lane, LaneState, Node, Standing, Term
-from ensue.store.nodes import here, host_name
+from ensue.store.nodes import here, host_name, living
 
 __all__ = ["consumers"]
 
@@ -25,6 +26,16 @@ COUNTED = 20_000
 RATE_SECONDS = 0.5
 """Over how long the rate is measured."""
 LANES_COUNTED = 100
+
+
+class _Owned(msgspec.Struct, frozen=True, kw_only=True):
+    """What one living process has to do with a consumer. `hands_over` is how many of its segments it is about to give up,
+    for those who are below their share."""
+
+    owner: str
+    host: str
+    segments: list[int]
+    hands_over: int
 
 
 class _Shown(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +61,13 @@ class _Shown(msgspec.Struct, frozen=True, kw_only=True):
     dead_letters: int
     owners: list[str]
     """Process ids, with @host for those of other machines."""
+    segments: int
+    owned: list[_Owned]
+    """Those that own some of it, and those that can run it and have none."""
+    unowned: list[int]
+    """Segments of no living process."""
+    unowned_since: str | None
+    """Since when the first of them is known to be so; null where nothing is known of it."""
     handles: list[str]
     key: str | None
     started_after: int
@@ -61,9 +79,10 @@ class _Shown(msgspec.Struct, frozen=True, kw_only=True):
 @log_options
 @click.pass_context
 def consumers(context: click.Context, everything: bool, as_json: bool) -> None:
-    """Show how far everybody is: position, lag, rate, state, owner, retrying keys, dead letters.
+    """Show how far everybody is: position, lag, rate, state, owners, retrying keys, dead letters.
 
-    The rate is measured over half a second. Without a running owner nothing moves, and nothing is waited for.
+    The rate is measured over half a second. Owners are processes; behind each is how many segments of the consumer's keys it
+    owns, unless it owns all. Without a running owner nothing moves, and nothing is waited for.
 
     \b
     Example:
@@ -79,14 +98,14 @@ async def _list(target: Target, everything: bool, as_json: bool) -> None:
         await log.store.read((), limit=1)
         before = {row.id: await log.store.standing(row.id) for row in await log.store.consumers()}
         began = log.world.monotonic()
-        living = [node for standing in before.values() for node in await owners(log.store, log.world, standing)]
-        if living:
+        running = [node for standing in before.values() for node in await owners(log.store, log.world, standing)]
+        if running:
             await log.world.sleep(RATE_SECONDS)
         shown: list[_Shown] = []
         for consumer in await log.store.consumers():
             if everything or consumer.status != "retired":
                 standing = await log.store.standing(consumer.id)
-                seconds = log.world.monotonic() - began if living else 0.0
+                seconds = log.world.monotonic() - began if running else 0.0
                 rate = _rate(before.get(consumer.id), standing, seconds)
                 shown.append(await _look(log, consumer, standing, rate))
     if as_json:
@@ -106,12 +125,13 @@ def _rate(before: Standing | None, after: Standing, seconds: float) -> float:
 
 async def _look(log: OpenLog, consumer: Consumer, standing: Standing, rate: float) -> _Shown:
     position = min((row.position for row in standing.progress), default=0)
-    nodes = await owners(log.store, log.world, standing)
+    nodes, now = await log.store.nodes(), log.world.now()
+    spread = owning(consumer, standing, living(nodes, now))
     lag, exact, oldest = await _lag(log, consumer, standing, position)
     states = [lane.state for lane in standing.lanes]
     return _Shown(
         name=consumer.name,
-        state=consumer.status if consumer.status != "active" else "running" if nodes else "unowned",
+        state=consumer.status if consumer.status != "active" else "running" if spread.owners else "unowned",
         reason=consumer.reason,
         position=position,
         head=log.store.head(),
@@ -124,11 +144,45 @@ async def _look(log: OpenLog, consumer: Consumer, standing: Standing, rate: floa
         retrying=states.count(LaneState.RETRY) + states.count(LaneState.LATE),
         parked=states.count(LaneState.PARKED),
         dead_letters=len(await log.store.dead_letters(consumer=consumer.id)),
-        owners=sorted(map(_named, nodes)),
+        owners=sorted(_named(owner.node) for owner in spread.owners),
+        segments=consumer.segments,
+        owned=_owned(spread),
+        unowned=list(spread.unowned),
+        unowned_since=exact_time(_unowned_since(standing, spread, nodes, now)),
         handles=sorted(consumer.handles),
         key=consumer.key_tag,
         started_after=consumer.start,
     )
+
+
+def _owned(spread: Ownership) -> list[_Owned]:
+    """By owner, those that have nothing yet last."""
+    shown: list[_Owned] = []
+    for owner in spread.owners:
+        count = len(owner.segments)
+        above = max(0, count - spread.share) if owner.node in spread.able else count if spread.able else 0
+        shown.append(
+            _Owned(
+                owner=_named(owner.node),
+                host=host_name(owner.node),
+                segments=list(owner.segments),
+                hands_over=above,
+            )
+        )
+    having = {owner.node for owner in spread.owners}
+    waiting = [
+        _Owned(owner=_named(node), host=host_name(node), segments=[], hands_over=0)
+        for node in spread.able
+        if node not in having
+    ]
+    return sorted(shown, key=lambda one: one.owner) + sorted(waiting, key=lambda one: one.owner)
+
+
+def _unowned_since(standing: Standing, spread: Ownership, nodes: tuple[Node, ...], now: int) -> int | None:
+    """When the lease of an owner that died ended. Of a segment that was given up nobody knows."""
+    owners = {row.owner for row in standing.progress if row.segment in spread.unowned}
+    ends = [node.expires_at for node in nodes if node.id in owners and node.expires_at > 0]
+    return min(now, *ends) if ends else None
 
 
 def _named(node: Node) -> str:
@@ -184,7 +238,7 @@ def _show(shown: list[_Shown]) -> None:
             f"{one.events_per_second:,.0f}/s" if on_terminal() else f"{one.events_per_second:.1f}",
             f"[yellow]{one.retrying}" if one.retrying else "0",
             f"[red]{one.dead_letters}" if one.dead_letters else "0",
-            " ".join(one.owners) or "nobody",
+            _owners(one),
         )
         for one in shown
     ]
@@ -197,10 +251,27 @@ def _show(shown: list[_Shown]) -> None:
     for one in shown:
         if one.reason and one.state != "retired":
             say(f"{one.name} is {one.state}: {clean(one.reason)}")
+        if one.unowned and one.owners:
+            since = f", at least since {one.unowned_since}" if one.unowned_since else ""
+            listed = ", ".join(map(str, one.unowned))
+            say(f"nobody owns {len(one.unowned)} of {many(one.segments, 'segment')} of {one.name} ({listed}){since}")
     if on_terminal():
         say(f"The log ends at position {shown[0].head:,}.")
     if on_terminal() and any(one.state == "unowned" for one in shown):
         say("No running process owns some of them: start the application with `ensue run module:app`.")
+
+
+def _owners(one: _Shown) -> str:
+    """`4711` owns all of it; `4711 (16, hands over 8) 4712 (0)` are about to share it; `4711 (8) nobody (8)`."""
+    if not one.unowned and len(one.owned) == 1:
+        return one.owned[0].owner
+    parts = [
+        f"{owned.owner} ({len(owned.segments)}{f', hands over {owned.hands_over}' if owned.hands_over else ''})"
+        for owned in one.owned
+    ]
+    if one.unowned:
+        parts.append(f"nobody ({len(one.unowned)})" if one.owners else "nobody")
+    return " ".join(parts)
 
 
 # ---------------------------------------------------------------------------------------------------- pause, resume

@@ -42,6 +42,8 @@ class Here:
     """It says of each consumer that it runs it. Of many processes, one does."""
     tells_stop = True
     """It says when it stops, and has stopped."""
+    second_signal_ends = True
+    """A second signal ends it at once."""
 
     def opening(self, app: App, stop: asyncio.Event) -> None:
         """The loop turns, the application is about to be opened; `stop` stops it."""
@@ -91,7 +93,7 @@ def run_here(choice: Choice, tell: Teller, here: Here) -> None:
 async def _serve(app: App, choice: Choice, tell: Teller, here: Here) -> None:
     from ensue.app.serving import told_to_stop
 
-    with told_to_stop() as stop:
+    with told_to_stop(second_ends=here.second_signal_ends) as stop:
         here.opening(app, stop)
         async with app.running(only=choice.only, without=choice.without):
             if here.processes > 1 and not app.open_store().capabilities.many_processes:
@@ -110,7 +112,7 @@ async def _serve(app: App, choice: Choice, tell: Teller, here: Here) -> None:
 
 
 async def _say_what_runs(app: App, choice: Choice, tell: Teller, everything: bool) -> None:
-    """Say what runs here, and what other processes run of it."""
+    """Say what runs here; with `everything` each consumer, and what other processes run of it."""
     names = [handler.name for handler in app.handlers]
     chosen = chosen_consumers(app.name, names, choice.only, choice.without)
     of = (
@@ -125,7 +127,7 @@ async def _say_what_runs(app: App, choice: Choice, tell: Teller, everything: boo
             processes = f"process{'es' if len(others) > 1 else ''} {', '.join(others)}"
             alone = consumer.segments == 1
             shares[consumer.name] = f"; waits, because {processes} runs it" if alone else f"; shared with {processes}"
-            if len(owning) == len(others):
+            if everything and len(owning) == len(others):
                 tell.waiting.add(consumer.name)
         if consumer.status in ("paused", "tripped"):
             shares[consumer.name] = f"; is {consumer.status}: {consumer.reason or 'by an operator'}"

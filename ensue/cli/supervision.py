@@ -9,7 +9,7 @@
 | ready | has been for `LIVED_SECONDS` | ready | its delays begin anew |
 | running, ready | a stop is asked for | stopping | it is told to drain |
 | planned | a stop is asked for | gone | |
-| stopping | a second stop, or it takes longer than it may | stopping | it is killed |
+| stopping | a second stop, not together with the first; or it takes longer than it may | stopping | it is killed |
 | stopping | ends | gone | the last one: the end |
 
 The first worker starts alone. So what is wrong with an application, its settings or its log is told once and not by each of
@@ -36,6 +36,8 @@ DRAIN_SECONDS = 30.0
 """Until a worker has said what it is set to."""
 GRACE_SECONDS = 40.0
 """Beyond its drain: a commit may take 30 s to be answered, and hooks of the application end as well."""
+TOGETHER_SECONDS = 0.2
+"""A stop that follows so closely is the same one: `timeout` sends its signal to the process and then to its group."""
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -87,7 +89,8 @@ class Supervision:
     def __init__(self, workers: int) -> None:
         self._workers = {number: _Worker(number) for number in range(1, workers + 1)}
         self._opened = False
-        self._stops = 0
+        self._stopped_at: float | None = None
+        self._killing = False
         self._code = OK
         self._drain_seconds = DRAIN_SECONDS
 
@@ -108,7 +111,7 @@ class Supervision:
         one = self._workers[worker]
         if one.state == "planned":
             return f"is started again in {duration(max(0.0, one.at - now))}"
-        return "is stopped" if self._stops else "waits until the first one is ready"
+        return "is stopped" if self.is_stopping else "waits until the first one is ready"
 
     @property
     def numbers(self) -> Sequence[int]:
@@ -123,7 +126,12 @@ class Supervision:
     @property
     def is_stopping(self) -> bool:
         """A stop was asked for."""
-        return self._stops > 0
+        return self._stopped_at is not None
+
+    @property
+    def is_killing(self) -> bool:
+        """A second stop was asked for."""
+        return self._killing
 
     # ------------------------------------------------------------------------------------------------------- inputs
 
@@ -146,7 +154,7 @@ class Supervision:
     def ended(self, worker: int, code: int, now: float, chance: float) -> list[Action]:
         """The worker's process has ended: with an exit code, or by the signal of number `-code`; `chance` is in [0, 1)."""
         one = self._workers[worker]
-        if self._stops:
+        if self.is_stopping:
             one.state = "gone"
             self._judge(code)
             return self._end_if_all_are_gone()
@@ -175,10 +183,11 @@ class Supervision:
 
     def stop(self, now: float) -> list[Action]:
         """A stop is asked for; a second one ends all at once."""
-        self._stops += 1
         running = [one for one in self._workers.values() if self.runs(one.number)]
-        if self._stops > 1:
-            return [Kill(one.number) for one in running]
+        if self._stopped_at is not None:
+            self._killing = self._killing or now - self._stopped_at > TOGETHER_SECONDS
+            return [Kill(one.number) for one in running] if self._killing else []
+        self._stopped_at = now
         for one in self._workers.values():
             one.state = "stopping" if one in running else "gone"
             one.at = now + self._drain_seconds + GRACE_SECONDS

@@ -168,9 +168,9 @@ class _Supervisor:
         self._outputs[id(sys.stderr)].put(lambda: self._tell.line(style, text))
 
     def _told(self, number: int) -> None:
-        if self._machine.is_stopping:
-            self._at_once = number
         self._do(self._machine.stop(self._world.monotonic()))
+        if self._machine.is_killing:
+            self._at_once = number
 
     def _do(self, actions: list[Action]) -> None:
         for action in actions:

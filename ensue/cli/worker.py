@@ -64,6 +64,9 @@ class _Link(Here):
     """The socket to the supervisor, and the thread that listens there."""
 
     tells_stop = False
+    second_signal_ends = (
+        False  # its supervisor kills it for that; the first may come twice, from who stops all processes
+    )
 
     def __init__(self, assignment: Assignment) -> None:
         self.processes = assignment.workers

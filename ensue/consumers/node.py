@@ -110,17 +110,17 @@ class Node:
         self._world = world
         self._observe = observe
         self._bell = bell
-        self._lease = Lease(store, world, host=host, pid=pid)
+        self.lease = Lease(store, world, host=host, pid=pid)
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, consumers: Sequence[Consumer], handlings: Sequence[Handling]) -> None:
         for consumer, handling in zip(consumers, handlings, strict=True):
             handling.bind(consumer, self._store.log_id)
-            runner = Runner(self._store, self._world, self._lease, consumer, handling, self._observe, self._bell)
+            runner = Runner(self._store, self._world, self.lease, consumer, handling, self._observe, self._bell)
             self.runners.append(runner)
-        await self._lease.beat(self._can)
-        await self._lease.look()
+        await self.lease.beat(self._can)
+        await self.lease.look()
         for runner in self.runners:
             await runner.claim()
             self._spawn(runner.run(), f"consumer {runner.consumer.name}")
@@ -137,7 +137,7 @@ class Node:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         # The lease ends by itself, too; a broken store has been told by whoever wrote to it.
         with contextlib.suppress(EnsueError):
-            await self._lease.end()
+            await self.lease.end()
         for end in ends:
             if isinstance(end, Exception):
                 raise end
@@ -158,20 +158,20 @@ class Node:
     async def _resign(self) -> None:
         """Leave all shares to the others, while handlers here still end."""
         with contextlib.suppress(EnsueError):
-            await self._lease.beat(self._can)
+            await self.lease.beat(self._can)
 
     async def _beat(self) -> None:
         beat_at = self._world.monotonic() + BEAT_SECONDS
         while True:
             left = beat_at - self._world.monotonic()
-            await self._world.sleep(max(0.0, min(left, self._lease.seconds_to_look)))
+            await self._world.sleep(max(0.0, min(left, self.lease.seconds_to_look)))
             due = self._world.monotonic() >= beat_at
             if due:
                 beat_at = self._world.monotonic() + BEAT_SECONDS
             try:
                 if due:
                     await self._renew()
-                if await self._lease.look():
+                if await self.lease.look():
                     for runner in self.runners:
                         runner.spread()
             except (TryAgain, StorageFull) as error:
@@ -180,9 +180,9 @@ class Node:
 
     async def _renew(self) -> None:
         """Beat, and hear the operators' words. What they change is told to the others at once."""
-        await self._lease.beat(self._can)
+        await self.lease.beat(self._can)
         status = {row.name: (row.status, row.reason) for row in await self._store.consumers()}
         for runner in self.runners:
             runner.set_status(*status.get(runner.consumer.name, ("retired", None)))
-        if self._can != self._lease.node.can:
-            await self._lease.beat(self._can)
+        if self._can != self.lease.node.can:
+            await self.lease.beat(self._can)

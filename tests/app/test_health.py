@@ -143,7 +143,7 @@ def test_a_lease_that_ran_out_means_that_the_process_does_nothing_more(url: str)
         engine = app._engine
         assert engine is not None
         assert engine._node is not None
-        engine._node._lease._beaten_at -= 20
+        engine._node.lease._beaten_at -= 20
         return await app.health()
 
     health = while_it_runs(url, work)

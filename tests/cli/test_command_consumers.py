@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from ensue.cli.output import exact_time
+from ensue.store.base import Node
+from ensue.store.nodes import here
+from ensue.world import RealWorld
 from tests.cli.conftest import Ensue, Sql
 from tests.cli.shop import OrderPlaced, shop, until
 
@@ -63,8 +69,6 @@ def test_in_a_pipe_it_is_a_tab_separated_table_with_headings(log_file: Path, ens
 
 
 def test_a_running_consumer_names_the_process_that_owns_it(folder: Path, ensue_: Ensue) -> None:
-    import os
-
     async def look() -> dict[str, dict[str, Any]]:
         async with shop("sqlite:///shop.db") as app:
             receipt = await app.publish(OrderPlaced(order_id="o1", customer="anna", total=Decimal(1)))
@@ -73,6 +77,95 @@ def test_a_running_consumer_names_the_process_that_owns_it(folder: Path, ensue_:
 
     payment = asyncio.run(look())["take_payment"]
     assert (payment["state"], payment["owners"]) == ("running", [str(os.getpid())])
+
+
+# ------------------------------------------------------------------------------------------------------- ownership
+
+
+def node(host: str, pid: int, *, seconds: int, can: tuple[int, ...] = ()) -> Node:
+    """A process whose lease ends in so many seconds, or ended so many ago."""
+    now = RealWorld().now()
+    id = RealWorld().new_id()
+    return Node(id=id, host=host, pid=pid, started_at=now, expires_at=now + seconds * 1_000_000, can=can)
+
+
+def spread(*processes: tuple[Node, int]) -> None:
+    """The consumer take_payment of the log here, with these processes that own so many of its segments."""
+
+    async def run() -> None:
+        async with shop("sqlite:///shop.db").connected() as app:
+            store = app.open_store()
+            (payment, _) = await store.consumers()
+            for process, count in processes:
+                alive = msgspec.structs.replace(process, expires_at=RealWorld().now() + 60_000_000)
+                await store.beat(alive)
+                if count:
+                    taken = await store.claim(payment.id, alive, now=RealWorld().now(), most=count)
+                    assert len(taken.progress) == count
+            for process, _ in processes:
+                can = (payment.id,) if process.can else ()
+                await store.beat(msgspec.structs.replace(process, can=can))
+
+    asyncio.run(run())
+
+
+def test_processes_that_share_a_consumer_are_shown_with_their_parts(log_file: Path, ensue_: Ensue) -> None:
+    spread((node(here(), os.getpid(), seconds=50, can=(1,)), 10), (node("attic#1", 7, seconds=50, can=(1,)), 6))
+    payment = consumers(ensue_)["take_payment"]
+    assert (payment["owners"], payment["segments"], payment["unowned"]) == ([str(os.getpid()), "7@attic"], 16, [])
+    assert [(one["host"], one["segments"]) for one in payment["owned"]] == [
+        (os.uname().nodename, list(range(10))),
+        ("attic", list(range(10, 16))),
+    ]
+    shown = ensue_("consumers").stdout.splitlines()[1].split("\t")[-1]
+    assert shown == f"{os.getpid()} (10, hands over 2) 7@attic (6)"
+
+
+def test_a_process_that_has_just_come_is_shown_with_what_it_is_about_to_get(log_file: Path, ensue_: Ensue) -> None:
+    spread((node(here(), os.getpid(), seconds=50, can=(1,)), 16), (node("attic#1", 7, seconds=50, can=(1,)), 0))
+    shown = ensue_("consumers").stdout.splitlines()[1].split("\t")[-1]
+    assert shown == f"{os.getpid()} (16, hands over 8) 7@attic (0)"
+    assert [one["hands_over"] for one in consumers(ensue_)["take_payment"]["owned"]] == [8, 0]
+
+
+def test_one_that_stands_by_hands_over_all_it_has_to_one_that_can(log_file: Path, ensue_: Ensue) -> None:
+    spread((node(here(), os.getpid(), seconds=50), 16), (node("attic#1", 7, seconds=50, can=(1,)), 0))
+    assert [one["hands_over"] for one in consumers(ensue_)["take_payment"]["owned"]] == [16, 0]
+
+
+def test_what_nobody_owns_is_shown_with_the_time_since_which_that_is_known(log_file: Path, ensue_: Ensue) -> None:
+    died = node("attic#1", 7, seconds=-5, can=(1,))
+    spread((died, 4), (node(here(), os.getpid(), seconds=50, can=(1,)), 12))
+    payment = consumers(ensue_)["take_payment"]
+    assert (payment["state"], payment["unowned"]) == ("running", [0, 1, 2, 3])
+    assert payment["unowned_since"] == exact_time(died.expires_at)
+    lines = ensue_("consumers").stdout.splitlines()
+    assert lines[1].split("\t")[-1] == f"{os.getpid()} (12) nobody (4)"
+    assert (
+        lines[-1]
+        == f"nobody owns 4 of 16 segments of take_payment (0, 1, 2, 3), at least since {exact_time(died.expires_at)}"
+    )
+
+
+def test_of_what_was_given_up_nobody_knows_since_when(log_file: Path, ensue_: Ensue) -> None:
+    payment = consumers(ensue_)["take_payment"]
+    assert (payment["owned"], payment["unowned"], payment["unowned_since"]) == ([], list(range(16)), None)
+
+
+def test_two_that_run_come_to_own_half_of_it_each(folder: Path, ensue_: Ensue) -> None:
+    async def run() -> None:
+        async with shop("sqlite:///shop.db"), shop("sqlite:///shop.db"):
+
+            async def halves() -> bool:
+                payment = (await asyncio.to_thread(consumers, ensue_))["take_payment"]
+                return [len(one["segments"]) for one in payment["owned"]] == [8, 8] and not payment["unowned"]
+
+            await until(halves)
+
+    asyncio.run(run())
+
+
+# --------------------------------------------------------------------------------------------------- pause, resume
 
 
 def in_a_running_shop(work: Callable[[Any], Awaitable[None]]) -> None:

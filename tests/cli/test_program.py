@@ -16,7 +16,7 @@ import pytest
 
 import ensue
 from ensue.cli import dead_letters
-from ensue.cli.consumers import _Shown
+from ensue.cli.consumers import _Owned, _Shown
 from ensue.cli.facts import EventFacts
 from ensue.cli.handled import Handled
 from ensue.cli.program import COMMANDS
@@ -94,6 +94,7 @@ def test_every_documented_option_exists(name: str) -> None:
         ("trace", Handled),
         ("trace", _Trace),
         ("consumers", _Shown),
+        ("consumers", _Owned),
         ("dead-letters", dead_letters._Whole),
         ("verify", Verification),
         ("verify", Finding),

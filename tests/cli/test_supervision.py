@@ -190,6 +190,13 @@ def test_a_second_stop_kills_what_still_runs() -> None:
     assert machine.stop(3.0) == [Kill(2), Kill(3)]
 
 
+def test_a_stop_that_comes_twice_at_once_is_one() -> None:
+    machine = opened(2)
+    machine.stop(1.0)
+    assert machine.stop(1.1) == []
+    assert not machine.is_killing
+
+
 @pytest.mark.parametrize(("code", "exit_code"), [(3, 3), (KILLED, 1), (-signal.SIGSEGV, 1)])
 def test_a_worker_that_could_not_stop_cleanly_is_seen_in_the_exit_code(code: int, exit_code: int) -> None:
     machine = opened(2)
