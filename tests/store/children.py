@@ -9,17 +9,21 @@ import asyncio
 import contextlib
 import os
 import resource
+import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
 from ensue.errors import EnsueError, ForeignConnection
+from ensue.events.stored import Draft
+from ensue.store.base import Request, SqlTransaction
+from ensue.store.postgresql import PostgresqlStore
 from ensue.store.sqlite import SqliteStore
 from ensue.store.sqlite.files import LogFiles
-from tests.store.logs import WORLD, append, opened, rows
+from tests.store.logs import WORLD, append, draft, opened, rows
 
 NOBODY = 65534
 
@@ -164,6 +168,26 @@ async def keeps(path: Path) -> None:
     sys.stdin.readline()
 
 
+async def stops(url: str) -> None:
+    """On PostgreSQL: stop in the middle of a transaction, as a process that is paused at the wrong moment; when it goes on,
+    write what it was about to write, and tell where that is."""
+    store = PostgresqlStore(url)
+    await store.open(WORLD)
+    runs: list[int] = []
+
+    def thing(tx: SqlTransaction) -> Sequence[Draft]:
+        runs.append(len(runs) + 1)
+        tx.execute("CREATE TABLE thing (number integer)")
+        tx.execute("INSERT INTO thing VALUES (?)", (len(runs),))
+        say("inside")
+        if len(runs) == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return ()
+
+    say((await store.write(Request(events=[draft(b'"mine"')], apply=(thing,)))).last)
+    await store.close()
+
+
 PROGRAMS: dict[str, Callable[[list[str]], Coroutine[Any, Any, None]]] = {
     "appends": lambda given: appends(Path(given[0]), int(given[1])),
     "reopens": lambda given: reopens(Path(given[0]), int(given[1])),
@@ -174,6 +198,7 @@ PROGRAMS: dict[str, Callable[[list[str]], Coroutine[Any, Any, None]]] = {
     "attaches": lambda given: attaches(Path(given[0])),
     "looks": lambda given: looks(Path(given[0]), len(given) > 1),
     "keeps": lambda given: keeps(Path(given[0])),
+    "stops": lambda given: stops(given[0]),
     "holds": lambda given: holds(Path(given[0])),
 }
 

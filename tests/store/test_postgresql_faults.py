@@ -1,0 +1,323 @@
+"""Real servers that stop, die, fill up, refuse or are replaced while applications use them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import random
+import signal
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import psycopg
+import pytest
+
+from ensue.consumers.verify import verify
+from ensue.errors import EnsueError, OutcomeUnknown, Unavailable
+from ensue.events.stored import Row
+from ensue.store import postgresql as store_module
+from ensue.store.base import Consumer, Node, Request
+from ensue.store.postgresql import PostgresqlStore, writer
+from tests.servers.postgresql import PostgresServer
+from tests.servers.proxy import Cut, Incident, proxy_to
+from tests.store.logs import WORLD, child, draft, line, rest, soon
+
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncGenerator[PostgresqlStore, None]:
+    store = PostgresqlStore(url)
+    await store.open(WORLD)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def on(url: str, story: Callable[[PostgresqlStore], Awaitable[T]]) -> T:
+    """Play it on the log there, within a minute; the log is whole afterwards."""
+
+    async def run() -> T:
+        async with opened(url) as store:
+            result = await asyncio.wait_for(story(store), 60)
+            found = await verify(store, WORLD)
+            assert [one for one in found.findings if one.check != "contents"] == []  # the drafts' keys are made up
+            return result
+
+    return asyncio.run(run())
+
+
+def ask(url: str, question: str, *values: object) -> object:
+    """The only column of the only row of the answer."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        row = connection.execute(question.encode(), values).fetchone()
+        assert row is not None
+        return row[0]
+
+
+class Crowd:
+    """Producers of several processes' stores, each of which writes one event after the other, with idempotency keys; and a
+    reader that follows."""
+
+    def __init__(self, url: str, *, stores: int = 2, producers: int = 8) -> None:
+        self.acknowledged: dict[bytes, int] = {}
+        self.refused: list[EnsueError] = []
+        self.read: list[Row] = []
+        self._url = url
+        self._stores, self._producers = stores, producers
+        self._ends = False
+
+    async def during(self, story: Callable[[], Awaitable[None]]) -> None:
+        """Play the story while they write. Then let each end, and the reader come to the end as well."""
+        async with opened(self._url) as followed:
+            stores = [PostgresqlStore(self._url) for _ in range(self._stores)]
+            for store in stores:
+                await store.open(WORLD)
+            try:
+                work = [self._produce(stores[number % self._stores], number) for number in range(self._producers)]
+                tasks = [asyncio.ensure_future(one) for one in (*work, self._follow(followed))]
+                await story()
+                self._ends = True
+                await asyncio.gather(*tasks)
+            finally:
+                for store in stores:
+                    await store.close()
+
+    async def more(self, count: int) -> None:
+        """Until so many more are acknowledged."""
+        wanted = len(self.acknowledged) + count
+        await soon(lambda: len(self.acknowledged) >= wanted, f"{count} more writes were to be acknowledged")
+
+    async def _produce(self, store: PostgresqlStore, producer: int) -> None:
+        for number in itertools.count():
+            if self._ends:
+                return
+            data = b'"%d-%d"' % (producer, number)
+            request = Request(
+                events=[draft(data, key=str(producer))], idempotency_key=b"key %012d" % (producer * 1_000_000 + number),
+                fingerprint=data,
+            )  # fmt: skip
+            while data not in self.acknowledged:
+                try:
+                    self.acknowledged[data] = (await store.write(request)).first
+                except (Unavailable, OutcomeUnknown) as error:
+                    self.refused.append(error)
+
+    async def _follow(self, store: PostgresqlStore) -> None:
+        reached = 0
+        while not self._ends or len(self.read) < len(self.acknowledged):
+            await store.changed(reached)
+            page = await store.read(after=reached, limit=100)
+            self.read += page.rows
+            reached = page.reached
+
+    async def check(self, store: PostgresqlStore) -> None:
+        """Nothing acknowledged is lost or elsewhere, nothing is there twice, the reader has seen all of it, in order."""
+        stored = (await store.read(limit=1_000_000)).rows
+        assert [row[0] for row in stored] == list(range(1, len(stored) + 1))
+        assert {row[11]: row[0] for row in stored} == self.acknowledged
+        assert len(stored) == len(self.acknowledged)
+        assert self.read == stored
+
+
+# ------------------------------------------------------------------------------------------ the server comes and goes
+
+
+def test_a_server_that_is_restarted_stops_nobody_and_loses_and_doubles_nothing(own_postgresql: PostgresServer) -> None:
+    server = own_postgresql
+
+    async def story(store: PostgresqlStore) -> None:
+        crowd = Crowd(server.url())
+
+        async def restarts() -> None:
+            for _ in range(2):
+                await crowd.more(100)
+                await asyncio.to_thread(server.restart)
+            await crowd.more(100)
+
+        await crowd.during(restarts)
+        assert crowd.refused == []
+        await crowd.check(store)
+
+    on(server.url(), story)
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_at_random_moments_stops_nobody_and_loses_and_doubles_nothing(
+    own_postgresql: PostgresServer,
+) -> None:
+    server, chance = own_postgresql, random.Random(3)
+
+    async def story(store: PostgresqlStore) -> None:
+        crowd = Crowd(server.url())
+
+        async def kills() -> None:
+            for _ in range(5):
+                await crowd.more(chance.randint(1, 150))
+                await asyncio.to_thread(server.kill)
+                await asyncio.to_thread(server.start)
+            await crowd.more(100)
+
+        await crowd.during(kills)
+        assert crowd.refused == []
+        await crowd.check(store)
+
+    on(server.url(), story)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (writer, store_module):
+        monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.3)
+
+
+def test_a_server_that_is_gone_for_too_long_makes_calls_unavailable_until_it_is_back(
+    own_postgresql: PostgresServer, impatient: None
+) -> None:
+    server = own_postgresql
+
+    async def story(store: PostgresqlStore) -> None:
+        await store.write(Request(events=[draft(b'"kept"')]))
+        waiting = asyncio.ensure_future(store.changed(store.head()))
+        server.stop()
+        calls: list[Awaitable[object]] = [store.read(), waiting]
+        calls += [store.write(Request(events=[draft(b'"refused"')])) for _ in range(20)]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(answer) for answer in answers} == {Unavailable}
+        assert "the server cannot be reached. Does it run" in str(answers[0])
+        with pytest.raises(Unavailable):
+            await store.write(Request(events=[draft(b'"refused"')]))
+        server.start()
+        assert (await store.write(Request(events=[draft(b'"later"')]))).first == 2
+        assert [row[11] for row in (await store.read()).rows] == [b'"kept"', b'"later"']
+
+    on(server.url(), story)
+
+
+@pytest.mark.parametrize("cut", Cut, ids=[cut.name.lower() for cut in Cut])
+def test_a_commit_that_cannot_be_asked_about_for_too_long_is_unknown_and_its_key_tells_later(
+    postgresql_url: str, impatient: None, cut: Cut
+) -> None:
+    """What waits behind it was not sent, so that is certain."""
+
+    async def run() -> None:
+        with proxy_to(postgresql_url) as proxy:
+
+            async def story(store: PostgresqlStore) -> None:
+                await store.write(Request(events=[draft()]))
+                sent = Request(events=[draft()], idempotency_key=b"a key of 16 bytes", fingerprint=b"same")
+                incident = proxy.at_commit(cut)
+                with proxy.closed():
+                    unknown = store.write(sent)
+                    await _has(incident)
+                    behind = store.write(Request(events=[draft()]))
+                    with pytest.raises(OutcomeUnknown, match="Ask again with the same idempotency key"):
+                        await unknown
+                    with pytest.raises(Unavailable):
+                        await behind
+                written = await store.write(sent)
+                assert (written.first, written.replayed) == (2, cut is Cut.ANSWER)
+                assert len((await store.read()).rows) == 2
+
+            async with opened(proxy.url) as store:
+                await asyncio.wait_for(story(store), 30)
+
+    asyncio.run(run())
+
+
+async def _has(incident: Incident) -> None:
+    await soon(lambda: incident.happened, incident.cut.value)
+
+
+# ------------------------------------------------------------------------------------------------ no more connections
+
+
+@contextmanager
+def exhausted(url: str) -> Generator[list[psycopg.Connection], None, None]:
+    """All connections that the server has left, taken by others."""
+    with ExitStack() as stack:
+        taken: list[psycopg.Connection] = []
+        while True:
+            try:
+                taken.append(stack.enter_context(psycopg.connect(url)))
+            except psycopg.OperationalError:
+                break
+        yield taken
+
+
+@pytest.fixture(scope="module")
+def small(postgresql_installed: None) -> Generator[PostgresServer, None, None]:
+    """A server that takes six connections."""
+    settings: dict[str, str | int] = {"max_connections": 6, "superuser_reserved_connections": 0}
+    with PostgresServer(durable=False, settings=settings) as server:
+        yield server
+
+
+def test_a_server_that_takes_no_more_connections_is_told_at_the_opening_with_what_to_do(small: PostgresServer) -> None:
+    with exhausted(small.url()), pytest.raises(Unavailable) as refused:
+        on(small.url(), lambda store: store.read())
+    assert "the server takes no more connections" in str(refused.value)
+    assert "raise max_connections, run fewer processes, or put a pooler between" in str(refused.value)
+
+
+def test_an_application_goes_on_when_a_lost_connection_cannot_be_replaced_for_a_moment(small: PostgresServer) -> None:
+    async def story(store: PostgresqlStore) -> None:
+        await store.write(Request(events=[draft()]))
+        head = store.head()
+        with exhausted(small.url()) as others:
+            watcher = others.pop()
+            watcher.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ensue'")
+            with exhausted(small.url()):
+                write = store.write(Request(events=[draft()]))
+                read = asyncio.ensure_future(store.read())
+                for _ in range(3):  # the first has failed for certain when a further one cannot be made
+                    with pytest.raises(psycopg.OperationalError):
+                        await psycopg.AsyncConnection.connect(small.url())
+                assert not write.done()
+        assert (await write).first == head + 1
+        assert (await read).reached >= head
+
+    on(small.url(), story)
+
+
+# ------------------------------------------------------------------------------------------------- stopped processes
+
+
+def stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+@pytest.mark.slow
+def test_a_process_that_stops_in_its_transaction_holds_others_up_for_seconds_and_changes_nothing_when_it_goes_on(
+    postgresql_url: str,
+) -> None:
+    async def story(store: PostgresqlStore) -> None:
+        with child("stops", postgresql_url) as process:
+            assert line(process) == "inside"
+            await soon(lambda: stopped(process.pid), "the process was to stop")
+            others = [await store.write(Request(events=[draft(b'"other"')])) for _ in range(3)]
+            os.kill(process.pid, signal.SIGCONT)
+            assert rest(process) == ["inside", str(others[-1].last + 1)]
+        assert store.query("SELECT number FROM thing") == [(2,)]
+        assert [row[11] for row in (await store.read()).rows] == [*[b'"other"'] * 3, b'"mine"']
+
+    on(postgresql_url, story)
+
+
+def test_segments_that_a_stopped_process_keeps_locked_are_left_for_later(postgresql_url: str) -> None:
+    consumer = Consumer(id=0, name="billing", start=0, key_tag=None, segments=2, handles={"Opened": 0})
+    now = WORLD.now()
+    node = Node(id=b"n" * 16, host="elsewhere.invalid", pid=1, started_at=now, expires_at=now + 10_000_000)
+
+    async def story(store: PostgresqlStore) -> None:
+        defined = await store.define(consumer)
+        with psycopg.connect(postgresql_url) as other:
+            other.execute("SELECT 1 FROM ensue_progress WHERE segment = 1 FOR UPDATE")
+            assert (await store.claim(defined.id, node, now=now, most=2)).progress == ()
+        assert [row.segment for row in (await store.claim(defined.id, node, now=now, most=2)).progress] == [0, 1]
+
+    on(postgresql_url, story)
