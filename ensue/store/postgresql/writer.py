@@ -46,6 +46,7 @@ STREAMS_CACHED = 100_000
 _BEGIN = Statement("BEGIN")()
 _COMMIT = Statement("COMMIT")()
 _ROLLBACK = Statement("ROLLBACK")()
+_TOUCH = Statement("UPDATE ensue_log SET log_id = log_id")()
 _FENCES = Statement(
     "SELECT p.consumer, p.segment, p.fence, p.rev, p.count, p.digest FROM ensue_progress p "
     "JOIN unnest($1::integer[], $2::integer[]) AS u (consumer, segment) "
@@ -420,12 +421,17 @@ class Writer:
         results = await session.run(*calls)
         fences = results[begun - 1]
         id, key = batch.first_id, batch.first_key
-        ids, keys, _ = await session.run(_IDS([id] if id else []), _KEYS([key] if key else []), _ROLLBACK)
+        ids, keys = await session.run(_IDS([id] if id else []), _KEYS([key] if key else []))
+        stored: bool | None
         if batch.locked and self._order.remembers and results[-1][0][2] in (mark, batch.mark_before):
-            return bool(results[-1][0][2] == mark)
-        if id or key:
-            return bool(ids or keys)
-        return batch.is_stored({(row[0], row[1]): (row[2], row[3]) for row in fences})
+            stored = results[-1][0][2] == mark
+        elif id or key:
+            stored = bool(ids or keys)
+        else:
+            stored = batch.is_stored({(row[0], row[1]): (row[2], row[3]) for row in fences})
+        # A primary that was restarted shows what its replicas may lack still: they have it when they have what is behind it.
+        await session.run(*((_TOUCH, _COMMIT) if stored else (_ROLLBACK,)))
+        return stored
 
 
 _UNKNOWN = (
