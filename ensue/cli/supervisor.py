@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from typing import BinaryIO, TextIO
 
 import msgspec
@@ -36,7 +36,7 @@ REST_SECONDS = 1.0
 """How long what a worker wrote is awaited after its end: what it started may hold its output open."""
 SPAWN_FAILED = 71
 """Stands for the exit code of a worker that the system did not start."""
-_COLOURS = ("36", "35", "34", "33", "32")
+_COLOURS = (b"36", b"35", b"34", b"33", b"32")
 _decode = msgspec.json.Decoder(Message).decode
 
 
@@ -94,32 +94,32 @@ class _Output:
     nevertheless. Nobody may read there any more: that must not end the workers."""
 
     def __init__(self, world: RealWorld, stream: TextIO) -> None:
-        self._stream = stream
+        self.coloured = coloured(stream)
+        self._descriptor = stream.fileno()
         self._thread = world.threads(1, name="output")
         self._written: asyncio.Future[None] | None = None
 
-    def put(self, write: Callable[[], None]) -> asyncio.Future[None]:
-        """Do this when all that was put before is done; the future says when."""
+    def put(self, lines: list[bytes]) -> asyncio.Future[None]:
+        """Write whole lines when all that was put before is written, in one piece, so that nothing comes in between. The future
+        says when."""
         written = self._written = asyncio.get_running_loop().create_future()
 
         def done(_: object, error: BaseException | None) -> None:
             if not written.done():
                 written.set_result(None)
 
-        self._thread.run(write, done)
+        self._thread.run(lambda: self._write(b"".join(line + b"\n" for line in lines)), done)
         return written
 
-    def lines(self, mark: bytes, lines: list[bytes]) -> asyncio.Future[None]:
-        """Put whole lines, in one piece, so that nothing comes in between."""
-        return self.put(lambda: self._write(b"".join(mark + line + b"\n" for line in lines)))
-
     def _write(self, data: bytes) -> None:
-        try:
-            self._stream.flush()
-            self._stream.buffer.write(data)
-            self._stream.buffer.flush()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+        # Not through Python's streams: their locks would be waited for at the exit, should this wait for ever.
+        while data:
+            try:
+                data = data[os.write(self._descriptor, data) :]
+            except BlockingIOError:
+                select.select([], [self._descriptor], [])
+            except OSError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._descriptor)
 
     async def close(self) -> None:
         """Wait until all is written, for a while."""
@@ -137,7 +137,7 @@ class _Supervisor:
         self._processes: dict[int, _Process] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._outputs = {id(stream): _Output(self._world, stream) for stream in (sys.stdout, sys.stderr)}
+        self._output, self._errors = _Output(self._world, sys.stdout), _Output(self._world, sys.stderr)
         self._at_once: int | None = None
         """The second signal that asked for a stop."""
 
@@ -162,10 +162,10 @@ class _Supervisor:
                 self._loop.remove_signal_handler(number)
             if probes is not None:
                 await probes.close()
-            await asyncio.gather(*(output.close() for output in self._outputs.values()))
+            await asyncio.gather(self._output.close(), self._errors.close())
 
     def _say(self, style: str, text: str) -> None:
-        self._outputs[id(sys.stderr)].put(lambda: self._tell.line(style, text))
+        self._errors.put([self._tell.worded(style, text).encode(errors="replace")])
 
     def _told(self, number: int) -> None:
         self._do(self._machine.stop(self._world.monotonic()))
@@ -217,12 +217,12 @@ class _Supervisor:
 
     async def _run(self, process: _Process) -> int:
         ours, its = socket.socketpair()
-        streams = [(*os.pipe(), stream) for stream in (sys.stdout, sys.stderr)]
+        streams = [(*os.pipe(), output) for output in (self._output, self._errors)]
         reader, process.writer = await asyncio.open_connection(sock=ours, limit=LINE_BYTES)
         try:
             relays = [
-                self._world.spawn(self._pass_on(process.worker, os.fdopen(end, "rb", 0), stream), name="output")
-                for end, _, stream in streams
+                self._world.spawn(self._pass_on(process.worker, os.fdopen(end, "rb", 0), output), name="output")
+                for end, _, output in streams
             ]
             try:
                 started = await self._start(its.fileno(), *(end for _, end, _ in streams))
@@ -275,12 +275,12 @@ class _Supervisor:
                 elif process.answer is not None and not process.answer.done():
                     process.answer.set_result(message.health)
 
-    async def _pass_on(self, worker: int, source: BinaryIO, stream: TextIO) -> None:
+    async def _pass_on(self, worker: int, source: BinaryIO, output: _Output) -> None:
         """Whole lines, each behind the number of the worker; what follows the last line end is a line as well."""
-        mark = f"[{worker}] "
-        if coloured(stream):
-            mark = f"\x1b[{_COLOURS[worker % len(_COLOURS)]}m{mark}\x1b[0m"
-        reader, output = asyncio.StreamReader(), self._outputs[id(stream)]
+        mark = f"[{worker}] ".encode()
+        if output.coloured:
+            mark = b"\x1b[%bm%b\x1b[0m" % (_COLOURS[worker % len(_COLOURS)], mark)
+        reader = asyncio.StreamReader()
         transport, _ = await self._loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), source)
         rest = b""
         try:
@@ -288,11 +288,11 @@ class _Supervisor:
                 *lines, rest = (rest + chunk).split(b"\n")
                 if len(rest) > LINE_BYTES:
                     lines, rest = [*lines, rest], b""
-                await output.lines(mark.encode(), lines)
+                await output.put([mark + line for line in lines])
         finally:
             transport.close()
             if rest:
-                output.lines(mark.encode(), [rest])
+                output.put([mark + rest])
 
     # ------------------------------------------------------------------------------------------------------- health
 

@@ -36,9 +36,13 @@ class Teller:
 
     def line(self, style: str, text: str) -> None:
         """Say this. Nobody may listen any more: that must not end what is told of."""
-        time = paint(local_time(self.world.now())[11:], "dim", sys.stderr)
         with contextlib.suppress(OSError):
-            click.echo(f"{time} {paint(clean(text), style, sys.stderr)}", err=True, color=coloured(sys.stderr))
+            click.echo(self.worded(style, text), err=True, color=coloured(sys.stderr))
+
+    def worded(self, style: str, text: str) -> str:
+        """The line as it is to be seen on stderr."""
+        time = paint(local_time(self.world.now())[11:], "dim", sys.stderr)
+        return f"{time} {paint(clean(text), style, sys.stderr)}"
 
     def signal(self, signal: Signal) -> None:
         """Say what this signal needs to have said: the observer of an application."""

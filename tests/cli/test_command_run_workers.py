@@ -333,6 +333,31 @@ os.write(1, b"the end")
     assert all(re.fullmatch(r"\[[12]\] (x{500}y{500}|x{20}y{20}|the end)", line) for line in found)
 
 
+def test_output_that_nobody_reads_holds_up_no_supervisor(shop_folder: Path, start: Start) -> None:
+    (shop_folder / "app.py").write_text(
+        "import os\nos.write(1, b'x' * 200 + b'\\n')\n" + "os.write(1, b'x\\n' * 1_000_000)\n"
+    )
+    process = start("run", "app:app", "--workers", "1", "--health", ":0")
+    url = health_url(process)
+    assert process.stdout is not None
+    process.stdout.read(1)  # the worker writes on, and waits at last
+    status, body = get(f"{url}/readyz")
+    assert (status, body["parts"][-1]["said"]) == (503, "is being loaded")
+    process.terminate()
+    assert process.wait(timeout=20) == 0
+
+
+def test_what_a_worker_has_started_and_left_behind_holds_up_no_restart(shop_folder: Path, start: Start) -> None:
+    started = "import subprocess\nsubprocess.Popen(['sh', '-c', 'while [ ! -e go ]; do sleep 0.05; done'])\n"
+    (shop_folder / "app.py").write_text(PROGRAM + started)
+    process = start("run", "app:app", "--workers", "1")
+    os.kill(pids(process, 1)[0], signal.SIGKILL)
+    pids(process, 1)
+    process.terminate()
+    assert process.wait(timeout=20) == 0
+    (shop_folder / "go").touch()
+
+
 def test_on_a_terminal_numbers_and_lines_have_colours(shop_folder: Path) -> None:
     (shop_folder / "app.py").write_text(PROGRAM + STOPS_ITSELF)
     seen = on_a_terminal("run", "app:app", "--workers", "1")
