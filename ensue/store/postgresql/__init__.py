@@ -83,6 +83,7 @@ class PostgresqlStore:
         self._notified_at = float("-inf")
         self._poll: asyncio.TimerHandle | None = None
         self._look: asyncio.Task[None] | None = None
+        self._wakened_again = False
         self._closed = True
 
     # ------------------------------------------------------------------------------------------------------- opening
@@ -293,15 +294,22 @@ class PostgresqlStore:
     def _wakened(self, unsettled: bool = False) -> None:
         """Somebody may have written. One look at a time, and none that nobody waits for. A process that died may have left
         positions that nobody has settled."""
-        if self._changed and not self._closed and (self._look is None or self._look.done()):
-            self._look = self._world.spawn(self._look_again(unsettled), name="ensue look")
+        if not self._changed or self._closed:
+            return
+        if self._look is not None and not self._look.done():
+            self._wakened_again = True  # the head that it brings may have been read before this
+            return
+        self._look = self._world.spawn(self._look_again(unsettled), name="ensue look")
 
     async def _look_again(self, unsettled: bool) -> None:
         try:
-            await self._start_watching()
-            if unsettled and self._fence is not None:
-                await self._fence.settle()
-            await self._refresh()
+            self._wakened_again = True
+            while self._wakened_again and self._changed:
+                self._wakened_again = False
+                await self._start_watching()
+                if unsettled and self._fence is not None:
+                    await self._fence.settle()
+                await self._refresh()
         except EnsueError as error:
             self._wake(error)
 
