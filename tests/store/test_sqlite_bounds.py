@@ -14,9 +14,9 @@ import pytest
 
 from ensue.events.stored import tag_hash
 from ensue.store.base import Delivery, Request, Term
+from ensue.store.queue import QUEUE_BYTES
 from ensue.store.sqlite import SqliteStore
 from ensue.store.sqlite.reading import select
-from ensue.store.sqlite.writer import QUEUE_BYTES
 from ensue.testing.contracts import Bench, Contract, contract_test
 from ensue.testing.contracts.bench import SECOND, commit_of
 from tests.store.logs import append, draft, on

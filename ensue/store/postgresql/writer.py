@@ -30,7 +30,7 @@ from ensue.store.postgresql.errors import is_transient, translated
 from ensue.store.postgresql.names import Names
 from ensue.store.postgresql.order import Fence, Order
 from ensue.store.postgresql.reading import select
-from ensue.store.postgresql.session import Call, Session, Statement
+from ensue.store.postgresql.session import Call, Rows, Session, Statement
 from ensue.store.postgresql.transaction import PostgresqlTransaction
 from ensue.store.queue import Pending, Queue
 from ensue.world import World
@@ -62,6 +62,7 @@ _PARKED = Statement(
     "ON l.consumer = u.consumer AND l.key = u.key WHERE l.state = 'parked'"
 )
 _IDS = Statement("SELECT id FROM ensue_event WHERE id = ANY ($1::bytea[])")
+_Pending: TypeAlias = Pending[Request]
 Connect: TypeAlias = Callable[[], Awaitable[Session]]
 
 
@@ -81,13 +82,13 @@ class Writer:
         announce: Callable[[int], None],
     ) -> None:
         self.broken: EnsueError | None = None
-        self.queue = Queue()
+        self.queue: Queue[Request] = Queue()
         self._connect = connect
         self._world = world
         self._names = names
         self._order = order
         self._fence = fence
-        self._committed: list[tuple[list[Pending], int]] = []
+        self._committed: list[tuple[list[_Pending], int]] = []
         """Batches that are stored, each with its last position, which is not settled yet."""
         self._settling: asyncio.Task[None] | None = None
         self._announce = announce
@@ -135,7 +136,7 @@ class Writer:
     # ------------------------------------------------------------------------------------------------------- batches
 
     async def _run(self) -> None:
-        batch: list[Pending] = []
+        batch: list[_Pending] = []
         try:
             while True:
                 if not self.queue:
@@ -157,11 +158,11 @@ class Writer:
             self.queue.answer(batch, self.broken)
             self.queue.refuse(self.broken)
 
-    async def _write(self, pending: list[Pending]) -> None:
+    async def _write(self, pending: list[_Pending]) -> None:
         """One batch, until each of its requests is answered or queued again."""
         try:
             session = self._session = await self._connected()
-            batch = await self._lock(session, [one.request for one in pending])
+            batch = await self._lock(session, [one.work for one in pending])
             self._world.failpoint("append.locked")
             left = self._judge(session, batch, pending)
             await self._order.place(session, batch)
@@ -195,10 +196,10 @@ class Writer:
         self._names.roll_back()
         self._mark = b""
 
-    def _stored(self, pending: list[Pending], batch: Batch, mark: bytes) -> None:
+    def _stored(self, pending: list[_Pending], batch: Batch, mark: bytes) -> None:
         self._trouble_since = None
         self._names.commit()
-        self.queue.most = min(self.queue.most * 2, 2_000)
+        self.queue.stored()
         moved = batch.head > batch.before
         if self._fence is not None and batch.locked:
             before = batch.before if moved else self._head
@@ -234,7 +235,7 @@ class Writer:
             self._committed = [one for one in self._committed if one[1] > position]
             self._world.failpoint("append.answered")
 
-    async def _not_stored(self, pending: list[Pending], error: psycopg.Error) -> None:
+    async def _not_stored(self, pending: list[_Pending], error: psycopg.Error) -> None:
         """Nothing is stored. What may pass is tried again; the request at fault is found by halving."""
         self._forget()
         session = self._session
@@ -247,8 +248,7 @@ class Writer:
         if len(pending) == 1 or isinstance(translated(error, ""), StorageFull):
             self.queue.answer(pending, translated(error, "write to the log"))
         else:
-            self.queue.most = len(pending) // 2
-            self.queue.put_back(pending)
+            self.queue.halve(pending)
 
     @staticmethod
     async def _rolled_back(session: Session) -> bool:
@@ -260,7 +260,7 @@ class Writer:
             return False
         return True
 
-    async def _wait(self, pending: list[Pending], error: psycopg.Error) -> None:
+    async def _wait(self, pending: list[_Pending], error: psycopg.Error) -> None:
         """Try again in a moment; those who have waited too long are told."""
         if self._patient():
             self.queue.put_back(pending)
@@ -281,52 +281,58 @@ class Writer:
     async def _lock(self, session: Session, requests: Sequence[Request]) -> Batch:
         """Begin, lock, look up: one flight where nobody else has written since."""
         wanted = _Wanted(requests)
-        if len(self._streams) > STREAMS_CACHED:
-            self._streams = {}
-        known = self._streams if self._order.remembers and not self._contested else {}
-        unknown = [stream for stream in wanted.streams if stream not in known]
-        conditions = list(wanted.conditions)
-        calls = [_BEGIN, *session.settings, _FENCES(*wanted.segments)]
-        begun = len(calls)
-        if wanted.lock:
-            calls += self._order.locks(requests, not wanted.types <= self._names.known)
-            begun_and_locked = len(calls)
-            ids = [] if self._order.remembers else wanted.ids
-            calls += [_KEYS(wanted.keys), _STREAMS(unknown), _PARKED(*wanted.lanes), _IDS(ids)]
-            calls += self._breaking(conditions)
-        results = await session.run(*calls)
-        fences = results[begun - 1]
+        begin = [_BEGIN, *session.settings, _FENCES(*wanted.segments)]
         if not wanted.lock:
+            fences = (await session.run(*begin))[-1]
             batch = Batch(head=self._head, recorded_at=0, now=self._world.now(), names=self._names, streams={})
             batch.know_progress(fences)
             return batch
-        ((head, recorded_at, mark, names),), keys, streams, parked, taken, *found = results[begun_and_locked - 1 :]
-        self._contested = mark != self._mark
-        if self._contested or not self._order.remembers:
+        remembers = self._order.remembers
+        if self._contested or not remembers or len(self._streams) > STREAMS_CACHED:
             self._streams = {}
-        self._streams.update({stream: version or 0 for stream, version in streams})
+        locks = self._order.locks(requests, not wanted.types <= self._names.known)
+        conditions = list(wanted.conditions)
+        look_ups = [
+            _KEYS(wanted.keys),
+            _STREAMS([stream for stream in wanted.streams if stream not in self._streams]),
+            _PARKED(*wanted.lanes),
+            _IDS([] if remembers else wanted.ids),
+            *self._breaking(conditions),
+        ]
+        results = await session.run(*begin, *locks, *look_ups)
+        fences = results[len(begin) - 1]
+        ((head, recorded_at, mark, names),) = results[len(begin) + len(locks) - 1]
+        keys, streams, parked, ids, *found = results[-len(look_ups) :]
+        self._contested = mark != self._mark
+        if self._contested:
+            self._streams = {}
+        await self._know_streams(session, wanted.streams, streams)
         if names != self._names.revision:
             self._names.load(await session.run(*Names.queries()))
             found = await session.run(*self._breaking(conditions))
-        missing = [stream for stream in wanted.streams if stream not in self._streams]
-        if missing:
-            (streams,) = await session.run(_STREAMS(missing))
-            self._streams.update({stream: version or 0 for stream, version in streams})
         batch = Batch(
             head=head,
             recorded_at=recorded_at,
             now=self._world.now(),
             names=self._names,
             streams=self._streams,
-            floating=not self._order.remembers,
+            floating=not remembers,
         )
         batch.locked, batch.mark_before = True, mark
         batch.know_progress(fences)
-        batch.ids = {id for (id,) in taken}
         batch.keys = {key: tuple(row) for key, *row in keys}
         batch.parked = {(consumer, key): rev for consumer, key, rev in parked}
+        batch.ids = {id for (id,) in ids}
         batch.matches = {condition: rows[0][0] for condition, rows in zip(conditions, found, strict=True) if rows}
         return batch
+
+    async def _know_streams(self, session: Session, wanted: Sequence[bytes], found: Rows) -> None:
+        """Remember what was found, and look up what was believed known, but is so no longer."""
+        self._streams.update({stream: version or 0 for stream, version in found})
+        missing = [stream for stream in wanted if stream not in self._streams]
+        if missing:
+            (found,) = await session.run(_STREAMS(missing))
+            self._streams.update({stream: version or 0 for stream, version in found})
 
     def _breaking(self, conditions: Sequence[Condition]) -> list[Call]:
         """For each condition, what finds a committed event that breaks it."""
@@ -339,11 +345,11 @@ class Writer:
 
     # ------------------------------------------------------------------------------------------------------- judging
 
-    def _judge(self, session: Session, batch: Batch, pending: list[Pending]) -> list[Call]:
+    def _judge(self, session: Session, batch: Batch, pending: list[_Pending]) -> list[Call]:
         """Answer each by itself; those that must wait for the next batch are queued again. Returns what is still to be sent before the batch's own rows."""
         unsent: list[Call] = []
         for number, one in enumerate(pending):
-            request = one.request
+            request = one.work
             try:
                 answer = batch.replayed(request)
                 if answer is None:
@@ -387,7 +393,7 @@ class Writer:
 
     # ------------------------------------------------------------------------------------------------------ settling
 
-    async def _settle(self, pending: list[Pending], batch: Batch, mark: bytes) -> None:
+    async def _settle(self, pending: list[_Pending], batch: Batch, mark: bytes) -> None:
         """The connection was lost when COMMIT had been sent. Find out, under the locks of the batch itself, whether it is
         stored: they are not to be had before the old session has ended."""
         self._names.roll_back()

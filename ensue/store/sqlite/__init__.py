@@ -45,6 +45,7 @@ POLL_SECONDS = 1.0
 SHARED_MEMORY_POLL_SECONDS = 0.5
 FALLBACK_POLL_SECONDS = 0.025
 BUSY_MILLISECONDS = 5_000
+_RECORDED_AT = "SELECT recorded_at FROM ensue_event WHERE position <= ? ORDER BY position DESC LIMIT 1"
 LOOKS = 10
 """How often to open a file for reading whose side files come and go with its writers."""
 
@@ -264,7 +265,7 @@ class SqliteStore:
     async def room(self) -> None:
         """See `Log.room`."""
         if self._writer is not None:
-            await self._writer.room()
+            await self._writer.queue.room()
 
     def _advanced(self, head: int) -> None:
         if head > self._head:
@@ -415,8 +416,8 @@ class SqliteStore:
             low, high = 0, self._head
             while low < high:
                 middle = (low + high + 1) // 2
-                ((found,),) = sql.execute("SELECT recorded_at FROM ensue_event WHERE position = ?", (middle,))
-                if found < time:
+                found = list(sql.execute(_RECORDED_AT, (middle,)))
+                if not found or found[0][0] < time:
                     low = middle
                 else:
                     high = middle - 1

@@ -16,9 +16,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import apsw
 import msgspec
@@ -33,6 +32,7 @@ from ensue.errors import (
 from ensue.events.stored import Draft
 from ensue.store import refusals
 from ensue.store.base import Condition, ConsumerCommit, Request, Written
+from ensue.store.queue import Pending, Queue
 from ensue.store.sqlite import checkpoints
 from ensue.store.sqlite.errors import extended, translated
 from ensue.store.sqlite.files import LogFiles
@@ -43,8 +43,6 @@ from ensue.world import Threads, World
 
 __all__ = ["CHECKPOINT_PAGES", "QUICK_SECONDS", "Job", "SqliteTransaction", "Types", "Writer"]
 
-BATCH_EVENTS = 2_000
-BATCH_BYTES = 4 * 1024 * 1024
 FEW_EVENTS, FEW_BYTES = 100, 256 * 1024
 QUICK_SECONDS = 0.001
 """The commit of few events stays on the loop's thread while the one before took less than this."""
@@ -57,7 +55,6 @@ BUSY_SECONDS = 5.0
 """How long to wait for a program that holds the file locked without taking turns."""
 TURN_SECONDS = 10.0
 """How long those who write wait for a process that keeps the turn: as long as a lease, after which others act for it."""
-QUEUE_BYTES, QUEUE_REQUESTS = 32 * 1024 * 1024, 20_000
 _INSERT_EVENT = "INSERT INTO ensue_event VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_TAG = "INSERT INTO ensue_event_tag VALUES (?, ?, ?)"
 _LAST_OF_STREAM = "SELECT version FROM ensue_event WHERE stream = ? ORDER BY position DESC LIMIT 1"
@@ -70,15 +67,7 @@ Job = Callable[[apsw.Connection], Any]
 """Anything else that is written in a batch's transaction, such as taking a segment."""
 
 
-class _Pending:
-    __slots__ = ("answer", "error", "future", "size", "work")
-
-    def __init__(self, work: Request | Job, future: asyncio.Future[Any], size: int) -> None:
-        self.work = work
-        self.future = future
-        self.size = size
-        self.answer: Any = None
-        self.error: BaseException | None = None
+_Pending: TypeAlias = Pending[Request | Job]
 
 
 class Writer:
@@ -96,7 +85,6 @@ class Writer:
         self.head = 0
         self.committed = b""
         """The last batch of this writer that is durable."""
-        self.bytes_queued = 0
         self._sql = connection
         self._world = world
         self._files = files
@@ -106,12 +94,10 @@ class Writer:
         if files is not None:
             connection.set_busy_timeout(0)  # it would block the loop
             connection.set_wal_hook(self._wal_has)  # in place of SQLite's own checkpoint, which is part of a COMMIT
-        self._queue: deque[_Pending] = deque()
+        self.queue: Queue[Request | Job] = Queue()
         self._thread: Threads = world.threads(1, name="ensue commit")
         self._in_flight: list[_Pending] = []
-        self._most = BATCH_EVENTS
         self._gives_up_at = 0.0
-        self._room: list[asyncio.Future[None]] = []
         self._scheduled = False
         self._turning = False
         self._checkpointing = False
@@ -133,34 +119,20 @@ class Writer:
 
     def put(self, work: Request | Job) -> asyncio.Future[Any]:
         """Queue; the future is answered when it is durable."""
-        future = self._loop.create_future()
-        if self.broken is not None:
-            future.set_exception(self._broken_again(self.broken))
+        refused = self._broken_again(self.broken) if self.broken is not None else None
+        if refused is None and self._pid != os.getpid():
+            refused = Unavailable("this log was opened before a fork; open it in the process that uses it")
+        if refused is not None:
+            future = self._loop.create_future()
+            future.set_exception(refused)
             return future
-        if self._pid != os.getpid():
-            future.set_exception(Unavailable("this log was opened before a fork; open it in the process that uses it"))
-            return future
-        size = 0
         if isinstance(work, Request):
-            size = work.size
-            self.bytes_queued += size
             self._world.failpoint("append.queued")
-        self._queue.append(_Pending(work, future, size))
+        future = self.queue.put(work)
         if not self._in_flight and not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._turn)
         return future
-
-    @property
-    def full(self) -> bool:
-        return self.bytes_queued > QUEUE_BYTES or len(self._queue) > QUEUE_REQUESTS
-
-    async def room(self) -> None:
-        """Until the queue is within its bounds."""
-        while self.full:
-            waiter: asyncio.Future[None] = self._loop.create_future()
-            self._room.append(waiter)
-            await waiter
 
     async def turn(self) -> None:
         """Wait for the turn to write, and keep it. Only when nothing is queued and nothing will be. Errors: `TimeoutError`
@@ -177,19 +149,13 @@ class Writer:
         in_flight, self._in_flight = self._in_flight, []
         for pending in in_flight:
             pending.error = OutcomeUnknown("the log was closed while this was being written")
-        self._answer(in_flight)
-        self._refuse_queue(Unavailable("the log was closed before this was written; nothing of it is stored"))
+        self.queue.answer(in_flight)
+        self.queue.refuse(Unavailable("the log was closed before this was written; nothing of it is stored"))
         self.stop()
-
-    def _refuse_queue(self, error: EnsueError) -> None:
-        refused, self._queue = list(self._queue), deque()
-        for pending in refused:
-            pending.error = error
-        self._answer(refused)
 
     async def drain(self) -> None:
         """Until nothing is queued or in flight."""
-        while self._queue or self._in_flight or self._checkpointing:
+        while self.queue or self._in_flight or self._checkpointing:
             self._idle = self._loop.create_future()
             await self._idle
 
@@ -210,7 +176,7 @@ class Writer:
             return  # a batch ended within `run`: the loop below begins the next
         self._turning = True
         try:
-            while self._queue and not self._in_flight and not self._checkpointing and self._wait is None:
+            while self.queue and not self._in_flight and not self._checkpointing and self._wait is None:
                 if self._files is None:
                     self._in_flight = self._take()
                     self._thread.run(self._write_and_commit, self._written_and_committed)
@@ -224,22 +190,15 @@ class Writer:
             self._turning = False
 
     def _take(self) -> list[_Pending]:
-        batch: list[_Pending] = []
-        events = size = 0
-        while self._queue and events < BATCH_EVENTS and size < BATCH_BYTES and len(batch) < self._most:
-            pending = self._queue.popleft()
-            batch.append(pending)
-            if isinstance(pending.work, Request):
-                events += len(pending.work.events) or 1
-                size += pending.size
-        self._bytes_in_flight = size
+        batch = self.queue.take()
+        self._bytes_in_flight = sum(pending.size for pending in batch)
         return batch
 
     def _waited(self) -> None:
         """Another process keeps the turn: a commit takes milliseconds, so it is stopped or stuck. We go on waiting for it,
         those who asked need not."""
         self._wait = self._world.call_later(TURN_SECONDS, self._waited)
-        self._refuse_queue(
+        self.queue.refuse(
             Unavailable(
                 f"another process has had the turn to write to this log for over {TURN_SECONDS:g} s; nothing was stored. See "
                 "whether it is stopped, and end it: what it has not committed is undone"
@@ -254,8 +213,8 @@ class Writer:
             self._wait.cancel()
             self._wait = None
         if error is not None:
-            self._refuse_queue(Unavailable(f"could not take the turn to write: {error}"))
-        elif self._queue:
+            self.queue.refuse(Unavailable(f"could not take the turn to write: {error}"))
+        elif self.queue:
             self._in_flight = self._take()
             self._begin()
             return
@@ -329,12 +288,9 @@ class Writer:
         if len(batch) == 1 or isinstance(error, _NO_REQUESTS_FAULT):
             for pending in batch:
                 pending.error = error if isinstance(error, EnsueError) else translated(error, "write to the log")
-            self._answer(batch)
+            self.queue.answer(batch)
         else:
-            self._most = len(batch) // 2
-            for pending in batch:
-                pending.error, pending.answer = None, None
-            self._queue.extendleft(reversed(batch))
+            self.queue.halve(batch)
         self._next()
 
     def _commit(self) -> None:
@@ -364,11 +320,11 @@ class Writer:
         if error is not None:
             self._commit_failed(batch, error)
         else:
-            self._most = min(self._most * 2, BATCH_EVENTS)
+            self.queue.stored()
             self._types.commit()
             self.committed = self._batch
             self._announce(self.head)
-            self._answer(batch)
+            self.queue.answer(batch)
             self._world.failpoint("append.answered")
         if self._files is not None:
             self._files.unlock()
@@ -410,27 +366,12 @@ class Writer:
             error = self.broken
         for pending in batch:
             pending.error = error
-        self._answer(batch)
-
-    def _answer(self, batch: list[_Pending]) -> None:
-        for pending in batch:
-            self.bytes_queued -= pending.size
-            if pending.future.done():
-                continue
-            if pending.error is not None:
-                pending.future.set_exception(pending.error)
-            else:
-                pending.future.set_result(pending.answer)
-        if self._room and not self.full:
-            for waiter in self._room:
-                if not waiter.done():
-                    waiter.set_result(None)
-            self._room.clear()
+        self.queue.answer(batch)
 
     def _next(self) -> None:
         if self.broken is not None:
-            self._refuse_queue(self._broken_again(self.broken))
-        if self._queue:
+            self.queue.refuse(self._broken_again(self.broken))
+        if self.queue:
             self._turn()
         elif self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
