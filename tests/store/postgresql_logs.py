@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, LiteralString, TypeVar
 
@@ -17,7 +18,20 @@ from ensue.store.postgresql.session import Call, Rows, Session
 from ensue.world import World
 from tests.store.logs import WORLD, draft
 
-__all__ = ["Hold", "Holds", "Other", "append", "at_once", "opened", "rows_of", "sql", "told", "until"]
+__all__ = [
+    "Hold",
+    "Holds",
+    "Other",
+    "append",
+    "at_once",
+    "opened",
+    "opened_many",
+    "rows_of",
+    "plain",
+    "sql",
+    "told",
+    "until",
+]
 
 T = TypeVar("T")
 PATIENCE_SECONDS = 30.0
@@ -31,6 +45,13 @@ async def opened(url: str, *, read_only: bool = False, world: World = WORLD) -> 
         yield store
     finally:
         await store.close()
+
+
+@contextlib.asynccontextmanager
+async def opened_many(url: str, count: int) -> AsyncGenerator[list[PostgresqlStore], None]:
+    """So many stores of one log, as processes of their own would have them."""
+    async with contextlib.AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(opened(url)) for _ in range(count)]
 
 
 async def append(store: PostgresqlStore, *data: bytes, **given: Any) -> Written:
@@ -65,10 +86,15 @@ async def until(holds: Callable[[], Awaitable[bool]], what: str) -> None:
         raise AssertionError(f"waited in vain: {what}") from None
 
 
+def plain(url: str) -> str:
+    """The URL without what only Ensue understands."""
+    return re.sub(r"[?&]ensue_writers=\w+", "", url)
+
+
 def sql(url: str, *statements: LiteralString, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
     """Run statements as anybody could; the rows of the last one."""
     found: list[tuple[Any, ...]] = []
-    with psycopg.connect(url, autocommit=True, connect_timeout=10) as connection:
+    with psycopg.connect(plain(url), autocommit=True, connect_timeout=10) as connection:
         for statement in statements:
             cursor = connection.execute(statement, values or None)
             found = cursor.fetchall() if cursor.description else []
@@ -83,7 +109,7 @@ class Other:
         self._url = url
 
     async def __aenter__(self) -> Other:
-        self._connection = await psycopg.AsyncConnection.connect(self._url, autocommit=True)
+        self._connection = await psycopg.AsyncConnection.connect(plain(self._url), autocommit=True)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -127,8 +153,9 @@ class Other:
 
         async def are() -> bool:
             ((found,),) = await self.run(
+                "SELECT pg_stat_clear_snapshot()",
                 "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE NOT l.granted "
-                "AND a.application_name = current_setting('application_name')"
+                "AND a.application_name = current_setting('application_name')",
             )
             return bool(found == count)
 
