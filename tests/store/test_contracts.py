@@ -86,10 +86,19 @@ class TestPostgresql(StoreContract, DurableContract, SharedContract, SqlContract
         return PostgresqlStore(self._elsewhere), PostgresqlTransfer(self._elsewhere)
 
 
-class TestPostgresqlForManyWriters(StoreContract, DurableContract, SharedContract, SqlContract):
+class TestPostgresqlForManyWriters(StoreContract, DurableContract, SharedContract, SqlContract, TransferContract):
     @pytest.fixture(autouse=True)
-    def _schema(self, postgresql_url: str) -> None:
-        self.url = f"{postgresql_url}&ensue_writers=many"
+    def _schema(self, postgresql: PostgresAddress) -> None:
+        self.url = f"{empty_schema(postgresql.url())}&ensue_writers=many"
+        self._elsewhere: str | None = None
+        self._server = postgresql.url()
 
     def store(self) -> Store:
         return PostgresqlStore(self.url)
+
+    def transfer(self) -> Transfer:
+        return PostgresqlTransfer(self.url)
+
+    def elsewhere(self) -> tuple[Store, Transfer]:
+        self._elsewhere = self._elsewhere or f"{empty_schema(self._server)}&ensue_writers=many"
+        return PostgresqlStore(self._elsewhere), PostgresqlTransfer(self._elsewhere)

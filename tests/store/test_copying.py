@@ -15,12 +15,13 @@ import pytest
 from ensue.app.urls import open_store, open_transfer
 from ensue.errors import EnsueError, Misuse, Unavailable, WrongLog
 from ensue.events.stored import Draft
-from ensue.store.base import Request, SqlTransaction, Store
+from ensue.store.base import Request, SqlTransaction, Store, Written
 from ensue.store.memory import MemoryStore, MemoryTransfer
 from ensue.store.sqlite.transfer import SqliteTransfer
 from ensue.store.transfer import PARTS, Copied, Part, Place, Transfer, Values, copy
 from ensue.testing.contracts import Bench, Contract
 from ensue.testing.contracts.transferring import Interrupted, InterruptedTransfer, everything, fill
+from tests.servers.postgresql import PostgresAddress, empty_schema
 from tests.store.logs import WORLD, filled, on
 
 
@@ -84,6 +85,37 @@ def test_texts_come_in_one_order_whatever_the_language_of_a_database_is(tmp_path
         await store.close()
         target = open_transfer(postgresql_url)
         assert (await copy(source, target, WORLD)).difference is None
+
+    asyncio.run(story())
+
+
+def test_positions_that_were_never_filled_stay_so_and_the_log_goes_on_behind_them(
+    tmp_path: Path, postgresql: PostgresAddress
+) -> None:
+    urls = [f"{empty_schema(postgresql.url())}&ensue_writers={writers}" for writers in ("many", "few", "many")]
+    urls.insert(1, f"sqlite:///{tmp_path / 'log.db'}")
+
+    async def ends(url: str, *, next_one: int) -> None:
+        store = open_store(url)
+        bench = Bench(Of(store))
+        await bench.open()
+        assert (store.head(), await bench.found()) == (next_one - 1, [1, *range(5, next_one)])
+        assert [await store.position_at(row[5]) for row in await bench.rows()] == [0, *range(4, next_one - 1)]
+        assert await bench.append(bench.draft("Opened", "a")) == Written(next_one, next_one)
+        await bench.close()
+
+    async def story() -> None:
+        bench = Bench(Of(open_store(urls[0])))
+        await bench.open()
+        await bench.append(bench.draft("Opened", "a"))
+        await _prepared(
+            urls[0].partition("&ensue")[0], "SELECT setval('ensue_position', 4)"
+        )  # a writer took three, and died
+        await bench.append(bench.draft("Opened", "a"))
+        await bench.close()
+        for number, (source, target) in enumerate(itertools.pairwise(urls)):
+            assert (await copy(open_transfer(source), open_transfer(target), WORLD)).difference is None
+            await ends(target, next_one=6 + number)
 
     asyncio.run(story())
 

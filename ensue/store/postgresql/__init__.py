@@ -52,7 +52,9 @@ NOTIFY_SECONDS = 0.005
 """At most so often are other processes woken."""
 _SHUT_DOWN = (sql_errors.AdminShutdown, sql_errors.CrashShutdown)
 _NOTIFY = Statement("SELECT pg_notify($1::text, '')")
-_RECORDED_AT = Statement("SELECT recorded_at FROM ensue_event WHERE position = $1::bigint")
+_RECORDED_AT = Statement(
+    "SELECT recorded_at FROM ensue_event WHERE position <= $1::bigint ORDER BY position DESC LIMIT 1"
+)
 _IDS = Statement(
     "SELECT position FROM ensue_event WHERE id >= $1::bytea AND id <= $2::bytea ORDER BY id LIMIT $3::bigint"
 )
@@ -336,8 +338,8 @@ class PostgresqlStore:
         low, high = 0, self._head
         while low < high:
             middle = (low + high + 1) // 2
-            (((found,),),) = await self._ask("read times", _RECORDED_AT(middle))
-            if found < time:
+            (found,) = await self._ask("read times", _RECORDED_AT(middle))
+            if not found or found[0][0] < time:
                 low = middle
             else:
                 high = middle - 1

@@ -152,8 +152,9 @@ class Concurrent:
         return [_LOCK([self.everything], [True]), _NAMES]
 
     async def place(self, session: Session, batch: Batch) -> None:
-        if batch.head:
-            (((first, recorded_at),),) = await session.run(_TAKE(batch.head, batch.now, self.taking))
+        count = batch.head - batch.before
+        if count:
+            (((first, recorded_at),),) = await session.run(_TAKE(count, batch.now, self.taking))
             batch.shift(first - 1, recorded_at)
 
     def head(self, batch: Batch, mark: bytes) -> list[Call]:

@@ -11,7 +11,6 @@ from typing import Any
 
 import psycopg
 from psycopg import errors
-from psycopg.conninfo import conninfo_to_dict
 
 from ensue.errors import CorruptLog, LogTooNew, Unavailable, WrongLog
 from ensue.store.postgresql import checkpoints, schema
@@ -40,30 +39,41 @@ _PARAMETERS = {bytes: "bytea", int: "bigint", str: "text"}
 _LARGE = frozenset(("event", "request", "lane", "dead_letter", "delivery"))
 _MARK = Statement(
     "CREATE TABLE IF NOT EXISTS ensue_transfer (one integer PRIMARY KEY CHECK (one = 1), log_id text NOT NULL, "
-    "position bigint NOT NULL, recorded_at bigint NOT NULL, batch bytea NOT NULL, receiver bytea NOT NULL)"
+    "position bigint NOT NULL, recorded_at bigint NOT NULL, batch bytea NOT NULL, writers text NOT NULL, "
+    "receiver bytea NOT NULL)"
 )
 _TABLES = ", ".join(f"ensue_{part.name}" for part in PARTS)
 _REMOVE = (
     Statement(f"TRUNCATE {_TABLES}, ensue_node, ensue_log"),
     Statement("DELETE FROM ensue_transfer"),
 )
-_PUT_MARK = Statement("INSERT INTO ensue_transfer VALUES (1, $1::text, $2::bigint, $3::bigint, $4::bytea, $5::bytea)")
+_PUT_MARK = Statement(
+    "INSERT INTO ensue_transfer VALUES (1, $1::text, $2::bigint, $3::bigint, $4::bytea, $5::text, $6::bytea)"
+)
 _TAKE_OVER = Statement("UPDATE ensue_transfer SET receiver = $1::bytea")
 _IS_HALF = Statement("SELECT to_regclass('ensue_transfer') IS NOT NULL")
 _HALF_OF = Statement("SELECT log_id, position, recorded_at, batch FROM ensue_transfer")
 _RECEIVER = "SELECT receiver FROM ensue_transfer FOR UPDATE"
-# Some of what is no event is written beside the batches of the writers.
+# Where many write, position and time are those that were given last: nobody writes any more. Some of what is no event is
+# written beside the batches of the writers.
 _HEAD = Statement(
-    "SELECT log_id, position, recorded_at, decode(md5(concat_ws('/', encode(batch, 'hex'), names, "
+    "SELECT log_id, CASE writers WHEN 'many' THEN (SELECT last_value FROM ensue_position) ELSE position END, "
+    "CASE writers WHEN 'many' THEN (SELECT last_value FROM ensue_clock) ELSE recorded_at END, "
+    "decode(md5(concat_ws('/', encode(batch, 'hex'), names, "
     "(SELECT string_agg(concat_ws('.', id, status, reason, handles), ',' ORDER BY id) FROM ensue_consumer), "
     "(SELECT string_agg(concat_ws('.', consumer, segment, fence, rev), ',' ORDER BY consumer, segment) FROM ensue_progress)"
     ")), 'hex') FROM ensue_log"
 )
 _USED = Statement("SELECT " + " OR ".join(f"EXISTS (SELECT FROM ensue_{part.name})" for part in PARTS))
-_LOCK = Statement("SELECT 1 FROM ensue_log FOR UPDATE")
+_LOCK = Statement("LOCK TABLE ensue_log, ensue_event, ensue_consumer IN ACCESS EXCLUSIVE MODE")
+_WRITERS = Statement("SELECT writers FROM ensue_log UNION ALL SELECT writers FROM ensue_transfer")
 _WRITE_HEAD = Statement(
     "INSERT INTO ensue_log (one, log_id, position, recorded_at, batch, names, writers) "
-    "SELECT one, log_id, position, recorded_at, batch, 1, 'few' FROM ensue_transfer"
+    "SELECT one, log_id, position, recorded_at, batch, 1, writers FROM ensue_transfer"
+)
+_SET_SEQUENCES = Statement(
+    "SELECT setval('ensue_position', position), setval('ensue_settled', position), setval('ensue_clock', recorded_at) "
+    "FROM ensue_transfer"
 )
 _UNMARK = Statement("DROP TABLE ensue_transfer")
 _ANALYZE = Statement(f"ANALYZE {_TABLES}")
@@ -76,7 +86,7 @@ class PostgresqlTransfer:
     def __init__(self, url: str) -> None:
         self._url = url
         self._server = Server(url)
-        options = conninfo_to_dict(url).get("options")
+        options = self._server.options
         self.place = f"{self._server.shown} ({options})" if options else self._server.shown
         self._session: Session | None = None
         self._copier: psycopg.AsyncConnection[Any] | None = None
@@ -187,17 +197,21 @@ class PostgresqlTransfer:
         self._receiver, self._tables = self._world.new_id(), tuple(tables)
         session = self._opened()
         async with self._translating("begin a copy in"):
-            await schema.upgrade(session)
+            await schema.upgrade(session, writers=self._server.writers)
             async with _transaction(session):
-                await session.run(_LOCK())  # whoever writes to a log that is empty is done with it, or waits
+                await session.run(_LOCK())  # whoever writes to a log that is empty is done with it, or finds none
                 state = (await self._found(session)).state
                 if state is Place.WHOLE:
                     raise WrongLog(f"could not begin a copy in {self.place}: it is a log; nothing was changed")
                 if not anew:
                     await session.run(_TAKE_OVER(self._receiver))
                     return
-                mark = _PUT_MARK(origin.log_id, origin.position, origin.recorded_at, origin.batch, self._receiver)
-                await session.run(_MARK(), *(statement() for statement in _REMOVE), mark)
+                _, ((made_for,), *_) = await session.run(_MARK(), _WRITERS())
+                writers = self._server.writers or made_for
+                mark = _PUT_MARK(
+                    origin.log_id, origin.position, origin.recorded_at, origin.batch, writers, self._receiver
+                )
+                await session.run(*(statement() for statement in _REMOVE), mark)
                 await make(session, tables, empty=state is Place.HALF)
 
     def _hold(self, marks: Sequence[Values]) -> None:
@@ -241,7 +255,7 @@ class PostgresqlTransfer:
             keys = [("ensue_dead_letter", "id"), ("ensue_delivery", "id")]
             keys += [(_table(part), part.columns[0].lower()) for part in self._tables if numbers_rows(part)]
             numbers = [renumber(table, column) for table, column in keys]
-            await session.run(*numbers, _ANALYZE(), _WRITE_HEAD(), _UNMARK())
+            await session.run(*numbers, _SET_SEQUENCES(), _ANALYZE(), _WRITE_HEAD(), _UNMARK())
 
 
 @contextlib.asynccontextmanager
