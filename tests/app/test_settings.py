@@ -120,7 +120,7 @@ def test_odd_characters_of_a_file_name_are_written_as_in_any_url(tmp_path: Path)
         ("sqlite:///shop.db#1", "# as %23"),
         ("sqlite:///shop%00.db", "is not of the form"),
         ("sqlite:///:memory:", "the log in memory is called memory:"),
-        ("postgresql://host/shop", "no store for the URL postgresql://host/shop"),
+        ("mysql://host/shop", "no store for the URL mysql://host/shop"),
         ("sqlite://[::1/shop.db", "the URL of the log cannot be read"),
     ],
 )
@@ -141,13 +141,13 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "postgresql://ann:s3cret@host/shop",
-        "postgresql://ann:p%40s3cret@host:5432/shop?sslmode=require",
-        "postgresql://:s3cret@host/shop",
-        "postgresql://host/shop?password=s3cret&sslmode=require",
+        "mysql://ann:s3cret@host/shop",
+        "mysql://ann:p%40s3cret@host:5432/shop?sslmode=require",
+        "mysql://:s3cret@host/shop",
+        "mysql://host/shop?password=s3cret&sslmode=require",
         "sqlite://ann:s3cret@/shop.db",
-        "postgresql://ann:s3@cret@host/shop",
-        "postgresql://ann:s3cret@[host/shop",
+        "mysql://ann:s3@cret@host/shop",
+        "mysql://ann:s3cret@[host/shop",
     ],
 )
 def test_no_message_shows_a_password(url: str) -> None:

@@ -92,7 +92,10 @@ def in_the_log(work: Callable[[App], Awaitable[Any]]) -> Any:
     """Do this with the log that the workers use, running no consumer."""
 
     async def run() -> Any:
-        async with asyncio.timeout(50), App("visitor", url="sqlite:///bakery.db").connected() as app:
+        async with (
+            asyncio.timeout(50),
+            App("visitor", url=os.environ.get("ENSUE_URL", "sqlite:///bakery.db")).connected() as app,
+        ):
             return await work(app)
 
     return asyncio.run(run())
@@ -167,7 +170,12 @@ def reasons(answer: tuple[int, dict[str, Any]]) -> list[str]:
 # ---------------------------------------------------------------------------------------------------------- workers
 
 
-def test_a_worker_that_is_killed_is_started_again_and_the_work_goes_on(shop_folder: Path, start: Start) -> None:
+@pytest.mark.parametrize("store", ["sqlite", "postgresql"])
+def test_a_worker_that_is_killed_is_started_again_and_the_work_goes_on(
+    shop_folder: Path, start: Start, store: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if store == "postgresql":
+        monkeypatch.setenv("ENSUE_URL", request.getfixturevalue("postgresql_url"))
     process = start("run", "app:app", "--workers", "2")
     first, _ = pids(process, 2)
     bake_and_sell("rye")

@@ -103,7 +103,7 @@ def test_looking_leaves_the_file_as_it_was(log_file: Path, ensue_: Ensue, words:
     ("url", "code", "said"),
     [
         ("shop.db", 2, "sqlite:///"),
-        ("postgres://u:secret@host/db", 2, "postgres://u:…@host/db"),
+        ("mysql://u:secret@host/db", 2, "mysql://u:…@host/db"),
         ("sqlite:///notes.txt", 3, "not an Ensue log"),
         ("sqlite:///empty.db", 3, "there is no log at"),
         ("memory:", 3, "there is no log at memory:"),
