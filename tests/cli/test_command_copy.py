@@ -226,3 +226,20 @@ def test_ten_kills_change_nothing(seed: int, folder: Path, start: Start, ensue_:
     assert result["received"] < sum(result["rows"].values())
     assert ensue_("log", "--last", "1000", "--json", "--url", THERE).stdout == shown
     assert ensue_("verify", "--url", THERE).exit_code == 0
+
+
+@pytest.mark.slow
+def test_kills_on_the_way_to_a_server_change_nothing(
+    folder: Path, start: Start, ensue_: Ensue, postgresql_url: str
+) -> None:
+    _many(folder / "shop.db", EVENTS)
+    for said in ("copying\tevent types\n", "copying\ttags\n", "comparing\tevents\n", "comparing\tidempotency keys\n"):
+        process = start("copy", HERE, postgresql_url)
+        assert process.stdout is not None
+        assert any(line == said for line in process.stdout), process.communicate()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert ensue_("log", "--url", postgresql_url).exit_code == 3
+    result = json.loads(ensue_("copy", HERE, postgresql_url, "--json").stdout)
+    assert (result["equal"], result["was_whole"], result["position"]) == (True, False, EVENTS)
+    assert result["received"] < sum(result["rows"].values())
