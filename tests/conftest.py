@@ -15,7 +15,7 @@ from typing import NamedTuple, NoReturn, Protocol
 
 import pytest
 
-from tests.servers import pgbouncer
+from tests.servers import disks, pgbouncer
 from tests.servers.guarded import Needed
 from tests.servers.pgbouncer import Pooler
 from tests.servers.postgresql import ADVICE, PostgresAddress, PostgresServer, empty_schema, installed
@@ -90,6 +90,13 @@ def pooler(pgbouncer_installed: None, postgresql: PostgresAddress) -> Iterator[P
     """A pooler in transaction mode in front of the server of this run."""
     with Pooler(postgresql) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def may_mount(request: pytest.FixtureRequest) -> None:
+    """For tests that need a file system which can be full."""
+    if not disks.mountable():
+        _missing(request.config, disks.ADVICE)
 
 
 def _folder_of_the_run(factory: pytest.TempPathFactory, config: pytest.Config) -> Path:

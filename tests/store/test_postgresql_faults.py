@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import random
+import shutil
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -16,12 +18,14 @@ import psycopg
 import pytest
 
 from ensue.consumers.verify import verify
-from ensue.errors import EnsueError, OutcomeUnknown, Unavailable
+from ensue.errors import EnsueError, OutcomeUnknown, StorageFull, Unavailable
 from ensue.events.stored import Row
 from ensue.store import postgresql as store_module
 from ensue.store.base import Consumer, Node, Request
 from ensue.store.postgresql import PostgresqlStore, writer
+from tests.servers.disks import fill, small_disk
 from tests.servers.postgresql import PostgresServer
+from tests.servers.processes import until
 from tests.servers.proxy import Cut, Incident, proxy_to
 from tests.store.logs import WORLD, child, draft, line, rest, soon
 
@@ -321,3 +325,143 @@ def test_segments_that_a_stopped_process_keeps_locked_are_left_for_later(postgre
         assert [row.segment for row in (await store.claim(defined.id, node, now=now, most=2)).progress] == [0, 1]
 
     on(postgresql_url, story)
+
+
+# ------------------------------------------------------------------------------------------------------------ failover
+
+
+@contextmanager
+def pair(primary: PostgresServer) -> Generator[tuple[PostgresServer, str], None, None]:
+    """A replica of the primary, which acknowledges nothing that the replica has not got; and the URL that names both."""
+    replica = primary.replica()
+    try:
+        ask(primary.url(), "SELECT 1")
+        with psycopg.connect(primary.url(), autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+            connection.execute("SELECT pg_reload_conf()")
+            question = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
+            until(lambda: connection.execute(question).fetchone() == (1,), "the replica was to be waited for")
+        yield replica, primary.url().replace(f":{primary.port}/", f":{primary.port},127.0.0.1:{replica.port}/")
+    finally:
+        replica.close()
+
+
+@pytest.mark.slow
+def test_an_application_goes_on_where_a_replica_was_promoted_and_nothing_is_lost_or_doubled(
+    own_postgresql: PostgresServer,
+) -> None:
+    with pair(own_postgresql) as (replica, url):
+
+        async def story(store: PostgresqlStore) -> None:
+            crowd = Crowd(url)
+
+            async def fails_over() -> None:
+                await crowd.more(150)
+                await asyncio.to_thread(own_postgresql.kill)
+                await asyncio.to_thread(replica.promote)
+                await crowd.more(150)
+
+            await crowd.during(fails_over)
+            assert crowd.refused == []
+            await crowd.check(store)
+
+        on(url, story)
+
+
+@pytest.mark.slow
+def test_what_is_found_stored_after_a_cut_is_not_acknowledged_before_the_replica_has_it(
+    own_postgresql: PostgresServer,
+) -> None:
+    """A primary that is restarted while a commit waits for its replica shows what is committed on itself alone."""
+    primary = own_postgresql
+    with pair(primary) as (replica, url):
+
+        async def story(store: PostgresqlStore) -> None:
+            await store.write(Request(events=[draft(b'"first"')]))
+            replica.stop()
+            answer = store.write(Request(events=[draft(b'"second"')]))
+            waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND application_name = 'ensue'"
+            await soon(lambda: ask(primary.url(), waits) == 1, "the commit was to wait for the replica")
+            await asyncio.to_thread(primary.restart)
+            await soon(lambda: answer.done() or ask(primary.url(), waits) == 1, "it was to be found stored")
+            primary.kill()
+            await asyncio.to_thread(replica.start)
+            await asyncio.to_thread(replica.promote)
+            acknowledged = (await answer).last
+            assert {row[0]: row[11] for row in (await store.read()).rows} == {1: b'"first"', acknowledged: b'"second"'}
+
+        on(url, story)
+
+
+# ----------------------------------------------------------------------------------------------------------- full disk
+
+
+def test_a_full_disk_of_the_server_refuses_writes_and_takes_them_again_when_there_is_room(
+    own_postgresql: PostgresServer, may_mount: None
+) -> None:
+    server = own_postgresql
+    with small_disk(server.data.parent / "disk", 64) as disk:
+        place = disk / "data"
+        place.mkdir(mode=0o777)
+        shutil.chown(place, server.data.owner(), server.data.group())
+        with psycopg.connect(server.url(), autocommit=True) as connection:
+            connection.execute(f"CREATE TABLESPACE small LOCATION '{place}'".encode())
+            connection.execute("CREATE DATABASE log TABLESPACE small")
+
+        async def story(store: PostgresqlStore) -> None:
+            await store.write(Request(events=[draft(b'"kept"')]))
+            filler = fill(disk, leave=256 * 1024)
+            large = [
+                store.write(Request(events=[draft(b'"' + os.urandom(100_000).hex().encode() + b'"')]))
+                for _ in range(20)
+            ]
+            answers = await asyncio.gather(*large, return_exceptions=True)
+            assert {type(answer) for answer in answers} == {StorageFull}
+            assert "the server's disk is full. Nothing of this write is stored" in str(answers[0])
+            assert len((await store.read()).rows) == 1
+            filler.unlink()
+            assert (await store.write(Request(events=[draft(b'"later"')]))).first == 2
+
+        on(server.url("log"), story)
+        with psycopg.connect(server.url(), autocommit=True) as connection:
+            connection.execute("DROP DATABASE log")
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_of_a_full_disk_in_the_middle_of_a_commit_leaves_nothing_in_doubt(
+    own_postgresql: PostgresServer, may_mount: None
+) -> None:
+    """Without room for its write-ahead log PostgreSQL crashes, and does not start before there is some."""
+    server = own_postgresql
+    with small_disk(server.data.parent / "disk", 72) as disk:
+        server.stop()
+        wal = disk / "wal"
+        shutil.copytree(server.data / "pg_wal", wal)
+        for path in (wal, *wal.rglob("*")):
+            shutil.chown(path, server.data.owner(), server.data.group())
+        wal.chmod(0o700)
+        (server.data / "pg_wal").rename(server.data / "pg_wal.before")
+        (server.data / "pg_wal").symlink_to(wal)
+        server.settings.update(wal_recycle="off", min_wal_size="32MB")
+        server.start()
+
+        async def story(store: PostgresqlStore) -> None:
+            crowd = Crowd(server.url())
+
+            async def fills() -> None:
+                await crowd.more(50)
+                filler = fill(disk, leave=64 * 1024)
+                while server.running():
+                    with contextlib.suppress(psycopg.OperationalError):
+                        ask(server.url(), "SELECT pg_switch_wal()::text")
+                        ask(server.url(), "SELECT pg_create_restore_point('further')::text")
+                filler.unlink()
+                await asyncio.to_thread(server.start)
+                await crowd.more(50)
+
+            await crowd.during(fills)
+            assert crowd.refused == []
+            await crowd.check(store)
+
+        on(server.url(), story)
+        server.stop()
