@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from ensue.cli.failures import Negative, WrongUsage
-from ensue.cli.handled import owners
+from ensue.cli.handled import named, owners
 from ensue.cli.output import clean, duration, exact_time, many, on_terminal, print_json, say, table
 from ensue.cli.target import OpenLog, Target, log_options, opened
 from ensue.consumers.ownership import Ownership, owning
@@ -16,7 +16,7 @@ from ensue.consumers.routing import ONE_ORDER
 from ensue.consumers.waiting import Done, handled_numbers
 from ensue.events.stored import Row
 from ensue.store.base import Consumer, Lane, LaneState, Node, Standing, Term
-from ensue.store.nodes import here, host_name, living
+from ensue.store.nodes import host_name, living
 
 __all__ = ["consumers"]
 
@@ -144,7 +144,7 @@ async def _look(log: OpenLog, consumer: Consumer, standing: Standing, rate: floa
         retrying=states.count(LaneState.RETRY) + states.count(LaneState.LATE),
         parked=states.count(LaneState.PARKED),
         dead_letters=len(await log.store.dead_letters(consumer=consumer.id)),
-        owners=sorted(_named(owner.node) for owner in spread.owners),
+        owners=sorted(named(owner.node) for owner in spread.owners),
         segments=consumer.segments,
         owned=_owned(spread),
         unowned=list(spread.unowned),
@@ -163,7 +163,7 @@ def _owned(spread: Ownership) -> list[_Owned]:
         above = max(0, count - spread.share) if owner.node in spread.able else count if spread.able else 0
         shown.append(
             _Owned(
-                owner=_named(owner.node),
+                owner=named(owner.node),
                 host=host_name(owner.node),
                 segments=list(owner.segments),
                 hands_over=above,
@@ -171,7 +171,7 @@ def _owned(spread: Ownership) -> list[_Owned]:
         )
     having = {owner.node for owner in spread.owners}
     waiting = [
-        _Owned(owner=_named(node), host=host_name(node), segments=[], hands_over=0)
+        _Owned(owner=named(node), host=host_name(node), segments=[], hands_over=0)
         for node in spread.able
         if node not in having
     ]
@@ -183,10 +183,6 @@ def _unowned_since(standing: Standing, spread: Ownership, nodes: tuple[Node, ...
     owners = {row.owner for row in standing.progress if row.segment in spread.unowned}
     ends = [node.expires_at for node in nodes if node.id in owners and node.expires_at > 0]
     return min(now, *ends) if ends else None
-
-
-def _named(node: Node) -> str:
-    return str(node.pid) if node.host == here() else f"{node.pid}@{host_name(node)}"
 
 
 async def _lag(log: OpenLog, consumer: Consumer, standing: Standing, mark: int) -> tuple[int, bool, Row | None]:
@@ -290,7 +286,7 @@ async def _set(target: Target, name: str, status: str, reason: str | None) -> No
             raise Negative(f"{name} is {status} already")
         if status == "retired" and nodes:
             raise Negative(
-                f"{name} is run by the process {_named(nodes[0])}; take its handler out of the code and stop that first"
+                f"{name} is run by the process {named(nodes[0])}; take its handler out of the code and stop that first"
             )
         if consumer.status == "retired":
             raise Negative(f"{name} is retired; an application that declares it again makes it active")
@@ -303,7 +299,7 @@ async def _set(target: Target, name: str, status: str, reason: str | None) -> No
         say(f"{name} is retired: its progress is kept, it is shown with --all only, and nothing waits for it")
     else:
         within = (
-            f" The process {_named(nodes[0])} follows within three seconds."
+            f" The process {named(nodes[0])} follows within three seconds."
             if nodes
             else " Nobody runs it at the moment."
         )

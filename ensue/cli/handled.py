@@ -15,10 +15,10 @@ from ensue.consumers.deliveries import Delivered, Outcome, unpack
 from ensue.consumers.waiting import Done, handled_numbers
 from ensue.events.stored import Row
 from ensue.store.base import Consumer, DeadLetter, LaneState, Node, Standing, Store
-from ensue.store.nodes import living
+from ensue.store.nodes import here, host_name, living
 from ensue.world import World
 
-__all__ = ["Handled", "HandledBy", "owners", "read_handled"]
+__all__ = ["Handled", "HandledBy", "named", "owners", "read_handled"]
 
 _FINAL = {Outcome.HANDLED.value: "handled", Outcome.DISCARDED.value: "discarded"}
 _ATTEMPTS = (Outcome.HANDLED.value, Outcome.FAILED.value, Outcome.PARKED.value)
@@ -48,6 +48,11 @@ async def owners(store: Store, world: World, standing: Standing) -> list[Node]:
     """The living processes that own segments of a consumer."""
     held = {row.owner for row in standing.progress}
     return [node for node in living(await store.nodes(), world.now()) if node.id in held]
+
+
+def named(node: Node) -> str:
+    """A process, for people: its number, with the host where that is another one."""
+    return str(node.pid) if node.host == here() else f"{node.pid}@{host_name(node)}"
 
 
 async def read_handled(store: Store, world: World, rows: Sequence[Row]) -> dict[int, list[Handled]]:

@@ -14,7 +14,7 @@ from ensue.app.checks import chosen_consumers
 from ensue.app.health import Health
 from ensue.app.urls import shown
 from ensue.cli.failures import WrongUsage
-from ensue.cli.handled import owners
+from ensue.cli.handled import named, owners
 from ensue.cli.output import duration, many
 from ensue.cli.teller import Teller
 from ensue.errors import EnsueError, MissingCapability
@@ -122,7 +122,7 @@ async def _say_what_runs(app: App, choice: Choice, tell: Teller, everything: boo
     store, shares = app.open_store(), dict[str, str]()
     for consumer in await store.consumers():
         owning = await owners(store, tell.world, await store.standing(consumer.id))
-        others = [str(node.pid) for node in owning if node.pid != os.getpid()]
+        others = [name for name in map(named, owning) if name != str(os.getpid())]
         if others and consumer.name in chosen:
             processes = f"process{'es' if len(others) > 1 else ''} {', '.join(others)}"
             alone = consumer.segments == 1

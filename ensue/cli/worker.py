@@ -64,9 +64,8 @@ class _Link(Here):
     """The socket to the supervisor, and the thread that listens there."""
 
     tells_stop = False
-    second_signal_ends = (
-        False  # its supervisor kills it for that; the first may come twice, from who stops all processes
-    )
+    # Who stops all processes at once tells a worker twice, itself and by the supervisor. That one kills it at a second stop.
+    second_signal_ends = False
 
     def __init__(self, assignment: Assignment) -> None:
         self.processes = assignment.workers
@@ -78,11 +77,9 @@ class _Link(Here):
         self._thread.call(self._open(assignment.descriptor))
 
     async def _open(self, descriptor: int) -> None:
-        its_end = socket.socket(fileno=descriptor)
-        its_end.set_inheritable(
-            False
-        )  # what the application starts must not keep the supervisor from hearing of our end
-        reader, self._writer = await asyncio.open_connection(sock=its_end)
+        ours = socket.socket(fileno=descriptor)
+        ours.set_inheritable(False)  # it is nothing to those that the application starts
+        reader, self._writer = await asyncio.open_connection(sock=ours)
         self._listening = self._world.spawn(self._listen(reader), name="link")
 
     def opening(self, app: App, stop: asyncio.Event) -> None:
