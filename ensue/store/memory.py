@@ -45,7 +45,7 @@ from ensue.store.base import (
     Written,
 )
 from ensue.store.nodes import LONGEST_LEASE, is_living
-from ensue.store.transfer import PARTS, Found, Origin, Part, Place, Values, half_copied, handles_in_order, page_of
+from ensue.store.transfer import PARTS, Found, Origin, Part, Place, Values, half_copied, page_of, plain
 from ensue.world import World
 
 __all__ = ["MemoryStore", "MemoryTransfer"]
@@ -560,10 +560,7 @@ def _part_rows(store: MemoryStore, part: Part) -> list[Values]:
         case "delivery":
             rows = ((number, *msgspec.structs.astuple(record)) for number, record in store._deliveries.items())
         case "consumer":
-            encoded = (
-                _values(part, row, handles=msgspec.json.encode(row.handles)) for row in store._consumers.values()
-            )
-            rows = map(handles_in_order, encoded)
+            rows = (_values(part, row, handles=msgspec.json.encode(row.handles)) for row in store._consumers.values())
         case "progress":
             rows = (
                 _values(part, row, ahead=msgspec.msgpack.encode(row.ahead), digest=_signed(row.digest))
@@ -575,7 +572,7 @@ def _part_rows(store: MemoryStore, part: Part) -> list[Values]:
             rows = (_values(part, row) for row in store._letters)
         case _:
             raise AssertionError(part.name)
-    return sorted(rows, key=lambda row: row[: part.key])
+    return sorted(plain(part, list(rows)), key=lambda row: row[: part.key])
 
 
 def _signed(number: int) -> int:

@@ -23,6 +23,7 @@ from ensue.store.nodes import host_name, living
 from ensue.world import World
 
 __all__ = [
+    "NUL_SHOWN",
     "PAGE_BYTES",
     "PAGE_ROWS",
     "PARTS",
@@ -39,13 +40,16 @@ __all__ = [
     "Values",
     "copy",
     "half_copied",
-    "handles_in_order",
     "page_of",
+    "plain",
 ]
 
 PAGE_ROWS = 5_000
 PAGE_BYTES = 8 * 1024 * 1024
 """A page ends with the row that fills it, so that large payloads do not have to fit in memory by the thousand."""
+
+NUL_SHOWN = "\u2400"
+"""Stands for NUL in texts."""
 
 Values: TypeAlias = tuple[Any, ...]
 """One row: bytes, int, str or None; float in tables of the application. Whatever a database has instead (booleans, unsigned
@@ -207,12 +211,22 @@ def page_of(rows: Iterable[Values]) -> list[Values]:
 
 
 _handles = msgspec.json.Decoder(dict[str, int]).decode
+_TEXTS = frozenset(("consumer", "lane", "dead_letter"))
 
 
-def handles_in_order(row: Values) -> Values:
-    """A row of the consumers, its `handles` as a database gives it, with the names in order: those that keep no order, too,
-    then give the same bytes."""
-    return (*row[:-1], msgspec.json.encode(_handles(row[-1]), order="deterministic"))
+def plain(part: Part, rows: list[Values]) -> list[Values]:
+    """Rows as an adapter has them, as they are everywhere: the names in `handles` are in order, because not every database
+    keeps the order they had; and texts for people, such as what a handler raised, have a sign for NUL, which not every one
+    keeps."""
+    if part.table is not None or part.name not in _TEXTS:
+        return rows
+    if part.name == "consumer":
+        rows = [(*row[:-1], msgspec.json.encode(_handles(row[-1]), order="deterministic")) for row in rows]
+    return [tuple(map(_without_nul, row)) for row in rows]
+
+
+def _without_nul(value: object) -> object:
+    return value.replace("\0", NUL_SHOWN) if isinstance(value, str) else value
 
 
 def half_copied(place: str) -> Unavailable:

@@ -15,11 +15,12 @@ import pytest
 from ensue.app.urls import open_store, open_transfer
 from ensue.errors import EnsueError, Misuse, Unavailable, WrongLog
 from ensue.events.stored import Draft
-from ensue.store.base import Request, SqlTransaction, Store, Written
+from ensue.store.base import DeadLetter, Request, SqlTransaction, Store, Written
 from ensue.store.memory import MemoryStore, MemoryTransfer
 from ensue.store.sqlite.transfer import SqliteTransfer
 from ensue.store.transfer import PARTS, Copied, Part, Place, Transfer, Values, copy
 from ensue.testing.contracts import Bench, Contract
+from ensue.testing.contracts.bench import commit_of
 from ensue.testing.contracts.transferring import Interrupted, InterruptedTransfer, everything, fill
 from tests.servers.postgresql import PostgresAddress, empty_schema
 from tests.store.logs import WORLD, filled, on
@@ -120,6 +121,30 @@ def test_positions_that_were_never_filled_stay_so_and_the_log_goes_on_behind_the
     asyncio.run(story())
 
 
+def test_texts_with_nul_move_with_a_sign_for_it(tmp_path: Path, postgresql_url: str) -> None:
+    async def story() -> None:
+        bench = Bench(Of(sqlite(tmp_path / "log.db")[0]))
+        await bench.open()
+        consumer = await bench.consumer(segments=1)
+        (row,) = await bench.owner(consumer)
+        letter = DeadLetter(
+            id=0, consumer=consumer.id, position=3, key=b"k" * 16, key_text="order=a\0b", reason="ValueError: \0", traceback="\0",
+            attempts=3, parked_at=1,
+        )  # fmt: skip
+        await bench.append(commit=commit_of(row, parked=(letter,)))
+        await bench.ends(1)
+        await bench.close()
+        store = open_store(postgresql_url)
+        for target in (open_transfer(postgresql_url), sqlite(tmp_path / "target.db")[1]):
+            assert (await copy(sqlite(tmp_path / "log.db")[1], target, WORLD)).difference is None
+        await store.open(WORLD)
+        (found,) = await store.dead_letters()
+        await store.close()
+        assert (found.key_text, found.reason, found.traceback) == ("order=a␀b", "ValueError: ␀", "␀")
+
+    asyncio.run(story())
+
+
 # ------------------------------------------------------------------------------------------- the application's own tables
 
 TABLES = """
@@ -130,6 +155,14 @@ CREATE INDEX note_by_time ON note (written);
 INSERT INTO shelf VALUES ('b', -2), ('B', 1), ('é', 3), ('a', 1000);
 INSERT INTO Seat VALUES (1, 7, 'ann', 9.5), (2, 3, 'ben', NULL), (1, 3, NULL, 0.25);
 INSERT INTO note VALUES (1, x'00ff', '2026-01-01', 1, 9.5), (40, NULL, NULL, 0, 3);
+"""
+ALIKE = """
+CREATE TABLE consumer (id INTEGER PRIMARY KEY, handles TEXT);
+CREATE TABLE delivery (number INTEGER PRIMARY KEY, packed BLOB);
+CREATE TABLE event (position INTEGER PRIMARY KEY, data BLOB);
+INSERT INTO consumer VALUES (7, 'no JSON');
+INSERT INTO delivery VALUES (3, x'00');
+INSERT INTO event VALUES (9, NULL);
 """
 LEFT = """
 CREATE TABLE heap (a);
@@ -189,6 +222,13 @@ def test_tables_of_the_application_come_with_the_log(tmp_path: Path, target_url:
     assert shelf == [("b", -2), ("B", 1), ("é", 3), ("a", 1000)]
     assert seat == [(1, 3, None, 0.25), (1, 7, "ann", 9.5), (2, 3, "ben", None)]
     assert note == [(1, b"\x00\xff", "2026-01-01"), (40, None, None)]
+
+
+def test_tables_that_are_called_as_parts_of_a_log_are_those_of_the_application(tmp_path: Path, target_url: str) -> None:
+    source = with_tables(tmp_path / "log.db", ALIKE)
+    assert asyncio.run(copy(source, open_transfer(target_url), WORLD)).difference is None
+    found = run(open_store(target_url), *(f"SELECT * FROM {name}" for name in ("consumer", "delivery", "event")))
+    assert found == [[(7, "no JSON")], [(3, b"\x00")], [(9, None)]]
 
 
 def test_their_keys_hold_and_number_on_where_they_came_to(tmp_path: Path, target_url: str) -> None:

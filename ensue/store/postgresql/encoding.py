@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from struct import Struct
 from typing import Any, TypeAlias
 
+from ensue.store.transfer import NUL_SHOWN
+
 __all__ = ["Encoder", "array", "bigint", "boolean", "bytea", "encoder", "integer", "text"]
 
 Encoder: TypeAlias = Callable[[Any], bytes | None]
@@ -30,7 +32,8 @@ def bytea(value: bytes | None) -> bytes | None:
 
 
 def text(value: str | None) -> bytes | None:
-    return None if value is None else value.encode()
+    """PostgreSQL keeps no NUL in a text. What handlers raise may hold one, and must be kept all the same."""
+    return None if value is None else value.replace("\0", NUL_SHOWN).encode()
 
 
 def boolean(value: bool | None) -> bytes | None:

@@ -28,8 +28,8 @@ from ensue.store.transfer import (
     Place,
     Values,
     half_copied,
-    handles_in_order,
     page_of,
+    plain,
 )
 from ensue.world import World
 
@@ -181,7 +181,7 @@ class PostgresqlTransfer:
             if part.table is None and part.name in _LARGE:
                 text = _bounded(text, part)
             (rows,) = await self._opened().run(Statement(text)(*(after or ())))
-        return list(map(handles_in_order, rows)) if part.name == "consumer" else page_of(rows)
+        return plain(part, page_of(rows))
 
     async def _columns(self, part: Part) -> list[str]:
         """Each column as a plain value; nothing where there is no such table."""
@@ -225,7 +225,7 @@ class PostgresqlTransfer:
         """See `Transfer.receive`."""
         names = [_name(part, column) for column in part.columns]
         # What is small is told in texts, which the server reads as whatever the column is.
-        binary = part.table is None and part.name != "consumer"
+        binary = part.table is None and not _is_consumer(part)
         there = await kinds(self._opened(), _table(part)) if binary else {}
         text = f"COPY {_table(part)} ({', '.join(map(quoted, names))}) FROM STDIN (FORMAT {'binary' if binary else 'text'})"
         async with self._translating(f"copy {part.label} to"):
@@ -276,7 +276,8 @@ def _table(part: Part) -> str:
 
 def _name(part: Part, column: str) -> str:
     """The order in which delivery records were made is that of their ids."""
-    return "id" if (part.name, column) == ("delivery", "number") else column
+    is_order = part.table is None and (part.name, column) == ("delivery", "number")
+    return "id" if is_order else column
 
 
 def _column(part: Part, column: str) -> str:
@@ -304,4 +305,8 @@ def _bounded(text: str, part: Part) -> str:
 
 
 def _texts(part: Part, row: Values) -> Values:
-    return (*row[:-1], row[-1].decode()) if part.name == "consumer" else row
+    return (*row[:-1], row[-1].decode()) if _is_consumer(part) else row
+
+
+def _is_consumer(part: Part) -> bool:
+    return part.table is None and part.name == "consumer"

@@ -19,7 +19,7 @@ from ensue.store.sqlite.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, is
 from ensue.store.sqlite.tables import found as own_tables
 from ensue.store.sqlite.tables import is_there, make, quoted
 from ensue.store.sqlite.writer import CHECKPOINT_PAGES
-from ensue.store.transfer import PAGE_ROWS, PARTS, Found, Origin, Part, Place, Values, handles_in_order, page_of
+from ensue.store.transfer import PAGE_ROWS, PARTS, Found, Origin, Part, Place, Values, page_of, plain
 from ensue.world import World
 
 __all__ = ["SqliteTransfer"]
@@ -148,7 +148,7 @@ class SqliteTransfer:
             cursor = sql.execute(text, after or ())
             rows = page_of(cursor)
             cursor.close(True)
-        return list(map(handles_in_order, rows)) if part.name == "consumer" else rows
+        return plain(part, rows)
 
     # ------------------------------------------------------------------------------------------------------ writing
 

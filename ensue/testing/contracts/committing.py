@@ -199,6 +199,20 @@ class CommittingContract(Contract):
         assert [letter.id for letter in await bench.log.dead_letters(consumer=second.id)] == [letters[2].id]
 
     @contract_test
+    async def test_texts_of_failures_may_hold_any_character(self, bench: Bench) -> None:
+        """Where a store cannot keep NUL in a text, it keeps a sign for it."""
+        consumer, row = await self._owned(bench)
+        letter = msgspec.structs.replace(
+            _letter(consumer, "a", 4), key_text="order=\0", reason="\0 \x1b \ud7ff é 𝄞", traceback="\0"
+        )
+        lane = msgspec.structs.replace(_lane(consumer, "a"), key_text="order=\0", error="\0 no")
+        await bench.append(commit=commit_of(row, parked=(letter,), lanes=(lane,)))
+        (found,), (kept,) = await bench.log.dead_letters(), (await bench.log.standing(consumer.id)).lanes
+        texts = (found.key_text, found.reason, found.traceback, kept.key_text, kept.error)
+        wanted = (letter.key_text, letter.reason, letter.traceback, lane.key_text, lane.error)
+        assert texts in (wanted, tuple(text and text.replace("\0", "␀") for text in wanted))
+
+    @contract_test
     async def test_an_operation_releases_a_parked_key_and_resolves_its_letter(self, bench: Bench) -> None:
         consumer, row = await self._owned(bench)
         letters = (_letter(consumer, "a", 4), _letter(consumer, "a", 9), _letter(consumer, "b", 4))
