@@ -117,7 +117,11 @@ SCHEMA_VERSION = STEPS[-1].number
 _BETWEEN = re.compile(r";\n(?=[A-Z]|$)")
 """Between statements of a step: what belongs to one is indented."""
 _LOCK = Statement("SELECT pg_advisory_xact_lock(hashtextextended('ensue schema ' || current_schema(), 0))")()
-_FOUND = Statement("SELECT to_regclass('ensue_schema') IS NOT NULL, current_schema()")()
+# Not `to_regclass`: a session that has once found no table of the name does not see it there when another has made it.
+_FOUND = Statement(
+    "SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+    "WHERE c.relname = 'ensue_schema' AND n.nspname = ANY (current_schemas(false))), current_schema()"
+)()
 _VERSION = Statement("SELECT coalesce(max(version), 0) FROM ensue_schema")()
 _WRITERS = Statement("UPDATE ensue_log SET writers = $1::text")
 _RECORD = Statement("INSERT INTO ensue_schema (version, title) VALUES ($1::integer, $2::text)")
