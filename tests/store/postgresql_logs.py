@@ -194,10 +194,12 @@ class Holds:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.errors: list[BaseException] = []
+        self._sent: list[tuple[Session, bytes]] = []
         self._holds: list[Hold] = []
         original = Session.run
 
         def run(session: Session, *calls: Call) -> asyncio.Future[list[Rows]]:
+            self._sent += [(session, call.text) for call in calls]
             for hold in self._holds:
                 if hold.concerns(session, calls):
                     self._holds.remove(hold)
@@ -217,6 +219,16 @@ class Holds:
         """The same, when the server has answered it and before the store hears of it."""
         self._holds.append(Hold(store, text, answered=True))
         return self._holds[-1]
+
+    async def asked(self, store: PostgresqlStore, text: str, times: int) -> None:
+        """Until the desk of this store has sent so many statements with this text, from now on."""
+        before = len(self._sent)
+
+        async def has() -> bool:
+            found = [one for one in self._sent[before:] if one[0] is store._desk and text.encode() in one[1]]
+            return len(found) >= times
+
+        await until(has, f"{times} times {text}")
 
     def _note(self, future: asyncio.Future[list[Rows]]) -> None:
         if not future.cancelled() and (error := future.exception()) is not None:

@@ -9,6 +9,7 @@ import uuid
 import psycopg
 import pytest
 from psycopg.errors import DeadlockDetected
+from psycopg.sql import SQL, Identifier
 
 import ensue.store.postgresql as adapter
 from ensue.errors import Fenced
@@ -18,6 +19,8 @@ from ensue.store.postgresql.session import Session
 from ensue.testing.contracts.bench import SECOND, commit_of, key_of
 from tests.store.logs import WORLD, draft
 from tests.store.postgresql_logs import Holds, Other, append, at_once, opened, rows_of, told, until
+
+LISTEN = SQL("LISTEN {}")
 
 
 @pytest.fixture
@@ -399,7 +402,7 @@ def test_a_writer_tells_of_many_commits_with_few_notifications(url: str) -> None
         async with opened(url) as store:
             connection = await psycopg.AsyncConnection.connect(url, autocommit=True)
             async with connection:
-                await connection.execute(f'LISTEN "ensue_{store.log_id}"')
+                await connection.execute(LISTEN.format(Identifier(f"ensue_{store.log_id}")))
                 began = WORLD.monotonic()
                 for _ in range(100):
                     await append(store, b"{}")

@@ -19,7 +19,7 @@ from ensue.store.base import Condition, Expected, Request, Term, Written
 from ensue.store.postgresql import PostgresqlStore
 from ensue.testing.contracts.bench import key_of
 from tests.store.logs import draft
-from tests.store.postgresql_logs import Holds, Other, append, at_once, opened, opened_many, rows_of, told
+from tests.store.postgresql_logs import Holds, Other, append, at_once, opened, opened_many, rows_of, told, until
 
 PAID = Term(types=("Paid",))
 
@@ -159,6 +159,72 @@ def test_a_type_that_is_new_while_its_events_are_read_hides_none_of_them(url: st
             page = await at_once(reading)
             more = await reader.read((PAID,), after=page.reached)
             assert [row[0] for row in (*page.rows, *more.rows)] == [1]
+
+    told(story)
+
+
+def test_where_many_write_nobody_reads_past_a_position_that_is_taken_and_not_committed(url: str, holds: Holds) -> None:
+    """Not even where no younger transaction has ended: a snapshot does not name the older one then."""
+    url += "&ensue_writers=many"
+
+    async def story() -> None:
+        async with opened(url) as late, opened(url) as reader:
+            hold = holds.before(late, "COMMIT")
+            written = late.write(Request(events=[draft()]))
+            await hold.reached.wait()
+            fence = reader._fence
+            assert fence is not None
+            settling = asyncio.ensure_future(fence.settle())
+            await holds.asked(reader, "pg_snapshot_xip", 3)
+            page = await reader.read()
+            assert (page.rows, page.reached, settling.done()) == ([], 0, False)
+            hold.go.set()
+            assert (await at_once(written)).first == await at_once(settling) == 1
+            assert await positions(reader) == [1]
+
+    told(story)
+
+
+def test_where_many_write_what_commits_first_is_read_behind_what_has_the_lower_position(url: str, holds: Holds) -> None:
+    url += "&ensue_writers=many"
+
+    async def story() -> None:
+        async with opened(url) as late, opened(url) as store, opened(url) as reader, Other(url) as look:
+            await append(store, b"{}")  # the type is known, so that they do not wait for each other to name it
+            waiting = asyncio.ensure_future(reader.changed(1))
+            hold = holds.before(late, "COMMIT")
+            first = late.write(Request(events=[draft(key="a")]))
+            await hold.reached.wait()
+            second = store.write(Request(events=[draft(key="b")]))
+
+            async def is_stored() -> bool:
+                return await look.run("SELECT position FROM ensue_event ORDER BY 1") == [(1,), (3,)]
+
+            await until(is_stored, "the second was to commit")
+            page = await reader.read(after=1)
+            assert (page.rows, page.reached, waiting.done()) == ([], 1, False)
+            hold.go.set()
+            assert [(await at_once(one)).first for one in (first, second)] == [2, 3]
+            assert await at_once(waiting) == 3
+            assert await positions(reader) == [1, 2, 3]
+
+    told(story)
+
+
+def test_where_many_write_nobody_waits_for_a_position_whose_writer_has_died(url: str, holds: Holds) -> None:
+    url += "&ensue_writers=many"
+
+    async def story() -> None:
+        async with opened(url) as dies, opened(url) as store, opened(url) as reader:
+            hold = holds.before(dies, "COMMIT")
+            lost = dies.write(Request(events=[draft(key="a")]))
+            await hold.reached.wait()
+            dies.abandon()
+            assert (await at_once(append(store, b"{}", key="b"))).first == 2
+            page = await reader.read()
+            assert ([row[0] for row in page.rows], page.reached) == ([2], 2)
+            hold.go.set()
+            await answers(lost)
 
     told(story)
 

@@ -8,7 +8,7 @@ requests depend on (the streams and tags of its events shared or alone, those of
 from a sequence, just before it writes. Commits then end in another order than positions, so nothing may be read up to the last
 position seen. What is read is *settled*: a position is, when every transaction that was under way after it was given has
 ended; those that take positions have a transaction number before they take them, so the numbers under way in a snapshot taken
-afterwards are all that may still fill a lower one (the fence of `pg_snapshot_xip`). Whoever writes waits for that, publishes
+after a later number has ended are all that may still fill a lower one (the fence of `pg_snapshot_xip`). Whoever writes waits for that, publishes
 the position and then answers: what is acknowledged can be read by everybody, in the same order, for ever. A writer that dies
 leaves positions that are never filled; nobody waits for them. Any long transaction that writes, in any database of the
 server, holds the settling up; acknowledgements do not wait longer than a second for it.
@@ -47,6 +47,12 @@ _ADD_NAMES = Statement("UPDATE ensue_log SET names = $1::bigint")
 _TAKE = Statement("SELECT first, at FROM ensue_take($1::bigint, $2::bigint, $3::bigint)")
 _LAST = Statement("SELECT last_value FROM ensue_position")()
 _SETTLED = Statement("SELECT last_value FROM ensue_settled")()
+# A snapshot names none that is newer than the last that has ended. Whoever takes a number of his own, ends, and looks then,
+# sees all that were there before him.
+_NUMBER = Statement(
+    "SELECT CASE WHEN (SELECT last_value FROM ensue_position) > (SELECT last_value FROM ensue_settled) "
+    "THEN pg_current_xact_id()::text END"
+)()
 _UNDER_WAY = Statement("SELECT x::text::bigint FROM pg_snapshot_xip(pg_current_snapshot()) AS x")()
 _PUBLISH = Statement("SELECT ensue_publish($1::bigint, $2::bigint)")
 _HEAD_AND_NAMES = Statement("SELECT position, names FROM ensue_log")()
@@ -177,10 +183,11 @@ class Fence:
 
     async def settle(self) -> int:
         """Settle all positions given so far; the last of them. Waits for the transactions under way."""
-        last, settled, under_way = await self._ask("read the order", _LAST, _SETTLED, _UNDER_WAY)
+        last, settled, _ = await self._ask("read the order", _LAST, _SETTLED, _NUMBER)
         position: int = last[0][0]
         if position <= settled[0][0]:
             return position
+        (under_way,) = await self._ask("read the order", _UNDER_WAY)
         waiting = {number for (number,) in under_way}
         seconds = SOON_SECONDS
         while waiting:
