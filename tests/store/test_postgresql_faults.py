@@ -465,3 +465,15 @@ def test_a_server_that_dies_of_a_full_disk_in_the_middle_of_a_commit_leaves_noth
 
         on(server.url(), story)
         server.stop()
+
+
+def test_ten_processes_that_find_no_log_at_once_make_one(postgresql_url: str) -> None:
+    async def run() -> None:
+        stores = [PostgresqlStore(postgresql_url) for _ in range(10)]
+        await asyncio.gather(*(store.open(WORLD) for store in stores))
+        assert len({store.log_id for store in stores}) == 1
+        written = await asyncio.gather(*(store.write(Request(events=[draft()])) for store in stores))
+        assert sorted(one.first for one in written) == list(range(1, 11))
+        await asyncio.gather(*(store.close() for store in stores))
+
+    asyncio.run(run())
