@@ -5,7 +5,9 @@ The heartbeat is measured by a clock that never goes back.
 The lease on disk is for the others; the owner itself counts from before its last successful beat was sent, so that it
 stops before anybody may take over. A process paused in between is caught by the fence of its next commit.
 
-Who else lives is read after each beat, each second while there are others, and when a lease of theirs ends.
+Who else lives is read after each beat, each second while there are others, and when a lease of theirs ends. When the wall
+clock was set, all leases look as if they had ended, or would not for long: then everybody beats, and nobody takes anything
+until all have.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ _START_SECONDS = 8.0
 _LOOK_SECONDS = 1.0
 """How late the death of another process of this machine is noticed; that of one elsewhere shows when its lease ends."""
 _SHORTLY = 0.01
+_CLOCK_TOLERANCE = 1.0
 
 
 class Turn:
@@ -76,7 +79,9 @@ class Lease:
         self._beaten_at = float("-inf")
         self._able: Counter[int] = Counter()
         self._first_end: int | None = None
+        self._clock_set_at = self._all_beaten_at = float("-inf")
         now = world.now()
+        self._wall, self._wall_at = now, world.monotonic()
         self.node = Node(id=world.new_id(), host=host, pid=pid, started_at=now, expires_at=now)
 
     async def beat(self, can: tuple[int, ...]) -> None:
@@ -94,6 +99,8 @@ class Lease:
 
     async def look(self) -> bool:
         """See who else lives and what they can run. True when a share may have changed. Errors of the store are raised."""
+        if not self.may_judge:
+            return False
         nodes = await self._store.nodes()
         others = [node for node in living(nodes, self._world.now()) if node.id != self.node.id]
         able = Counter(consumer for node in (self.node, *others) for consumer in node.can)
@@ -108,6 +115,21 @@ class Lease:
             return BEAT_SECONDS
         ends_in = (self._first_end - self._world.now()) / 1_000_000
         return max(_SHORTLY, min(_LOOK_SECONDS, ends_in + _SHORTLY))
+
+    @property
+    def may_judge(self) -> bool:
+        """Whether leases say who lives."""
+        now, monotonic = self._world.now(), self._world.monotonic()
+        if abs((now - self._wall) / 1_000_000 - (monotonic - self._wall_at)) > _CLOCK_TOLERANCE:
+            self._clock_set_at = monotonic
+            self._all_beaten_at = monotonic + BEAT_SECONDS + _LOOK_SECONDS
+        self._wall, self._wall_at = now, monotonic
+        return monotonic >= self._all_beaten_at
+
+    @property
+    def misleads(self) -> bool:
+        """The clock was set since the last beat: what others read of this process is wrong."""
+        return not self.may_judge and self._clock_set_at > self._beaten_at
 
     def share(self, consumer: int, segments: int) -> int:
         """How many segments of a consumer this process may own, by the last look."""

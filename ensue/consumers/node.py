@@ -165,7 +165,7 @@ class Node:
         while True:
             left = beat_at - self._world.monotonic()
             await self._world.sleep(max(0.0, min(left, self.lease.seconds_to_look)))
-            due = self._world.monotonic() >= beat_at
+            due = self._world.monotonic() >= beat_at or self.lease.misleads
             if due:
                 beat_at = self._world.monotonic() + BEAT_SECONDS
             try:

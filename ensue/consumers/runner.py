@@ -284,6 +284,9 @@ class Runner:
         now = self._world.monotonic()
         if not (asks and self.able and self._lease.may_start) or now < self._next_claim:
             return
+        if not self._lease.may_judge:
+            self._next_claim = now + CLAIM_SECONDS
+            return
         self._next_claim = now + (CLAIM_SOON_SECONDS if now < self._soon_until else CLAIM_SECONDS)
         lost, self._lost = self._lost, False
         try:
