@@ -113,13 +113,14 @@ class Writer:
         return future
 
     async def close(self) -> None:
-        """Answer what is queued, then end."""
+        """Answer what is queued, then end. A server that is connected and says nothing is not waited for for ever."""
         self._closing = True
         self._wanted.set()
-        await asyncio.wait([self._task])
+        await asyncio.wait([self._task], timeout=PATIENCE_SECONDS)
         if self._settling is not None:
-            await asyncio.wait([self._settling])
+            await asyncio.wait([self._settling], timeout=PATIENCE_SECONDS)
         self.abandon()
+        await asyncio.wait([self._task])
 
     def abandon(self) -> None:
         """End at once: what is not committed is not stored."""
@@ -228,7 +229,13 @@ class Writer:
             if not done:
                 for pending, _ in self._committed:
                     self.queue.answer(pending)
-            position = await settled
+            try:
+                position = await settled
+            except EnsueError:  # the server is gone for long; whoever comes next, when it is back, settles this, too
+                for pending, _ in self._committed:
+                    self.queue.answer(pending)
+                self._committed = []
+                return
             self._announce(position)
             for pending, _ in [one for one in self._committed if one[1] <= position]:
                 self.queue.answer(pending)
