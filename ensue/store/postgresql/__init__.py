@@ -48,6 +48,8 @@ POLL_SECONDS = 1.0
 POOLED_POLL_SECONDS = 0.04
 """Through a pooler nobody can listen."""
 AGAIN_SECONDS = 0.1
+FAREWELL_SECONDS = 1.0
+"""So long the last notification may take."""
 NOTIFY_SECONDS = 0.005
 """At most so often are other processes woken."""
 _SHUT_DOWN = (sql_errors.AdminShutdown, sql_errors.CrashShutdown)
@@ -121,9 +123,9 @@ class PostgresqlStore:
             if self._writer is not None:
                 await self._writer.close()
             if self._notifying is not None and self._desk is not None and self._desk.lost is None:
-                await self._desk.run(_NOTIFY(self._channel))
-        except psycopg.Error:
-            pass  # nobody is woken by us any more; others poll
+                notified = self._desk.run(_NOTIFY(self._channel))
+                notified.add_done_callback(_forgotten)  # if nobody is woken by us any more, others poll
+                await asyncio.wait([notified], timeout=FAREWELL_SECONDS)
         finally:
             self.abandon()
 
