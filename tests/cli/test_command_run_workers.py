@@ -26,6 +26,7 @@ from ensue.cli.worker import Assignment
 from tests.cli.bakery import says
 from tests.cli.conftest import Start
 from tests.cli.test_program import on_a_terminal, plain
+from tests.servers.postgresql import PostgresServer
 
 pytestmark = pytest.mark.slow
 
@@ -146,7 +147,7 @@ def wait_until(true: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 30
     while not true():
         assert time.monotonic() < deadline
-        time.sleep(0.01)
+        time.sleep(0.02)
 
 
 def get(url: str, **headers: str) -> tuple[int, dict[str, Any]]:
@@ -444,6 +445,18 @@ def test_a_supervisor_tells_of_each_of_its_workers_and_of_one_that_is_gone(shop_
     wait_until(lambda: get(f"{url}/healthz")[0] == 200)  # it is being started again: that heals by itself
     wait_until(lambda: reasons(get(f"{url}/readyz")) == [])
     assert lives(first)
+
+
+def test_a_server_that_is_down_is_told_and_so_is_that_it_is_back(
+    shop_folder: Path, start: Start, own_postgresql: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENSUE_URL", own_postgresql.url())
+    url = health_url(start("run", "app:app", "--health", ":0"))
+    assert get(f"{url}/readyz")[0] == 200
+    own_postgresql.stop("immediate")
+    wait_until(lambda: any(reason.startswith("store: ") for reason in reasons(get(f"{url}/readyz"))))
+    own_postgresql.start()
+    wait_until(lambda: get(f"{url}/readyz")[0] == 200)
 
 
 def test_a_supervisor_answers_before_its_workers_are_ready(shop_folder: Path, start: Start) -> None:
