@@ -154,7 +154,7 @@ class Transfer(Protocol):
     """
 
     place: str
-    """Where it is, for people, without a password. Two that are equal are the same place."""
+    """Where it is, for people, without a password; when both are open, two that are equal are the same place."""
 
     async def open(self, world: World, *, receiving: bool) -> Found:
         """Open what is there: to read it, which changes nothing and needs a whole log; or to receive. Look at it."""
@@ -340,12 +340,12 @@ async def copy(source: Transfer, target: Transfer, world: World, *, tell: Tell =
     log's identity are the same on both sides. Errors: `Misuse` for one place given twice; `WrongLog` when the target is
     another log; `Unavailable` when the source is run or written meanwhile; those of `Transfer`.
     """
-    if source.place == target.place:
-        raise Misuse(f"could not copy {source.place} to itself: name another place for the copy")
     try:
         from_there = await source.open(world, receiving=False)
         origin = _at_rest(source, from_there, None, world.now())
         there = await target.open(world, receiving=True)
+        if source.place == target.place:
+            raise Misuse(f"could not copy {source.place} to itself: name another place for the copy")
         _fits(target, there, origin)
         rows = {part: (await source.extent(part))[0] for part in (*PARTS, *from_there.tables)}
         total = sum(rows.values())

@@ -19,10 +19,11 @@ from ensue.store.base import DeadLetter, Request, SqlTransaction, Store, Written
 from ensue.store.memory import MemoryStore, MemoryTransfer
 from ensue.store.sqlite.transfer import SqliteTransfer
 from ensue.store.transfer import PARTS, Copied, Part, Place, Transfer, Values, copy
-from ensue.testing.contracts import Bench, Contract
+from ensue.testing.contracts import Bench, Contract, TransferContract
 from ensue.testing.contracts.bench import commit_of
 from ensue.testing.contracts.transferring import Interrupted, InterruptedTransfer, everything, fill
-from tests.servers.postgresql import PostgresAddress, empty_schema
+from tests.servers.pgbouncer import Pooler
+from tests.servers.postgresql import PostgresAddress, PostgresServer, empty_schema, new_role
 from tests.store.logs import WORLD, filled, on
 
 
@@ -399,6 +400,30 @@ def test_a_place_is_not_copied_to_itself(tmp_path: Path) -> None:
         asyncio.run(copy(SqliteTransfer(str(tmp_path / "log.db")), SqliteTransfer(str(tmp_path / "link.db")), WORLD))
 
 
+def test_a_place_that_cannot_be_is_told(tmp_path: Path) -> None:
+    filled(tmp_path / "log.db", 3)
+    with pytest.raises(EnsueError, match=r"could not open .*nowhere/target\.db"):
+        asyncio.run(
+            copy(SqliteTransfer(str(tmp_path / "log.db")), SqliteTransfer(str(tmp_path / "nowhere/target.db")), WORLD)
+        )
+
+
+def test_a_log_of_a_former_schema_is_copied_without_being_changed(tmp_path: Path) -> None:
+    connection = apsw.Connection(str(tmp_path / "log.db"))
+    connection.execute((Path(__file__).parent / "schema_1.sql").read_text())
+    connection.execute("INSERT INTO ensue_event_type VALUES (1, 'Opened', 1); UPDATE ensue_log SET position = 1")
+    connection.execute(
+        "INSERT INTO ensue_event VALUES (1, zeroblob(16), 1, NULL, NULL, 5, NULL, NULL, NULL, NULL, x'90', x'7b7d')"
+    )
+    connection.close()
+    before = (tmp_path / "log.db").read_bytes()
+    copied = asyncio.run(
+        copy(SqliteTransfer(str(tmp_path / "log.db")), SqliteTransfer(str(tmp_path / "target.db")), WORLD)
+    )
+    assert (copied.difference, copied.position) == (None, 1)
+    assert (tmp_path / "log.db").read_bytes() == before
+
+
 def test_a_copy_that_was_begun_by_an_older_version_begins_anew(tmp_path: Path) -> None:
     filled(tmp_path / "log.db", 10)
     source, target = SqliteTransfer(str(tmp_path / "log.db")), SqliteTransfer(str(tmp_path / "target.db"))
@@ -429,3 +454,61 @@ def test_a_full_disk_stops_a_copy_that_goes_on_when_there_is_room(tmp_path: Path
         asyncio.run(copy(source, InterruptedTransfer(target, 2, full), WORLD))
     assert asyncio.run(half()) is Place.HALF
     assert asyncio.run(copy(source, target, WORLD)).difference is None
+
+
+# --------------------------------------------------------------------------------------------------------- PostgreSQL
+
+
+class TestPooled(TransferContract):
+    """Through a pooler in transaction mode."""
+
+    @pytest.fixture(autouse=True)
+    def _places(self, pooler: Pooler, postgresql: PostgresAddress) -> None:
+        self._here, self._elsewhere = (pooler.pooled(new_role(postgresql.url())) for _ in range(2))
+
+    def store(self) -> Store:
+        return open_store(self._here)
+
+    def transfer(self) -> Transfer:
+        return open_transfer(self._here)
+
+    def elsewhere(self) -> tuple[Store, Transfer]:
+        return open_store(self._elsewhere), open_transfer(self._elsewhere)
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_half_way_loses_nothing_that_matters(
+    tmp_path: Path, own_postgresql: PostgresServer
+) -> None:
+    filled(tmp_path / "log.db", 12_000, size=10)
+    source, url = SqliteTransfer(str(tmp_path / "log.db")), empty_schema(own_postgresql.url())
+
+    async def killed() -> None:
+        own_postgresql.kill()
+
+    with pytest.raises(EnsueError, match="could not"):
+        asyncio.run(copy(source, InterruptedTransfer(open_transfer(url), 3, killed), WORLD))
+    own_postgresql.start()
+    with pytest.raises(Unavailable, match="half a copy"):
+        asyncio.run(content(open_store(url)))
+    copied = asyncio.run(copy(source, open_transfer(url), WORLD))
+    assert (copied.difference, copied.position) == (None, 12_000)
+    assert copied.received < 12_000
+
+
+def test_whoever_had_the_empty_log_open_cannot_write_into_half_a_copy(tmp_path: Path, target_url: str) -> None:
+    filled(tmp_path / "log.db", 10)
+
+    async def story() -> None:
+        bench = Bench(Of(open_store(target_url)))
+        await bench.open()
+
+        async def writes() -> None:
+            with pytest.raises(EnsueError):
+                await bench.append(bench.draft("Opened", "a"))
+
+        target = InterruptedTransfer(open_transfer(target_url), 3, writes)
+        assert (await copy(SqliteTransfer(str(tmp_path / "log.db")), target, WORLD)).difference is None
+        await bench.close()
+
+    asyncio.run(story())

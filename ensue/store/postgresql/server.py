@@ -56,8 +56,7 @@ def _own(url: str) -> tuple[str, str | None]:
 
 
 class Server:
-    """See the module. `writers` is what the URL says of them, if it does. `shown` names it without what may be secret;
-    `options` are what the URL gives the session, such as a search path."""
+    """See the module. `writers` is what the URL says of them, if it does. `shown` names it without what may be secret."""
 
     def __init__(self, url: str, *, read_only: bool = False) -> None:
         url, self.writers = _own(url)
@@ -73,7 +72,6 @@ class Server:
         self._conninfo = make_conninfo(**{**wanted, **{name: str(value) for name, value in given.items()}})
         parts = urlsplit(url)
         host, port, database = given.get("host", parts.hostname), given.get("port"), given.get("dbname")
-        self.options = given.get("options")
         self.shown = f"postgresql://{host or ''}{f':{port}' if port else ''}/{database or ''}"
 
     async def connect(self, *, notified: Callable[[], None] | None = None) -> Session:

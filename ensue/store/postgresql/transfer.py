@@ -51,6 +51,7 @@ _PUT_MARK = Statement(
     "INSERT INTO ensue_transfer VALUES (1, $1::text, $2::bigint, $3::bigint, $4::bytea, $5::text, $6::bytea)"
 )
 _TAKE_OVER = Statement("UPDATE ensue_transfer SET receiver = $1::bytea")
+_SCHEMA = Statement("SELECT current_schema()::text")
 _IS_HALF = Statement("SELECT to_regclass('ensue_transfer') IS NOT NULL")
 _HALF_OF = Statement("SELECT log_id, position, recorded_at, batch FROM ensue_transfer")
 _RECEIVER = "SELECT receiver FROM ensue_transfer FOR UPDATE"
@@ -86,8 +87,7 @@ class PostgresqlTransfer:
     def __init__(self, url: str) -> None:
         self._url = url
         self._server = Server(url)
-        options = self._server.options
-        self.place = f"{self._server.shown} ({options})" if options else self._server.shown
+        self.place = self._server.shown
         self._session: Session | None = None
         self._copier: psycopg.AsyncConnection[Any] | None = None
         self._receiver = b""
@@ -100,6 +100,9 @@ class PostgresqlTransfer:
         self._world = world
         async with self._translating("open"):
             self._session = await Server(self._url, read_only=not receiving).connect()
+            (((schema_name,),),) = await self._session.run(_SCHEMA())
+        if schema_name != "public":
+            self.place = f"{self._server.shown} (schema {schema_name})"
         found = await self.found()
         if not receiving and found.state is Place.HALF:
             raise half_copied(self.place)
@@ -226,9 +229,9 @@ class PostgresqlTransfer:
         names = [_name(part, column) for column in part.columns]
         # What is small is told in texts, which the server reads as whatever the column is.
         binary = part.table is None and not _is_consumer(part)
-        there = await kinds(self._opened(), _table(part)) if binary else {}
         text = f"COPY {_table(part)} ({', '.join(map(quoted, names))}) FROM STDIN (FORMAT {'binary' if binary else 'text'})"
         async with self._translating(f"copy {part.label} to"):
+            there = await kinds(self._opened(), _table(part)) if binary else {}
             if self._copier is None:
                 self._copier = await self._server.connect_to_copy()
             async with self._copier.transaction(), self._copier.cursor() as cursor:
