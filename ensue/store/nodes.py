@@ -25,16 +25,23 @@ _MARK = "#"
 @functools.cache
 def here() -> str:
     """The place of this process, for `Node.host`: the host's name, and where the system tells it, the mark."""
-    namespace, started = _told("/proc/self/ns/pid"), _told("/proc/sys/kernel/random/boot_id")
+    namespace, started = _linked("/proc/self/ns/pid"), _told("/proc/sys/kernel/random/boot_id")
     if not (namespace or started):
         return os.uname().nodename
     mark = hashlib.blake2b(f"{namespace} {started}".encode(), digest_size=4).hexdigest()
     return f"{os.uname().nodename}{_MARK}{mark}"
 
 
+def _linked(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
 def _told(path: str) -> str:
     try:
-        return os.readlink(path) if path.endswith("/pid") else Path(path).read_text().strip()
+        return Path(path).read_text(errors="replace").strip()
     except OSError:
         return ""
 
@@ -45,7 +52,8 @@ def host_name(node: Node) -> str:
 
 
 def is_gone(node: Node) -> bool:
-    """Whether it ran in this place and is known to have ended: nobody has to wait for its lease."""
+    """Whether it ran in this place and is known to have ended: nobody has to wait for its lease. One that its parent has not
+    asked for yet has ended, too, though its number is still taken."""
     if node.host != here() or node.pid == os.getpid():
         return False
     try:
@@ -54,7 +62,8 @@ def is_gone(node: Node) -> bool:
         return True
     except PermissionError:
         return False
-    return False
+    state = _told(f"/proc/{node.pid}/stat").rpartition(")")[2].split()
+    return state[:1] in (["Z"], ["X"])
 
 
 def is_living(node: Node, now: int) -> bool:

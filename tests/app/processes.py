@@ -18,11 +18,13 @@ PATIENCE_SECONDS = 60.0
 
 
 class Program:
-    """`tests.app.program` as a process of its own. It is killed at the end if it still runs."""
+    """`tests.app.program`, or another one, as a process of its own. It is killed at the end if it still runs."""
+
+    module = "tests.app.program"
 
     def __init__(self, act: str, url: str, *arguments: str, **environment: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.app.program", act, url, *arguments],
+            [sys.executable, "-m", self.module, act, url, *arguments],
             cwd=ROOT,
             bufsize=0,  # a line that waits in a buffer here would not be seen by `select`
             stdin=subprocess.PIPE,

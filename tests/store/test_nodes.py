@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -29,6 +30,26 @@ def test_a_process_of_this_place_that_has_ended_is_gone_before_its_lease_ends() 
     ended = node(pid=dead_pid())
     assert is_gone(ended)
     assert not is_living(ended, NOW)
+
+
+def test_a_process_that_has_ended_and_that_nobody_has_asked_for_is_gone() -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.read() == b"", "it has ended, or is about to"
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert is_gone(node(pid=process.pid))
+    finally:
+        process.communicate()
+
+
+def test_a_process_that_works_or_stands_still_is_not_gone() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        assert not is_gone(node(pid=process.pid))
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        assert not is_gone(node(pid=process.pid))
+        process.kill()
 
 
 def test_a_number_of_another_place_says_nothing_even_under_the_same_host_name() -> None:
