@@ -35,6 +35,7 @@ __all__ = [
 
 T = TypeVar("T")
 PATIENCE_SECONDS = 30.0
+AT_ONCE_SECONDS = 5.0
 
 
 @contextlib.asynccontextmanager
@@ -73,7 +74,7 @@ def told(story: Callable[[], Awaitable[T]]) -> T:
 
 async def at_once(awaited: Awaitable[T]) -> T:
     """At once, as far as anybody can tell: nobody has to give up waiting for that."""
-    return await asyncio.wait_for(awaited, 5)
+    return await asyncio.wait_for(awaited, AT_ONCE_SECONDS)
 
 
 async def until(holds: Callable[[], Awaitable[bool]], what: str) -> None:
