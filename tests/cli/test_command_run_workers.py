@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pty
 import re
 import signal
 import socket
@@ -373,6 +374,38 @@ def test_on_a_terminal_numbers_and_lines_have_colours(shop_folder: Path) -> None
     (line,) = [line for line in seen.splitlines() if "bakery runs 2 consumers" in line]
     assert line.startswith("\x1b[35m[1] \x1b[0m\x1b[2m")
     assert plain(line).startswith("[1] ")
+
+
+def test_a_key_pressed_on_the_terminal_drains_the_workers(shop_folder: Path) -> None:
+    """It goes to all processes of the terminal's foreground: that must be the supervisor alone."""
+    (shop_folder / "app.py").write_text(PROGRAM.replace('print("selling", ', 'Path("begun").touch(); print('))
+    on_it = (
+        "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.executable, sys.argv[1:])"
+    )
+    command = [sys.executable, "-m", "ensue.cli", "run", "app:app", "--workers", "2"]
+    ours, its = pty.openpty()
+
+    def shows(words: bytes) -> None:
+        seen = b""
+        while words not in seen:
+            seen += os.read(ours, 65536)
+
+    with subprocess.Popen(
+        [sys.executable, "-c", on_it, *command], stdin=its, stdout=its, stderr=its, start_new_session=True
+    ) as process:
+        os.close(its)
+        try:
+            shows(b", pid ")
+            bake("slow")
+            wait_until(Path("begun").exists)
+            os.write(ours, b"\x03")
+            shows(b"stopping")
+            (shop_folder / "go").touch()
+            assert process.wait(timeout=20) == 0
+        finally:
+            process.kill()
+            os.close(ours)
+    assert sold() == ["slow"]
 
 
 # --------------------------------------------------------------------------------------------------- only and except
