@@ -122,6 +122,10 @@ class Simulation(Generic[A]):
         await self.world.sleep(duration.total_seconds())
         await self.surroundings.loop.idle()
 
+    def calm(self) -> None:
+        """Nothing goes wrong any more, and everything is in order: to look at what it comes to by itself."""
+        self.surroundings.tape.calm = True
+
     async def crash(self) -> None:
         """Kill the first process where it stands, and wait until its next life is up."""
         await self._first.crash()

@@ -78,6 +78,8 @@ class Tape:
         self.random = planned is None
         self.choices: list[Choice] = []
         self.draws = 0
+        self.calm = False
+        """Every draw is the boring one from now on."""
         self.diverged: list[str] = []
         self._exact = exact
         self._streams: dict[str, _Stream] = {}
@@ -108,6 +110,8 @@ class Tape:
 
     def draw(self, label: str, bound: int) -> int:
         """A number from 0 to `bound - 1`; 0 is the boring one."""
+        if self.calm:
+            return 0
         stream = self._streams.get(label)
         if stream is None:
             stream = self._streams[label] = self._open(label)

@@ -39,6 +39,16 @@ def test_a_boring_tape_answers_nothing_but_zero() -> None:
     assert set(draws(Tape.boring())) == {0}
 
 
+def test_a_tape_that_is_calmed_answers_zero_from_then_on_and_so_does_its_recording() -> None:
+    tape = Tape.record(next(lively()))
+    before = draws(tape)
+    tape.calm = True
+    assert set(draws(tape)) == {0}
+    again = Tape.replay(tape.seed, tape.choices, exact=True)
+    assert draws(again) == before
+    assert set(draws(again)) == {0}
+
+
 def test_a_recording_plays_back_exactly() -> None:
     recorded = Tape.record(next(lively()))
     answers = draws(recorded)
