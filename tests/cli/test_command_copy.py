@@ -27,7 +27,7 @@ from tests.cli.conftest import Ensue, Start
 from tests.servers.processes import until
 
 WORLD = RealWorld()
-KILLS, EVENTS = 10, 20_000
+KILLS, EVENTS = 10, 12_000
 HERE, THERE = "sqlite:///shop.db", "sqlite:///there.db"
 
 

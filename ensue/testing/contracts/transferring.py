@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from ensue.errors import Conflict, EnsueError, IdempotencyKeyReused, Unavailable, WrongLog
-from ensue.events.stored import Draft
+from ensue.events.stored import Draft, tag_hash
 from ensue.store.base import (
     Condition,
     Consumer,
@@ -136,7 +136,10 @@ async def everything(log: Store) -> list[object]:
         [await log.standing(consumer.id) for consumer in consumers],
         await log.dead_letters(open_only=False),
         await log.deliveries([row[0] for row in rows]),
-        [row[0] for row in (await log.read((Term(tags=(key_of("a"),)),), limit=100)).rows],
+        [
+            [row[0] for row in (await log.read((Term(tags=(tag,)),), limit=100)).rows]
+            for tag in (key_of("a"), tag_hash("customer=c1"))
+        ],
     ]
 
 
@@ -396,12 +399,12 @@ class TransferContract(Contract):
         await transfer.open(bench.world, receiving=False)
         try:
             for part in PARTS:
-                rows: list[Values] = []
-                while page := await transfer.page(part, rows[-1][: part.key] if rows else None):
-                    rows += page
-                keys = [row[: part.key] for row in rows]
-                assert keys == sorted(set(keys)), part.name
-                assert (len(rows), keys[-1] if keys else None) == await transfer.extent(part)
+                keys: list[Values] = []
+                while page := await transfer.page(part, keys[-1] if keys else None):
+                    found = [row[: part.key] for row in page]
+                    assert found == sorted(set(found)) and found[:1] > keys[-1:], part.name
+                    keys += found
+                assert (len(keys), keys[-1] if keys else None) == await transfer.extent(part)
         finally:
             await transfer.close()
 
