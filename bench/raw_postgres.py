@@ -65,10 +65,11 @@ def append_batches(server: str, schema: str, copies: Sequence[Copied]) -> Outcom
         for number in copies[0].batches:
             with connection.transaction(), connection.cursor() as cursor:
                 for statement, (_, types, batches) in zip(statements, copies, strict=True):
-                    with cursor.copy(statement) as writing:
-                        writing.set_types(types)
-                        for row in batches.get(number, ()):
-                            writing.write_row(row)
+                    if rows := batches.get(number):
+                        with cursor.copy(statement) as writing:
+                            writing.set_types(types)
+                            for row in rows:
+                                writing.write_row(row)
         seconds = time.perf_counter() - began
         payloads = connection.execute("SELECT data FROM ensue_event", binary=True).fetchall()
         count = sum(map(len, copies[0].batches.values()))
