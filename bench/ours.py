@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,12 +15,15 @@ from ensue import App
 
 __all__ = [
     "BATCH",
+    "Place",
     "append_batches",
     "append_one_by_one",
     "application",
     "contents",
     "fill",
     "fill_two_at_a_time",
+    "in_file",
+    "new_file",
     "publish_all",
     "read_typed",
 ]
@@ -27,9 +31,25 @@ __all__ = [
 BATCH = 1_000
 
 
-def application(path: Path) -> App:
-    """A log in one file."""
-    return App("bench", url=f"sqlite:///{path / 'log.db'}")
+Place: TypeAlias = Callable[[], AbstractContextManager[str]]
+"""Makes room for a new log: gives its URL, and takes it away in the end."""
+
+
+def in_file(path: Path) -> str:
+    """The URL of a log in this folder."""
+    return f"sqlite:///{path / 'log.db'}"
+
+
+@contextmanager
+def new_file() -> Generator[str, None, None]:
+    """A `Place` on the project's own disk."""
+    with folder() as path:
+        yield in_file(path)
+
+
+def application(url: str) -> App:
+    """An application on this log."""
+    return App("bench", url=url)
 
 
 async def publish_all(app: App, count: int, producers: int, first: int = 0) -> float:
@@ -78,33 +98,33 @@ async def contents(app: App, after: int = 0) -> list[Content]:
 Fill: TypeAlias = Callable[[App, Sequence[OrderPlaced]], Awaitable[float]]
 
 
-def append_one_by_one(count: int, producers: int) -> Outcome:
+def append_one_by_one(place: Place, count: int, producers: int) -> Outcome:
     """Single appends into a new log."""
 
     async def run() -> Outcome:
-        with folder() as path:
-            async with application(path).connected() as app:
+        with place() as url:
+            async with application(url).connected() as app:
                 seconds = await publish_all(app, count, producers)
                 return Outcome(count / seconds, digest(await contents(app)))
 
     return asyncio.run(run())
 
 
-def append_batches(events: Sequence[OrderPlaced], *, fill: Fill = fill) -> Outcome:
+def append_batches(place: Place, events: Sequence[OrderPlaced], *, fill: Fill = fill) -> Outcome:
     """Batches into a new log."""
 
     async def run() -> Outcome:
-        with folder() as path:
-            async with application(path).connected() as app:
+        with place() as url:
+            async with application(url).connected() as app:
                 seconds = await fill(app, events)
                 return Outcome(len(events) / seconds, digest(await contents(app)))
 
     return asyncio.run(run())
 
 
-def read_typed(path: Path) -> Outcome:
+def read_typed(url: str) -> Outcome:
     """The whole log into typed events, one after another; what they hold is checked in a second reading."""
-    app = application(path)
+    app = application(url)
 
     @app.on(start="now")
     def seen(order: OrderPlaced) -> None:  # never runs; it makes the type known to the application

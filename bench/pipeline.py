@@ -8,14 +8,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
+from typing import TypeAlias
 
 from bench import ours
-from bench.measure import Outcome, Report, alternate, fdatasync_seconds, folder
+from bench.measure import Outcome, Report, alternate, fdatasync_seconds
 from bench.orders import OrderPlaced, PaymentProcessed, digest, order
 from ensue import App, Event, Transaction
 
-__all__ = ["main"]
+__all__ = ["handle", "main", "pure"]
 
 ROUNDS = 5
 EVENTS = 20_000
@@ -24,7 +24,7 @@ FSYNCS_ALLOWED = 3
 BEFORE = 30_000
 """Events after which the write-ahead file has come round."""
 
-Register = Callable[[App], None]
+Register: TypeAlias = Callable[[App], None]
 
 
 def pure(app: App) -> None:
@@ -75,11 +75,11 @@ def _throughput(report: Report) -> None:
     report.say(f"{EVENTS:,} events in, one out each, by each kind of handler")
     events = [order(number) for number in range(EVENTS)]
     sides = {
-        "bulk append of as many": partial(ours.append_batches, events),
-        "pure": partial(_handle, events, pure),
-        "async": partial(_handle, events, coroutine),
-        "thread": partial(_handle, events, thread),
-        "inside the commit": partial(_handle, events, inside),
+        "bulk append of as many": partial(ours.append_batches, ours.new_file, events),
+        "pure": partial(handle, ours.new_file, events, pure),
+        "async": partial(handle, ours.new_file, events, coroutine),
+        "thread": partial(handle, ours.new_file, events, thread),
+        "inside the commit": partial(handle, ours.new_file, events, inside),
     }
     figures = alternate("pipeline", ROUNDS, sides)
     report.rates("events in, one event out each, exactly once", figures)
@@ -90,16 +90,16 @@ def _throughput(report: Report) -> None:
     report.ratio("pipeline-inside", figures["inside the commit"], bulk)
 
 
-def _handle(events: Sequence[OrderPlaced], register: Register) -> Outcome:
+def handle(place: ours.Place, events: Sequence[OrderPlaced], register: Register) -> Outcome:
     """The log is full; the consumer is new. Measured until the last effect is durable."""
 
     async def run() -> Outcome:
-        with folder() as path:
-            app = ours.application(path)
+        with place() as url:
+            app = ours.application(url)
             async with app.connected():
                 await ours.fill(app, events)
                 await app.transact(lambda sql: sql.execute("CREATE TABLE paid (order_id TEXT, total TEXT)"))
-            app = ours.application(path)
+            app = ours.application(url)
             register(app)
             began = time.perf_counter()
             async with app:
@@ -141,10 +141,10 @@ def _latency(report: Report) -> None:
     for _ in range(ROUNDS):
         fsyncs.append(fdatasync_seconds())
         for name, register in kinds.items():
-            with folder() as path:
-                times[name] += asyncio.run(_one_by_one(path, register, BEFORE))
-        with folder() as path:
-            times["pure, in a new log"] += asyncio.run(_one_by_one(path, pure, 0))
+            with ours.new_file() as url:
+                times[name] += asyncio.run(_one_by_one(url, register, BEFORE))
+        with ours.new_file() as url:
+            times["pure, in a new log"] += asyncio.run(_one_by_one(url, pure, 0))
     fsync = statistics.median(fsyncs)
     for name, values in times.items():
         p50, p99 = statistics.median(values), statistics.quantiles(values, n=100)[98]
@@ -153,8 +153,8 @@ def _latency(report: Report) -> None:
     report.ratio("latency", FSYNCS_ALLOWED * fsync, statistics.median(times["pure"]))
 
 
-async def _one_by_one(path: Path, register: Register, before: int) -> list[float]:
-    app = ours.application(path)
+async def _one_by_one(url: str, register: Register, before: int) -> list[float]:
+    app = ours.application(url)
     register(app)
     times: list[float] = []
     async with app:

@@ -45,7 +45,7 @@ def _appends(report: Report) -> None:
         "append-64",
         ROUNDS,
         {
-            "ensue": partial(ours.append_one_by_one, MANY, 64),
+            "ensue": partial(ours.append_one_by_one, ours.new_file, MANY, 64),
             "eventsourcing": partial(peer_eventsourcing.append_one_by_one, MANY, 64),
             "UmaDB": partial(peer_umadb.append_one_by_one, MANY, 64),
         },
@@ -58,7 +58,7 @@ def _appends(report: Report) -> None:
         "append-1",
         ROUNDS,
         {
-            "ensue": partial(ours.append_one_by_one, SINGLE, 1),
+            "ensue": partial(ours.append_one_by_one, ours.new_file, SINGLE, 1),
             "eventsourcing": partial(peer_eventsourcing.append_one_by_one, SINGLE, 1),
             "UmaDB": partial(peer_umadb.append_one_by_one, SINGLE, 1),
         },
@@ -77,8 +77,8 @@ def _bulk(report: Report) -> None:
         "append-bulk",
         ROUNDS,
         {
-            "ensue": partial(ours.append_batches, events, fill=ours.fill_two_at_a_time),
-            "ensue, one after another": partial(ours.append_batches, events),
+            "ensue": partial(ours.append_batches, ours.new_file, events, fill=ours.fill_two_at_a_time),
+            "ensue, one after another": partial(ours.append_batches, ours.new_file, events),
             "apsw": partial(raw.append_batches, rows),
         },
     )
@@ -95,7 +95,7 @@ def _reads(report: Report) -> None:
             "read",
             ROUNDS,
             {
-                "ensue": partial(ours.read_typed, path),
+                "ensue": partial(ours.read_typed, ours.in_file(path)),
                 "eventsourcing": partial(peer_eventsourcing.read_typed, path),
                 "apsw, rows only": partial(raw.scan, path),
             },
@@ -107,7 +107,7 @@ def _reads(report: Report) -> None:
 
 async def _filled(path: Path, count: int) -> int:
     """Fill a log; the size of its write-ahead file at the end, before it is closed and gone."""
-    async with ours.application(path).connected() as app:
+    async with ours.application(ours.in_file(path)).connected() as app:
         for start in range(0, count, ours.BATCH):
             await app.log.append(*map(order, range(start, start + ours.BATCH)))
         return _size(path / "log.db-wal")
@@ -133,11 +133,11 @@ async def _append_later(report: Report, path: Path) -> None:
     """The same appends, in turn, into the full log and into a new one."""
     full: list[float] = []
     empty: list[float] = []
-    async with ours.application(path).connected() as large:
+    async with ours.application(ours.in_file(path)).connected() as large:
         for number in range(ROUNDS + 1):
             first = MILLION + number * LATER
             with folder() as other:
-                async with ours.application(other).connected() as small:
+                async with ours.application(ours.in_file(other)).connected() as small:
                     one = await _append_checked(small, first)
                     two = await _append_checked(large, first)
             if one.contents != two.contents:
@@ -168,7 +168,7 @@ def _memory_of_reading(path: Path) -> int:
 
 
 async def _read_memory(path: Path) -> None:
-    async with ours.application(path).connected() as app:
+    async with ours.application(ours.in_file(path)).connected() as app:
         before = _memory("VmRSS")
         count = 0
         async for _ in app.log.read():

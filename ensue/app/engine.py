@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from inspect import iscoroutinefunction
@@ -316,7 +316,7 @@ class Engine:
             return await self.store.position_at(microseconds(place)) + 1
         return _number(place)
 
-    def recorder(self) -> Callable[[Sequence[Row]], Awaitable[Iterator[Recorded[Any]]]]:
+    def recorder(self) -> Callable[[Sequence[Row]], Iterator[Recorded[Any]]]:
         """A function that turns the rows of a page into `Recorded`, each when it is asked for."""
         decoders: dict[int, tuple[str, int, Callable[[bytes], Event]]] = {}
         log_id, decoder = self.store.log_id, self.registry.decoder
@@ -338,10 +338,8 @@ class Engine:
                     ) from error
                 yield Recorded(event, row, name, version, log_id)
 
-        async def decode(rows: Sequence[Row]) -> Iterator[Recorded[Any]]:
-            return decoded(rows, await self.store.types())  # asked for each page, because a log's types grow
-
-        return decode
+        # The types are asked for each page, because a log's types grow.
+        return lambda rows: decoded(rows, self.store.known_types())
 
     # ------------------------------------------------------------------------------------------------------ waiting
 
@@ -369,24 +367,17 @@ class Engine:
             raise ValueError("first() waits for an event of a type: give it one, receipt.first(OrderShipped)")
         rows, left = await self._rows(position, timeout_seconds)
         found: list[Row] = []
-        known: Mapping[int, tuple[str, int]] = {}
-
-        async def refresh() -> None:
-            nonlocal known
-            known = await self.store.types()
 
         def seen(row: Row) -> bool:
-            if not names or self.registry.current_name(known[row[2]][0]) in names:
+            if not names or self.registry.current_name(self.store.known_types()[row[2]][0]) in names:
                 found.append(row)
             return bool(found)
 
         if rows:
-            await wait_until_settled(
-                self.store, self.world, self._bell, rows, timeout_seconds=left, seen=seen, after_reading=refresh
-            )
+            await wait_until_settled(self.store, self.world, self._bell, rows, timeout_seconds=left, seen=seen)
         if not found:
             raise NotCaughtUp(f"all that the write at {position} caused is done, and no {wanted} came of it")
-        event: Event = next(await self.recorder()(found)).event
+        event: Event = next(self.recorder()(found)).event
         return event
 
     async def _rows(self, position: Position, timeout_seconds: float) -> tuple[list[Row], float]:

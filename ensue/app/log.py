@@ -12,17 +12,19 @@ from ensue.events.message import Event, tag_of
 from ensue.events.recorded import Criteria, Position, Recorded
 from ensue.events.registry import declaration
 from ensue.events.stored import Row, tag_hash
-from ensue.store.base import Condition, Expected, Selection, Term
+from ensue.store.base import Condition, Expected, Page, Selection, Term
 
 if TYPE_CHECKING:
+    import asyncio
+
     from ensue.app.engine import Engine
 
 __all__ = ["LogView"]
 
 E = TypeVar("E", bound=Event)
 
-FIRST_PAGE, LONGEST_PAGE, PAGE_BYTES = 16, 1000, 4 * 1024 * 1024
-"""Pages begin small, for those who want the newest few, and grow while their payloads stay small."""
+FIRST_PAGE, LONGEST_PAGE, PAGE_BYTES = 16, 1000, 2 * 1024 * 1024
+"""Pages begin small, for those who want the newest few, and grow while their payloads stay small. Two are held at a time."""
 
 
 class LogView:
@@ -110,7 +112,7 @@ class LogView:
             pages = self._forwards(engine, selection, low, high, follow)
         decode = engine.recorder()
         async for rows in pages:
-            for recorded in await decode(rows):
+            for recorded in decode(rows):
                 yield recorded
 
     @staticmethod
@@ -118,14 +120,27 @@ class LogView:
         engine: Engine, selection: Selection, low: int, high: int | None, follow: bool
     ) -> AsyncIterator[list[Row]]:
         store, last, limit = engine.store, low, FIRST_PAGE
-        while high is None or last < high - 1:
-            page = await store.read(selection, after=last, before=high, limit=limit)
-            yield page.rows
-            last, limit = max(last, page.reached), _next_limit(limit, page.rows)
-            if last >= store.head():
-                if not follow:
-                    return
-                await store.changed(last)
+        ahead: asyncio.Task[Page] | None = None
+        try:
+            while high is None or last < high - 1:
+                page = await (ahead or store.read(selection, after=last, before=high, limit=limit))
+                ahead = None
+                full = len(page.rows) >= limit
+                last, limit = max(last, page.reached), _next_limit(limit, page.rows)
+                if full and (high is None or last < high - 1):
+                    # A server works on the next page while this one is used.
+                    reading = store.read(selection, after=last, before=high, limit=limit)
+                    ahead = engine.world.spawn(reading, name="ensue read ahead")
+                    await engine.world.sleep(0)
+                yield page.rows
+                if ahead is None and last >= store.head():
+                    if not follow:
+                        return
+                    await store.changed(last)
+        finally:
+            if ahead is not None:
+                ahead.add_done_callback(_dropped)
+                ahead.cancel()
 
     @staticmethod
     async def _backwards(engine: Engine, selection: Selection, low: int, high: int | None) -> AsyncIterator[list[Row]]:
@@ -155,6 +170,12 @@ class LogView:
         page = await engine.store.read(limit=1, backwards=True)
         head = page.rows[0][0] if page.rows else 0
         return Position.of(engine.store.log_id, head, head)
+
+
+def _dropped(ahead: asyncio.Task[Page]) -> None:
+    """Nobody wants the page any more, nor its error."""
+    if not ahead.cancelled():
+        ahead.exception()
 
 
 def _next_limit(limit: int, rows: list[Row]) -> int:

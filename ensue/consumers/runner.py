@@ -373,7 +373,7 @@ class Runner:
             self._detach_slow()
             return False
         page = await self._store.read(self._selection, after=self._read_to, limit=min(PAGE, room))
-        if len(await self._store.types()) != self._known_types:
+        if len(self._store.known_types()) != self._known_types:
             await self._learn_types()
         operated = self._route(page)
         if page.rows:
@@ -404,7 +404,7 @@ class Runner:
         return operated
 
     async def _learn_types(self) -> None:
-        types = await self._store.types()
+        types = self._store.known_types()
         self._known_types = len(types)
         handles = self.handling.positions_since(self.consumer.handles, types)
         self._types = dict(handles)

@@ -12,7 +12,7 @@ on a dead letter, on what waits behind one, and on a consumer that is paused, tr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from ensue.consumers.routing import Routing, segment_of
 from ensue.errors import HandlerFailed, NotCaughtUp
@@ -238,12 +238,11 @@ async def wait_until_done(
 
 async def wait_until_settled(
     store: Store, world: World, bell: Bell, rows: Iterable[Row], *, timeout_seconds: float,
-    seen: Callable[[Row], bool] | None = None, after_reading: Callable[[], Awaitable[None]] | None = None,
+    seen: Callable[[Row], bool] | None = None,
 ) -> None:  # fmt: skip
     """Until these events and everything they cause, directly or not, are done by every active consumer.
 
-    `seen` is called once with each caused event, in position order; when it returns True the wait is over. `after_reading`
-    is awaited between the reading of events and their being seen.
+    `seen` is called once with each caused event, in position order; when it returns True the wait is over.
     Errors: `HandlerFailed`, `NotCaughtUp`.
     """
     wait = _Wait(store, world, bell, timeout_seconds, ())
@@ -257,8 +256,6 @@ async def wait_until_settled(
         readings = await wait.reading()
         while True:
             page = await store.read(selection, after=after, limit=PAGE)
-            if after_reading is not None:
-                await after_reading()
             for row in page.rows:
                 if row[0] in origin or row[7] not in roots:
                     continue

@@ -383,6 +383,10 @@ class Log(Protocol):
         """Number → (name, schema version) of every type in the log. Grows; numbers never change."""
         ...
 
+    def known_types(self) -> Mapping[int, tuple[str, int]]:
+        """The same without asking: at least the types of every row that `read` has returned. Never blocks, may lag."""
+        ...
+
     async def rename(self, name: str, former: Sequence[str]) -> None:
         """Events stored under a `former` name count as events of type `name` in every selection. Idempotent."""
         ...

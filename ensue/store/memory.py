@@ -343,6 +343,10 @@ class MemoryStore:
         self._opened()
         return self._types
 
+    def known_types(self) -> Mapping[int, tuple[str, int]]:
+        """See `Log.known_types`."""
+        return self._types
+
     async def rename(self, name: str, former: Sequence[str]) -> None:
         """See `Log.rename`."""
         self._changing()
@@ -591,6 +595,10 @@ def _put(store: MemoryStore, part: Part, row: Values) -> None:
         case "former_name":
             store._former[row[0]] = row[1]
         case "event":
+            if row[0] != len(store._rows) + 1:
+                raise MissingCapability(
+                    f"the log in memory has no place for positions that were never filled, such as {len(store._rows) + 1}"
+                )
             store._rows.append(row)
             store._ids.add(row[1])
             store._row_tags.append(frozenset())

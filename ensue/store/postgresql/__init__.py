@@ -322,6 +322,10 @@ class PostgresqlStore:
         await self._refresh()
         return self._names.by_number
 
+    def known_types(self) -> Mapping[int, tuple[str, int]]:
+        """See `Log.known_types`."""
+        return self._names.by_number
+
     async def rename(self, name: str, former: Sequence[str]) -> None:
         """See `Log.rename`."""
         if all(self._names.former.get(old) == name for old in former):

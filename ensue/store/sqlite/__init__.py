@@ -391,6 +391,10 @@ class SqliteStore:
             self._refresh()
         return self._types.by_number
 
+    def known_types(self) -> Mapping[int, tuple[str, int]]:
+        """See `Log.known_types`."""
+        return self._types.by_number
+
     async def rename(self, name: str, former: Sequence[str]) -> None:
         """See `Log.rename`."""
         if all(self._types.former.get(old) == name for old in former):
