@@ -38,6 +38,9 @@ def copy(source: str, target: str, as_json: bool) -> None:
     told = _Told(quiet=as_json)
     try:
         copied = asyncio.run(copy_log(open_transfer(source), open_transfer(target), world, tell=told))
+    except KeyboardInterrupt:
+        click.echo("\nstopped before the end: run the same command again, it goes on from here", err=True)
+        raise
     finally:
         told.end()
     seconds = world.monotonic() - began

@@ -402,7 +402,8 @@ class TransferContract(Contract):
                 keys: list[Values] = []
                 while page := await transfer.page(part, keys[-1] if keys else None):
                     found = [row[: part.key] for row in page]
-                    assert found == sorted(set(found)) and found[:1] > keys[-1:], part.name
+                    assert found == sorted(set(found)), part.name
+                    assert found[:1] > keys[-1:], part.name
                     keys += found
                 assert (len(keys), keys[-1] if keys else None) == await transfer.extent(part)
         finally:
