@@ -9,6 +9,7 @@ questions for the application's health; and when the supervisor is gone, by what
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import os
 import signal
@@ -75,6 +76,8 @@ class _Link(Here):
         self._here: tuple[App, asyncio.AbstractEventLoop, asyncio.Event] | None = None
         self._thread = LoopThread("ensue link")
         self._thread.call(self._open(assignment.descriptor))
+        # Not before: threads that the application has left behind may hold the process up when it has stopped.
+        atexit.register(self._thread.close)
 
     async def _open(self, descriptor: int) -> None:
         ours = socket.socket(fileno=descriptor)
@@ -91,9 +94,6 @@ class _Link(Here):
             self._say(Ready(self._drain_seconds))
 
         self._thread.call(say())
-
-    def closed(self) -> None:
-        self._thread.close()
 
     def _say(self, message: Message) -> None:
         self._writer.write(msgspec.json.encode(message) + b"\n")
@@ -124,7 +124,8 @@ class _Link(Here):
             os.dup2(nowhere, stream)
         if self._here is not None:
             _, loop, stop = self._here
-            loop.call_soon_threadsafe(stop.set)
+            with contextlib.suppress(RuntimeError):  # that loop is closed: it has stopped already
+                loop.call_soon_threadsafe(stop.set)
         else:
             os.kill(os.getpid(), signal.SIGTERM)
         await self._world.sleep(self._drain_seconds + GRACE_SECONDS)

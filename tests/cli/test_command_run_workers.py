@@ -71,6 +71,23 @@ def stop():
     yield
 """
 
+HOLDS_THE_IMPORT = """
+import signal, threading
+
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("held", flush=True)
+threading.Event().wait()
+"""
+HOLDS_THE_EXIT = """
+import threading
+
+@app.lifecycle
+def hold():
+    threading.Thread(target=threading.Event().wait).start()
+    print("held", flush=True)
+    yield
+"""
+
 
 class Baked(Event, key="bread"):
     bread: str
@@ -249,15 +266,14 @@ def test_no_worker_outlives_a_killed_supervisor_and_each_finishes_what_it_does(s
     assert sold() == ["slow"]
 
 
-def test_a_worker_that_cannot_drain_ends_with_its_supervisor_when_its_time_is_up(shop_folder: Path) -> None:
+@pytest.mark.parametrize("holding", [HOLDS_THE_IMPORT, PROGRAM + HOLDS_THE_EXIT], ids=["import", "exit"])
+def test_a_worker_that_cannot_end_is_ended_with_its_supervisor_when_its_time_is_up(
+    shop_folder: Path, monkeypatch: pytest.MonkeyPatch, holding: str
+) -> None:
     """Driven directly, because the time is too long for a test."""
-    program = "import ensue.cli.worker as worker; worker.DRAIN_SECONDS = worker.GRACE_SECONDS = 0.0; worker.main()"
-    (shop_folder / "app.py").write_text(
-        "import signal, threading\n"
-        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "print('held', flush=True)\n"
-        "threading.Event().wait()\n"
-    )
+    program = "import ensue.cli.worker as worker; worker.DRAIN_SECONDS = 0.0; worker.GRACE_SECONDS = 1.0; worker.main()"
+    monkeypatch.setenv("ENSUE_DRAIN_SECONDS", "0")
+    (shop_folder / "app.py").write_text(holding)
     ours, its = socket.socketpair()
     assignment = Assignment(
         choice=Choice("app:app"), workers=1, descriptor=its.fileno(), tells_consumers=True, coloured=False
