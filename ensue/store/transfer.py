@@ -265,16 +265,16 @@ Tell: TypeAlias = Callable[[str, str, int, int], None]
 """Told what is being done, to which part, how many rows of all are done, and how many there are."""
 
 
-async def _compare(source: Transfer, target: Transfer, rows: Mapping[Part, int], step: _Steps) -> Difference | None:
+async def _compare(source: Transfer, target: Transfer, rows: Mapping[Part, int], steps: _Steps) -> Difference | None:
     """Both sides in pages, row by row; `rows` says how many the source has of each part."""
     for part, count in rows.items():
-        difference = await _compare_part(source, target, part, count, step)
+        difference = await _compare_part(source, target, part, count, steps)
         if difference is not None:
             return difference
     return None
 
 
-async def _compare_part(source: Transfer, target: Transfer, part: Part, count: int, step: _Steps) -> Difference | None:
+async def _compare_part(source: Transfer, target: Transfer, part: Part, count: int, steps: _Steps) -> Difference | None:
     after: Values | None = None
     while True:
         ours, theirs = await source.page(part, after), await target.page(part, after)
@@ -285,7 +285,7 @@ async def _compare_part(source: Transfer, target: Transfer, part: Part, count: i
         if common:
             after = ours[common - 1][: part.key]
             count -= common
-            step(part, common)
+            await steps.step(part, common)
         elif ours or theirs:
             return _difference(part, ours[0] if ours else None, theirs[0] if theirs else None)
         else:
@@ -324,12 +324,14 @@ class Copied(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Steps:
-    def __init__(self, work: str, done: int, total: int, tell: Tell) -> None:
-        self._work, self._done, self._total, self._tell = work, done, total, tell
+    def __init__(self, work: str, done: int, total: int, tell: Tell, world: World) -> None:
+        self._work, self._done, self._total, self._tell, self._world = work, done, total, tell, world
 
-    def __call__(self, part: Part, rows: int) -> None:
+    async def step(self, part: Part, rows: int) -> None:
+        """After each page. Whoever wants to stop the copy gets a turn."""
         self._done += rows
         self._tell(self._work, part.label, self._done, self._total)
+        await self._world.sleep(0)
 
 
 async def copy(source: Transfer, target: Transfer, world: World, *, tell: Tell = lambda *_: None) -> Copied:
@@ -353,8 +355,8 @@ async def copy(source: Transfer, target: Transfer, world: World, *, tell: Tell =
         if there.state is not Place.WHOLE:
             anew = there.state is Place.EMPTY or there.origin != origin
             await target.begin(origin, anew=anew, tables=from_there.tables)
-            received = await _receive(source, target, tuple(rows), total, tell)
-        difference = await _compare(source, target, rows, _Steps("comparing", 0, total, tell))
+            received = await _receive(source, target, tuple(rows), total, tell, world)
+        difference = await _compare(source, target, rows, _Steps("comparing", 0, total, tell, world))
         _at_rest(source, await source.found(), origin, world.now())
         if difference is None and there.state is Place.WHOLE and there.origin != origin:
             difference = _difference_of_heads(origin, there.origin)
@@ -374,16 +376,18 @@ async def copy(source: Transfer, target: Transfer, world: World, *, tell: Tell =
         await source.close()
 
 
-async def _receive(source: Transfer, target: Transfer, parts: Sequence[Part], total: int, tell: Tell) -> int:
+async def _receive(
+    source: Transfer, target: Transfer, parts: Sequence[Part], total: int, tell: Tell, world: World
+) -> int:
     extents = [await target.extent(part) for part in parts]
-    step = _Steps("copying", sum(count for count, _ in extents), total, tell)
+    steps = _Steps("copying", sum(count for count, _ in extents), total, tell, world)
     received = 0
     for part, (_, after) in zip(parts, extents, strict=True):
         while rows := await source.page(part, after):
             await target.receive(part, rows)
             after = rows[-1][: part.key]
             received += len(rows)
-            step(part, len(rows))
+            await steps.step(part, len(rows))
     return received
 
 

@@ -228,6 +228,20 @@ def test_ten_kills_change_nothing(seed: int, folder: Path, start: Start, ensue_:
     assert ensue_("verify", "--url", THERE).exit_code == 0
 
 
+def test_ctrl_c_says_that_the_same_command_goes_on(folder: Path, start: Start, ensue_: Ensue) -> None:
+    _many(folder / "shop.db", EVENTS)
+    process = start("copy", HERE, THERE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "copying\tevent types\n"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert "run the same command again, it goes on from here" in said
+    assert ensue_("log", "--url", THERE).exit_code == 3
+    result = json.loads(ensue_("copy", HERE, THERE, "--json").stdout)
+    assert (result["equal"], result["was_whole"]) == (True, False)
+
+
 @pytest.mark.slow
 def test_kills_on_the_way_to_a_server_change_nothing(
     folder: Path, start: Start, ensue_: Ensue, postgresql_url: str
