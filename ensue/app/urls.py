@@ -8,14 +8,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-from ensue.errors import WiringError
+from ensue.errors import Unavailable, WiringError
 from ensue.store.base import Store
-from ensue.store.transfer import Transfer
+from ensue.store.steps import Upgrade
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["log_exists", "logs_in", "open_store", "open_transfer", "shown"]
+    from ensue.store.transfer import Transfer
+    from ensue.world import World
+
+__all__ = ["bring_up_to_date", "log_exists", "logs_in", "open_store", "open_transfer", "shown"]
 
 _POSTGRESQL = ("postgresql", "postgres")
 _SIDE_FILES = ("-wal", "-shm", "-lock", "-journal")
@@ -58,6 +61,28 @@ def open_transfer(url: str) -> Transfer:
             "a log in memory is gone with its process: there is nothing to copy, and nothing would be kept"
         )
     raise _no_adapter(url, parts)
+
+
+async def bring_up_to_date(url: str, world: World, *, dry_run: bool = False) -> Upgrade:
+    """Take the steps that the tables of the log at a URL lack, or with `dry_run` only say which. Errors: `WiringError`,
+    `Unavailable` where there is no file, those of `Log.open`."""
+    parts = _split(url)
+    if parts.scheme in _POSTGRESQL:
+        _postgresql(url, True)
+        from ensue.store.postgresql.schema import bring_up_to_date
+
+        return await bring_up_to_date(url, dry_run=dry_run)
+    if parts.scheme == "memory":
+        raise WiringError("a log in memory is of one process, and made by it: there is nothing to bring up to date")
+    store = open_store(url, read_only=dry_run)
+    if not log_exists(url):
+        raise Unavailable(f"there is no log at {shown(url)}; a file is made when an application first runs on it")
+    from ensue.store.sqlite.schema import missing_steps
+
+    found, steps = missing_steps(_path(url, parts))
+    await store.open(world)  # which takes them, unless it opens for reading only
+    await store.close()
+    return Upgrade(found, steps)
 
 
 def _no_adapter(url: str, parts: SplitResult) -> WiringError:

@@ -35,6 +35,7 @@ COMMANDS = {
     "consumers": ("ensue.cli.consumers:consumers", "Show how far everybody is; pause, resume, retire."),
     "dead-letters": ("ensue.cli.dead_letters:dead_letters", "Show what was given up; retry, edit, discard."),
     "verify": ("ensue.cli.verify:verify", "Prove that a log is whole."),
+    "db": ("ensue.cli.db:db", "Bring the tables of a log up to date."),
     "copy": ("ensue.cli.copy:copy", "Move a log to another place, where it goes on."),
 }
 """Name → where it is, and its line in `ensue --help`, so that the list needs none of them."""

@@ -71,7 +71,7 @@ def section(name: str) -> str:
 def test_every_option_and_argument_is_documented_with_its_command(name: str) -> None:
     text = section(name)
     if " " in name:
-        assert re.search(rf"`{name.split()[1]} [A-Z]", text), name
+        assert re.search(rf"`{name.split()[1]}(`| [A-Z])", text), name
     for parameter in command(name).params:
         names = (
             parameter.opts if isinstance(parameter, click.Option) else [parameter.make_metavar(click.Context(program))]

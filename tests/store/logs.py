@@ -73,10 +73,12 @@ async def soon(holds: Callable[[], bool | Awaitable[bool]], what: str) -> None:
 
 
 @contextlib.contextmanager
-def child(program: str, *arguments: object) -> Generator[subprocess.Popen[str], None, None]:
-    """One of the programs of `children.py`, running; killed at the end if it still is."""
+def child(
+    program: str, *arguments: object, programs: str = "tests.store.children"
+) -> Generator[subprocess.Popen[str], None, None]:
+    """One of the programs of `children.py`, or of another such module, running; killed at the end if it still is."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.store.children", program, *map(str, arguments)],
+        [sys.executable, "-m", programs, program, *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,

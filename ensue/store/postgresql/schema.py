@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import re
 
-import msgspec
+import psycopg
 from psycopg import errors
 
 from ensue.errors import CorruptLog, LogTooNew, ReadOnlyLog, Unavailable, WiringError
+from ensue.store.postgresql.errors import translated
+from ensue.store.postgresql.server import Server
 from ensue.store.postgresql.session import Session, Statement
+from ensue.store.steps import Step, Upgrade
 from ensue.store.transfer import half_copied
 
-__all__ = ["SCHEMA_VERSION", "STEPS", "Step", "prepare", "upgrade", "version"]
-
-
-class Step(msgspec.Struct, frozen=True):
-    """One change of the tables. `sql` is one or more statements; they and the record of the step are one transaction."""
-
-    number: int
-    title: str
-    sql: str
+__all__ = ["SCHEMA_VERSION", "STEPS", "bring_up_to_date", "prepare", "upgrade", "version"]
 
 
 # The tables stand in the first schema of the connection's search path. Rows that are updated at each commit have room on
@@ -117,6 +112,8 @@ SCHEMA_VERSION = STEPS[-1].number
 _BETWEEN = re.compile(r";\n(?=[A-Z]|$)")
 """Between statements of a step: what belongs to one is indented."""
 _LOCK = Statement("SELECT pg_advisory_xact_lock(hashtextextended('ensue schema ' || current_schema(), 0))")()
+_PATIENT = Statement("SELECT set_config('lock_timeout', '0', true)")()
+"""A step of a large log may take longer than a writer waits for a lock."""
 # Not `to_regclass`: a session that has once found no table of the name does not see it there when another has made it.
 _FOUND = Statement(
     "SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
@@ -150,7 +147,7 @@ async def upgrade(session: Session, *, writers: str | None = None) -> list[Step]
     so at once; those that were taken here. Errors: `psycopg.Error`, after which the steps before are there."""
     taken: list[Step] = []
     for step in STEPS:
-        await session.run(_BEGIN, _LOCK)
+        await session.run(_BEGIN, _PATIENT, _LOCK)
         try:
             found = await version(session)
             if found >= step.number:
@@ -166,15 +163,45 @@ async def upgrade(session: Session, *, writers: str | None = None) -> list[Step]
     return taken
 
 
-async def prepare(session: Session, *, read_only: bool, database: str, writers: str | None) -> tuple[str, str]:
-    """See that the tables are there as this version needs them; the log's identity, and how many write it (`few`, `many`). Errors: `LogTooNew`, `ReadOnlyLog`,
-    `Unavailable` where there is no log to read."""
+async def bring_up_to_date(url: str, *, dry_run: bool = False) -> Upgrade:
+    """Take the steps that are missing at this URL, or with `dry_run` only find out which they are. Errors: as `prepare`."""
+    server = Server(url, read_only=dry_run)
+    try:
+        session = await server.connect()
+        try:
+            found = await _known(session, server.shown)
+            steps = [step for step in STEPS if step.number > found]
+            return Upgrade(found, steps if dry_run else await upgrade(session, writers=server.writers))
+        finally:
+            session.close()
+    except errors.InsufficientPrivilege as error:
+        raise _may_not(server.shown) from error
+    except psycopg.Error as error:
+        raise translated(error, f"bring the log {server.shown} up to date") from error
+
+
+async def _known(session: Session, database: str) -> int:
+    """The schema of the log. Errors: `LogTooNew`."""
     found = await version(session)
     if found > SCHEMA_VERSION:
         raise LogTooNew(
             f"the log {database} was made by a newer Ensue (schema {found}, this one knows {SCHEMA_VERSION}). Nothing was "
             "written to it; install that version"
         )
+    return found
+
+
+def _may_not(database: str) -> ReadOnlyLog:
+    return ReadOnlyLog(
+        f"could not make the tables of the log {database}: this role may not. Run `ensue db upgrade` with the role that owns "
+        "the log's schema, see docs/postgresql.md"
+    )
+
+
+async def prepare(session: Session, *, read_only: bool, database: str, writers: str | None) -> tuple[str, str]:
+    """See that the tables are there as this version needs them; the log's identity, and how many write it (`few`, `many`).
+    Errors: `LogTooNew`, `ReadOnlyLog`, `Unavailable` where there is no log to read."""
+    found = await _known(session, database)
     if found < SCHEMA_VERSION:
         if read_only:
             raise Unavailable(
@@ -186,10 +213,7 @@ async def prepare(session: Session, *, read_only: bool, database: str, writers: 
         try:
             await upgrade(session, writers=writers)
         except errors.InsufficientPrivilege as error:
-            raise ReadOnlyLog(
-                f"could not make the tables of the log {database}: this role may not (schema {found} of {SCHEMA_VERSION}). "
-                "Run `ensue db upgrade` with a role that may create tables"
-            ) from error
+            raise _may_not(database) from error
     heads, ((half,),) = await session.run(_LOG_ID, _IS_HALF_COPIED)
     if half:
         raise half_copied(database)

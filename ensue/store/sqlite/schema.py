@@ -6,9 +6,11 @@ from pathlib import Path
 
 import apsw
 
+from ensue.store.sqlite.errors import translated
 from ensue.store.sqlite.files import standing, unchanging
+from ensue.store.steps import Step
 
-__all__ = ["APPLICATION_ID", "SCHEMA", "SCHEMA_VERSION", "STEPS", "is_half_copied", "is_log"]
+__all__ = ["APPLICATION_ID", "SCHEMA", "SCHEMA_VERSION", "STEPS", "is_half_copied", "is_log", "missing_steps"]
 
 APPLICATION_ID = 0x456E7375
 SCHEMA_VERSION = 2
@@ -72,6 +74,21 @@ CREATE TABLE ensue_delivery (
 CREATE INDEX ensue_delivery_by_last ON ensue_delivery (last, first);
 CREATE INDEX ensue_delivery_by_time ON ensue_delivery (at);
 """
+
+
+def missing_steps(path: str) -> tuple[int, list[Step]]:
+    """The schema of the log in this file, and what makes of it one of today. Nothing is written. Errors: as `Log.open`."""
+    try:
+        connection = apsw.Connection(
+            path if standing(path)[0] else unchanging(path), flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+        )
+        try:
+            found: int = connection.pragma("user_version")
+        finally:
+            connection.close()
+    except apsw.Error as error:
+        raise translated(error, f"read the log {path}") from error
+    return found, [Step(old + 1, f"of schema {old} to {old + 1}", sql) for old, sql in STEPS.items() if old >= found]
 
 
 def is_half_copied(connection: apsw.Connection) -> bool:
