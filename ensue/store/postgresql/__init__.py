@@ -266,7 +266,7 @@ class PostgresqlStore:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._changed.add(waiter)
             try:
-                await self._start_watching()
+                self._start_watching()
                 await self._refresh()
                 if self._head > after:
                     break
@@ -275,13 +275,11 @@ class PostgresqlStore:
                 self._changed.discard(waiter)
         return self._head
 
-    async def _start_watching(self) -> None:
-        if self._poll is not None and self._listening:
-            return
-        desk = await self._connected()
+    def _start_watching(self) -> None:
+        """From now on; a connection that is made anew listens before it looks."""
         self._listen()
         if self._poll is None:
-            self._poll_after(POOLED_POLL_SECONDS if desk.pooled else POLL_SECONDS)
+            self._poll_after(POOLED_POLL_SECONDS if self._desk is not None and self._desk.pooled else POLL_SECONDS)
 
     def _listen(self) -> None:
         if self._desk is not None and not self._desk.pooled and not self._listening:
@@ -310,7 +308,7 @@ class PostgresqlStore:
             self._wakened_again = True
             while self._wakened_again and self._changed:
                 self._wakened_again = False
-                await self._start_watching()
+                self._start_watching()
                 if unsettled and self._fence is not None:
                     await self._fence.settle()
                 await self._refresh()
