@@ -6,7 +6,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check format bench-store bench-pipeline clean
+.PHONY: help demo test check format bench-store bench-pipeline bench-postgres bench-scale clean
 
 help:
 	@echo "make demo            a shop with simulated customers, for ten seconds"
@@ -14,6 +14,8 @@ help:
 	@echo "make check           format, lint, types, the import contract, the limits on size"
 	@echo "make bench-store     the log against its peers and the raw limit"
 	@echo "make bench-pipeline  consumers against the raw limit"
+	@echo "make bench-postgres  the log on PostgreSQL against its peer and the raw limit"
+	@echo "make bench-scale     many producers, many processes; a picture"
 	@echo "make format          write the format that make check wants"
 	@echo "make clean           remove the environment and everything that was made"
 
@@ -52,6 +54,12 @@ bench-store: $(VENV)/bench-ready
 
 bench-pipeline: $(VENV)/bench-ready
 	@$(BIN)/python -m bench.pipeline
+
+bench-postgres: $(VENV)/bench-ready
+	@$(BIN)/python -m bench.postgres
+
+bench-scale: $(VENV)/bench-ready
+	@$(BIN)/python -m bench.scale
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build
