@@ -1,9 +1,11 @@
 """The command line: `ensue`, a thin program over the library.
 
 `program.py` knows the commands, their exit codes and how an error is told; `target.py` which log is meant; `output.py` how
-things look on a terminal and in a pipe. What `run` does is in `serving.py` for one process; `supervision.py` decides over many,
-`supervisor.py` and `worker.py` are their two ends, and `probes.py` answers how they are. Each command is a module of its own, imported when it is used. Commands that look
+things look on a terminal and in a pipe. Each command is a module of its own, imported when it is used. Commands that look
 open the log for reading only: they create nothing and write nothing.
+
+What `run` does is in `serving.py` for one process. For many, `supervision.py` decides, `supervisor.py` and `worker.py` are the
+two ends; `probes.py` answers how they are.
 """
 
 from __future__ import annotations
