@@ -7,7 +7,7 @@ from psycopg import errors as sql
 
 from ensue.errors import CorruptLog, DuplicateEventId, EnsueError, ReadOnlyLog, StorageFull, Unavailable
 
-__all__ = ["is_transient", "translated"]
+__all__ = ["is_outdated", "is_transient", "translated"]
 
 _TRANSIENT: tuple[type[psycopg.Error], ...] = (
     sql.AdminShutdown,
@@ -80,10 +80,15 @@ _CONNECTING = {
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same may succeed in a moment: the server starts or stops, fails over, or somebody holds a lock."""
-    if isinstance(error, _TRANSIENT):
+    if isinstance(error, _TRANSIENT) or is_outdated(error):
         return True
     # What the client library says by itself has no code: the connection could not be made, or was lost.
     return isinstance(error, psycopg.OperationalError) and error.sqlstate is None
+
+
+def is_outdated(error: BaseException) -> bool:
+    """Whether the statement was prepared for a table that somebody has changed since: it must be prepared anew."""
+    return isinstance(error, sql.FeatureNotSupported) and error.diag.source_function == "RevalidateCachedQuery"
 
 
 def translated(error: BaseException, attempted: str) -> EnsueError:
