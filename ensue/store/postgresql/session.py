@@ -22,6 +22,7 @@ from psycopg import pq
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.errors import error_from_result
 
+from ensue.store.postgresql.errors import is_outdated
 from ensue.store.postgresql.encoding import Encoder, encoder
 
 __all__ = ["Call", "Rows", "Session", "Statement"]
@@ -104,7 +105,11 @@ class Session:
         """Errors: those of psycopg; `TimeoutError` is among its `OperationalError`s."""
         connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
         session = cls(connection, notified=notified)
-        ((pid,),) = (await session.run(_BACKEND()))[0]
+        try:
+            ((pid,),) = (await session.run(_BACKEND()))[0]
+        except BaseException:
+            session.close()
+            raise
         # A pooler tells its clients numbers of its own: what is set on a session there, another client meets.
         session.pooled = pid != connection.pgconn.backend_pid
         return session
@@ -236,6 +241,8 @@ class Session:
                 self._prepared.pop(preparing, None)
             if flight.error is None:
                 flight.error = error_from_result(result)
+                if is_outdated(flight.error):
+                    self._prepared.clear()
         elif preparing is None:
             flight.results.append(result)
 
