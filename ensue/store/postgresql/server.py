@@ -85,7 +85,11 @@ class Server:
         if session.pooled:
             session.settings = (_EACH_TIME,)
         else:
-            await session.run(_ONCE)
+            try:
+                await session.run(_ONCE)
+            except BaseException:
+                session.close()
+                raise
         return session
 
     async def connect_to_copy(self) -> psycopg.AsyncConnection[Any]:
