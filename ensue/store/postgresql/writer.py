@@ -26,7 +26,7 @@ from ensue.events.stored import Draft
 from ensue.store import refusals
 from ensue.store.base import Condition, Request, Written
 from ensue.store.postgresql.batch import Batch, Later
-from ensue.store.postgresql.errors import is_transient, translated
+from ensue.store.postgresql.errors import is_outdated, is_transient, translated
 from ensue.store.postgresql.names import Names
 from ensue.store.postgresql.order import Fence, Order
 from ensue.store.postgresql.reading import select
@@ -388,6 +388,8 @@ class Writer:
         except Exception as error:
             if session.lost is not None:
                 raise session.lost from error  # no function's failure
+            if is_outdated(error):
+                raise  # nor is this
             transaction.undo()
             raise refusals.function_failed(error, unit) from error
         transaction.keep()
