@@ -205,6 +205,23 @@ def test_a_worker_that_could_not_stop_cleanly_is_seen_in_the_exit_code(code: int
     assert machine.ended(2, 0, 2.0, WHOLE) == [End(exit_code)]
 
 
+def test_of_several_that_could_not_stop_cleanly_the_first_is_the_exit_code() -> None:
+    machine = opened(3)
+    machine.stop(1.0)
+    machine.ended(1, 3, 2.0, WHOLE)
+    machine.ended(2, KILLED, 2.0, WHOLE)
+    assert machine.ended(3, 0, 2.0, WHOLE) == [End(3)]
+
+
+def test_a_worker_that_was_killed_is_given_time_to_end() -> None:
+    machine = opened(1)
+    machine.stop(0.0)
+    due = machine.next_due()
+    assert due is not None
+    assert Kill(1) in machine.passed(due)
+    assert machine.passed(due + 1.0) == []
+
+
 def test_a_worker_that_does_not_stop_is_killed_after_its_drain_and_a_grace() -> None:
     machine = begun(1)
     machine.ready(1, 0.0, drain_seconds=5.0)
