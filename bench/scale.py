@@ -104,6 +104,8 @@ def _draw(figures: Mapping[str, Sequence[float]]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(PRODUCERS, [str(number) for number in PRODUCERS])
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_minor_formatter("")
     axes.set_xlabel("producers that append one event after another")
     axes.set_ylabel("durable appends a second")
     axes.set_title("Durable appends of one event, by the number of producers")

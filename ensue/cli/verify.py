@@ -52,6 +52,8 @@ def _show(found: Verification) -> None:
     for finding in found.findings:
         say(_line(finding))
     checked = f"{many(found.events, 'event')}, {many(found.consumers, 'consumer')}, {many(found.dead_letters, 'open dead letter')}"
+    if found.unfilled:
+        checked = f"{checked}, {many(found.unfilled, 'position')} without an event"
     if found.whole:
         say(f"{paint('whole', 'green')}: {checked} checked, nothing found")
         return

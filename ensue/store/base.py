@@ -68,6 +68,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """Handlers may take a `Transaction` and write tables of their own in the log's database."""
     many_processes: bool
     """Several processes may use the same log at the same time."""
+    dense: bool = True
+    """Every position up to the head has an event. Without it, those of a commit that failed have none, ever."""
 
 
 # ------------------------------------------------------------------------------------------------- selecting events
@@ -327,7 +329,8 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Log(Protocol):
-    """Where events are: dense positions from 1, in commit order."""
+    """Where events are: positions from 1, dense unless the capabilities say otherwise, in an order that never changes: what is
+    at or below the head stays as it is."""
 
     capabilities: Capabilities
     log_id: str

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import psycopg
 from psycopg import errors as sql_errors
 
@@ -103,6 +104,7 @@ class PostgresqlStore:
                 desk, read_only=self._read_only, database=self._server.shown, writers=self._server.writers
             )
             self._order = order_of(writers, self.log_id)
+            self.capabilities = msgspec.structs.replace(self.capabilities, dense=self._order.remembers)
             await self._refresh()
         except psycopg.Error as error:
             self.abandon()
