@@ -508,7 +508,7 @@ class MemoryTransfer:
         """See `Transfer.page`."""
         rows = _part_rows(self._store, part)
         first = bisect_right(rows, after, key=lambda row: row[: part.key]) if after is not None else 0
-        return page_of(islice(rows, first, None))
+        return page_of(part, islice(rows, first, None))
 
     async def begin(self, origin: Origin, *, anew: bool, tables: Sequence[Part] = ()) -> None:
         """See `Transfer.begin`."""

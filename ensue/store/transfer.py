@@ -196,15 +196,15 @@ class Transfer(Protocol):
         ...
 
 
-def page_of(rows: Iterable[Values]) -> list[Values]:
+def page_of(part: Part, rows: Iterable[Values]) -> list[Values]:
     """The first of these rows, as `Transfer.page` gives them."""
     page: list[Values] = []
     room = PAGE_BYTES
     for row in rows:
         page.append(row)
-        large = row[-1]
-        if isinstance(large, bytes | str):
-            room -= len(large)
+        for value in row[-1:] if part.table is None else row:
+            if isinstance(value, bytes | str):
+                room -= len(value)
         if room < 0 or len(page) == PAGE_ROWS:
             break
     return page

@@ -279,6 +279,28 @@ def test_a_table_that_has_rows_already_is_not_filled(tmp_path: Path, postgresql_
         asyncio.run(copy(source, open_transfer(postgresql_url), WORLD))
 
 
+def test_large_rows_of_the_application_come_in_pages_of_few(tmp_path: Path, target_url: str) -> None:
+    source = with_tables(
+        tmp_path / "log.db",
+        "CREATE TABLE file (data BLOB, name TEXT PRIMARY KEY);"
+        "WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 40) "
+        "INSERT INTO file SELECT zeroblob(1000000), 'f' || i FROM n",
+    )
+
+    async def story() -> list[int]:
+        assert (await copy(source, open_transfer(target_url), WORLD)).difference is None
+        sizes: list[int] = []
+        for transfer, receiving in ((source, False), (open_transfer(target_url), True)):
+            part = (await source.open(WORLD, receiving=False)).tables[0]
+            await transfer.open(WORLD, receiving=receiving)
+            sizes.append(len(await transfer.page(part, None)))
+            await transfer.close()
+            await source.close()
+        return sizes
+
+    assert asyncio.run(story()) == [9, 9]
+
+
 def test_what_of_the_application_cannot_move_is_said(tmp_path: Path, target_url: str) -> None:
     source = with_tables(tmp_path / "log.db", TABLES + LEFT)
     copied = asyncio.run(copy(source, open_transfer(target_url), WORLD))

@@ -175,16 +175,9 @@ class PostgresqlTransfer:
             columns = await self._columns(part)
             if not columns:
                 return []
-            key = ", ".join(_key(part, columns))
-            given = ", ".join(f"${n}::{_PARAMETERS[type(value)]}" for n, value in enumerate(after or (), 1))
-            text = (
-                f"SELECT {', '.join(columns)} FROM {_table(part)} {f'WHERE ({key}) > ({given})' if given else ''} "
-                f"ORDER BY {key} LIMIT {PAGE_ROWS}"
-            )
-            if part.table is None and part.name in _LARGE:
-                text = _bounded(text, part)
+            text = _page(part, columns, await self._large(part), after or ())
             (rows,) = await self._opened().run(Statement(text)(*(after or ())))
-        return plain(part, page_of(rows))
+        return plain(part, page_of(part, rows))
 
     async def _columns(self, part: Part) -> list[str]:
         """Each column as a plain value; nothing where there is no such table."""
@@ -192,6 +185,13 @@ class PostgresqlTransfer:
             return [_column(part, name) for name in part.columns]
         there = await kinds(self._opened(), _table(part))
         return [expression(name, there[name.lower()]) for name in part.columns] if there else []
+
+    async def _large(self, part: Part) -> list[str]:
+        """The columns that may hold much."""
+        if part.table is None:
+            return list(part.columns[-1:]) if part.name in _LARGE else []
+        there = await kinds(self._opened(), _table(part))
+        return [quoted(name) for name in part.columns if there[name.lower()] in ("text", "varchar", "bytea")]
 
     # ------------------------------------------------------------------------------------------------------- writing
 
@@ -296,15 +296,19 @@ def _key(part: Part, columns: Sequence[str]) -> list[str]:
     ]
 
 
-def _bounded(text: str, part: Part) -> str:
-    """Ended with the row that fills a page: large values stay on the server."""
-    large = f"coalesce(octet_length({part.columns[-1]}), 0)"
-    names = ", ".join(_name(part, column) for column in part.columns)
-    key = ", ".join(_name(part, column) for column in part.columns[: part.key])
-    return (
-        f"SELECT {names} FROM (SELECT *, sum({large}) OVER (ORDER BY {key} ROWS UNBOUNDED PRECEDING) - {large} AS before "
-        f"FROM ({text}) page) page WHERE before <= {PAGE_BYTES} ORDER BY {key}"
+def _page(part: Part, columns: Sequence[str], large: Sequence[str], after: Values) -> str:
+    """Ended with the row that fills a page: what is large stays on the server."""
+    key = ", ".join(_key(part, columns))
+    given = ", ".join(f"${n}::{_PARAMETERS[type(value)]}" for n, value in enumerate(after, 1))
+    named = ", ".join(f"{column} AS c{n}" for n, column in enumerate(columns))
+    sizes = [f"coalesce(octet_length({column}), 0)" for column in large]
+    rows = (
+        f"SELECT {named}, {' + '.join(sizes) or 0} AS size, row_number() OVER (ORDER BY {key}) AS number FROM {_table(part)} "
+        f"{f'WHERE ({key}) > ({given})' if given else ''} ORDER BY {key} LIMIT {PAGE_ROWS}"
     )
+    summed = f"SELECT *, sum(size) OVER (ORDER BY number) - size AS before FROM ({rows}) page"
+    names = ", ".join(f"c{n}" for n in range(len(columns)))
+    return f"SELECT {names} FROM ({summed}) page WHERE before <= {PAGE_BYTES} ORDER BY number"
 
 
 def _texts(part: Part, row: Values) -> Values:

@@ -146,7 +146,7 @@ class SqliteTransfer:
             if not is_there(sql, _name(part)):
                 return []
             cursor = sql.execute(text, after or ())
-            rows = page_of(cursor)
+            rows = page_of(part, cursor)
             cursor.close(True)
         return plain(part, rows)
 
