@@ -107,7 +107,11 @@ class Proxy:
 
     def at_commit(self, cut: Cut, *, late: bool = False, silent: bool = False) -> Incident:
         """Cut the next connection that commits what it has written. Returns what will tell that it has happened."""
-        self._incident = Incident(cut, _commits, late=late, silent=silent)
+        return self.at(_commits, cut, late=late, silent=silent)
+
+    def at(self, when: Callable[[list[str]], bool], cut: Cut, *, late: bool = False, silent: bool = False) -> Incident:
+        """The same at the next flight of such statements."""
+        self._incident = Incident(cut, when, late=late, silent=silent)
         return self._incident
 
     def end(self, incident: Incident, *, deliver: bool = False) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import uuid
 from collections.abc import Awaitable, Callable, Generator, Sequence
+from functools import partial
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
@@ -28,7 +30,7 @@ from ensue.store.base import (
     Term,
     Written,
 )
-from ensue.store.postgresql import PostgresqlStore
+from ensue.store.postgresql import PostgresqlStore, writer
 from ensue.testing.contracts.bench import Bench, Contract, commit_of, key_of
 from tests.servers.postgresql import PostgresAddress, empty_schema
 from tests.servers.proxy import Cut, Incident, Proxy, proxy_to
@@ -391,6 +393,25 @@ def test_whoever_waits_for_events_hears_of_them_though_its_connection_is_cut_aga
     on(proxy, story)
 
 
+def test_whoever_begins_to_wait_while_no_server_can_be_reached_hears_of_what_comes_when_one_can(proxy: Proxy) -> None:
+    async def story(scene: Scene) -> None:
+        here, head = scene.here.log, scene.there.log.head()
+        assert isinstance(here, PostgresqlStore)
+        early = scene.here.start(here.changed(head))
+        await soon(lambda: proxy.has(_listens), "the desk was to listen")
+        with proxy.closed():
+            assert proxy.sever() >= 1
+            reading = scene.here.start(here.read())
+            await soon(lambda: not here._listening, "a first attempt to reach the server was to fail")
+            late = scene.here.start(here.changed(head))
+            await scene.here.step()
+            written = await scene.there.append(scene.there.draft())
+        assert [await early, await late] == [written.last, written.last]
+        assert (await reading).reached >= head
+
+    on(proxy, story)
+
+
 def _listens(statements: set[str]) -> bool:
     return any(text.startswith("LISTEN") for text in statements)
 
@@ -405,6 +426,39 @@ def test_a_cut_of_all_connections_while_nothing_is_written_is_not_noticed_by_tho
         assert await scene.changed() == Counts(events=6)
 
     on(proxy, story)
+
+
+def test_a_log_that_is_closed_while_it_connects_leaves_nothing_open(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "PATIENCE_SECONDS", 0.1)
+
+    async def story(scene: Scene) -> None:
+        files = _files()
+        for statement in ("pg_backend_pid", "lock_timeout"):
+            here = PostgresqlStore(scene.proxy.url)
+            await here.open(scene.here.world)
+            incident = proxy.at(partial(_begin_with, statement), Cut.BEFORE, silent=True)
+            write = here.write(_events(scene))
+            await _has(incident)
+            await here.close()
+            with pytest.raises(OutcomeUnknown):
+                await write
+            await soon(lambda: _files() == files + 2, "only the proxy's ends of it were to be left")
+            proxy.end(incident)
+            await soon(lambda: _files() == files, "the proxy was to cut it")
+        assert await scene.changed() == Counts()
+
+    on(proxy, story)
+
+
+def _begin_with(word: str, texts: list[str]) -> bool:
+    return word in texts[0]
+
+
+def _files() -> int:
+    """How many this process has open, connections among them."""
+    return len(os.listdir("/proc/self/fd"))
 
 
 @pytest.mark.slow

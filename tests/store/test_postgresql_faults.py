@@ -9,7 +9,7 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -19,9 +19,9 @@ import pytest
 
 from ensue.consumers.verify import verify
 from ensue.errors import EnsueError, OutcomeUnknown, StorageFull, Unavailable
-from ensue.events.stored import Row
+from ensue.events.stored import Draft, Row
 from ensue.store import postgresql as store_module
-from ensue.store.base import Consumer, Node, Request
+from ensue.store.base import Consumer, Node, Request, SqlTransaction
 from ensue.store.postgresql import PostgresqlStore, writer
 from tests.servers.disks import fill, small_disk
 from tests.servers.postgresql import PostgresServer
@@ -532,3 +532,22 @@ def test_ten_processes_that_find_no_log_at_once_make_one(postgresql_url: str) ->
         await asyncio.gather(*(store.close() for store in stores))
 
     asyncio.run(run())
+
+
+def test_a_table_of_the_users_that_is_changed_while_it_is_in_use_stops_nobody(postgresql_url: str) -> None:
+    found: list[object] = []
+
+    def look(tx: SqlTransaction) -> Sequence[Draft]:
+        found.append(tx.execute("SELECT * FROM thing"))
+        return ()
+
+    async def story(store: PostgresqlStore) -> None:
+        with psycopg.connect(postgresql_url, autocommit=True) as other:
+            other.execute("CREATE TABLE thing (number integer)")
+            other.execute("INSERT INTO thing VALUES (1)")
+            await store.write(Request(apply=(look,)))
+            other.execute("ALTER TABLE thing ADD COLUMN further integer")
+            await store.write(Request(apply=(look,)))
+        assert found == [[(1,)], [(1, None)]]
+
+    on(postgresql_url, story)

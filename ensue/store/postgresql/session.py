@@ -22,8 +22,8 @@ from psycopg import pq
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.errors import error_from_result
 
-from ensue.store.postgresql.errors import is_outdated
 from ensue.store.postgresql.encoding import Encoder, encoder
+from ensue.store.postgresql.errors import is_outdated
 
 __all__ = ["Call", "Rows", "Session", "Statement"]
 
