@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
 
@@ -18,36 +19,67 @@ from ensue.examples.shop.running import Report, Run
 from ensue.store.base import Store
 from ensue.world import RealWorld
 from tests.examples.recount import recount, several_times
-from tests.examples.workers import Workers, workers
+from tests.examples.workers import workers
+from tests.servers.postgresql import PostgresServer
+from tests.servers.processes import has_ended
 
 ORDERS = Path(__file__).parent / "data" / "orders.csv"
 COPIES = 4
 KILLS = 20
 LOOKS = 4
+SERVER_KILLS = 3
 WORLD = RealWorld()
 
 
 @pytest.mark.slow
 def test_twenty_kills_of_four_processes_change_nothing(postgresql_url: str, tmp_path: Path) -> None:
-    orders = several_times(ORDERS, tmp_path / "orders.csv", copies=COPIES)
+    chance = random.Random(7)
+    with workers(postgresql_url, 4) as running:
+        kills = 0
+
+        async def kill(store: Store) -> None:
+            nonlocal kills
+            running.kill(chance.choice(running.pids))
+            running.start()
+            kills += 1
+            if kills % (KILLS // LOOKS) == 0:  # the log is whole also while they write
+                assert (await verify(store, WORLD)).findings == ()
+
+        _compare(postgresql_url, tmp_path, KILLS, kill)
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_and_restarted_under_two_processes_changes_nothing(
+    own_postgresql: PostgresServer, tmp_path: Path
+) -> None:
+    with workers(own_postgresql.url(), 2) as running:
+
+        async def kill(store: Store) -> None:
+            await asyncio.to_thread(own_postgresql.kill)
+            await asyncio.to_thread(own_postgresql.start)
+            await asyncio.to_thread(own_postgresql.restart)
+
+        _compare(own_postgresql.url(), tmp_path, SERVER_KILLS, kill)
+        assert not any(has_ended(pid) for pid in running.pids)
+
+
+def _compare(url: str, folder: Path, times: int, disturb: Callable[[Store], Awaitable[None]]) -> None:
+    """Place orders and disturb those who work on them, so many times; nothing of it shows in the end."""
+    orders = several_times(ORDERS, folder / "orders.csv", copies=COPIES)
     expected = recount(orders)
     last = expected["events_in_log"]
     assert isinstance(last, int)
-    chance = random.Random(7)
-    with workers(postgresql_url, 4) as running:
-        report = asyncio.run(_place(postgresql_url, orders, running, chance, last))
-    found = {
-        name: Decimal(value) if name.startswith("amount_") else value
-        for name, value in msgspec.structs.asdict(report).items()
-    }
+    lengths = sorted(random.Random(7).sample(range(last), times))
+    report = msgspec.structs.asdict(asyncio.run(_place(url, orders, lengths, disturb)))
+    found = {name: Decimal(value) if name.startswith("amount_") else value for name, value in report.items()}
     assert {name: found[name] for name in expected} == expected
 
 
-async def _place(url: str, orders: Path, running: Workers, chance: random.Random, last: int) -> Report:
+async def _place(url: str, orders: Path, lengths: Sequence[int], disturb: Callable[[Store], Awaitable[None]]) -> Report:
     meter = Meter(WORLD)
     app = shop(url, observe=meter.observe, world=WORLD)
     async with asyncio.timeout(100), app.connected():
-        disturbing = asyncio.ensure_future(_disturb(app.open_store(), running, chance, last))
+        disturbing = asyncio.ensure_future(_disturb(app.open_store(), lengths, disturb))
         report = await Run(app, WORLD, meter, stop=asyncio.Event(), show=lambda figures, lines: None).file(
             OrderFile(orders)
         )
@@ -56,14 +88,10 @@ async def _place(url: str, orders: Path, running: Workers, chance: random.Random
     return report
 
 
-async def _disturb(store: Store, running: Workers, chance: random.Random, last: int) -> None:
-    """Kill one and start another, each time that the log has grown by a random length; and see now and then that it is whole,
-    while they write."""
+async def _disturb(store: Store, lengths: Sequence[int], disturb: Callable[[Store], Awaitable[None]]) -> None:
+    """Each time that the log has grown to such a length."""
     head = 0
-    for kill, length in enumerate(sorted(chance.sample(range(last), KILLS)), 1):
+    for length in lengths:
         while head < length:
             head = await store.changed(head)
-        running.kill(chance.choice(running.pids))
-        running.start()
-        if kill % (KILLS // LOOKS) == 0:
-            assert (await verify(store, WORLD)).findings == ()
+        await disturb(store)
