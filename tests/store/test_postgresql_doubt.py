@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from ensue.consumers.verify import verify
-from ensue.errors import Conflict, Fenced, OutcomeUnknown
+from ensue.errors import Conflict, Fenced, OutcomeUnknown, Unavailable
 from ensue.events.stored import Draft
 from ensue.store.base import (
     Condition,
@@ -324,6 +324,23 @@ def test_each_request_of_a_batch_in_doubt_gets_its_own_answer(proxy: Proxy, cut:
     on(proxy, story)
 
 
+@every_cut
+def test_a_type_that_is_new_in_a_commit_in_doubt_is_known_once_afterwards(proxy: Proxy, cut: Cut) -> None:
+    async def story(scene: Scene) -> None:
+        incident = proxy.at_commit(cut)
+        await scene.here.append(scene.here.draft("Shipped"), scene.here.draft("Told"))
+        assert incident.happened
+        await scene.there.append(scene.there.draft("Paid"), scene.there.draft("Told"))
+        await scene.here.append(scene.here.draft("Shipped"), scene.here.draft("Paid"), scene.here.draft("Lost"))
+        expected = ["Shipped", "Told", "Paid", "Told", "Shipped", "Paid", "Lost"]
+        for bench in (scene.here, scene.there):
+            assert (await bench.names())[2:] == expected
+            assert [name for name, _ in (await bench.log.types()).values()].count("Told") == 1
+        assert await scene.here.found(Term(types=("Told",))) == await scene.there.found(Term(types=("Told",)))
+
+    on(proxy, story)
+
+
 def test_a_write_that_was_not_stored_is_judged_anew_by_what_others_have_written_meanwhile(proxy: Proxy) -> None:
     async def story(scene: Scene) -> None:
         incident = proxy.at_commit(Cut.WITHOUT_COMMIT)
@@ -426,6 +443,26 @@ def test_a_cut_of_all_connections_while_nothing_is_written_is_not_noticed_by_tho
         assert await scene.changed() == Counts(events=6)
 
     on(proxy, story)
+
+
+@every_cut
+def test_a_log_whose_making_is_cut_is_made_by_whoever_opens_it_next(proxy: Proxy, cut: Cut) -> None:
+    async def run() -> None:
+        incident = proxy.at(_make_tables, cut)
+        here = Bench(_At(proxy.url))
+        with pytest.raises(Unavailable):
+            await here.open()
+        assert incident.happened
+        here = Bench(_At(proxy.url))
+        await here.open()
+        assert (await here.append(here.draft())).first == 1
+        await here.close()
+
+    asyncio.run(run())
+
+
+def _make_tables(texts: list[str]) -> bool:
+    return any("CREATE TABLE" in text for text in texts)
 
 
 def test_a_log_that_is_closed_while_it_connects_leaves_nothing_open(

@@ -9,10 +9,12 @@ import os
 import random
 import shutil
 import signal
+import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -177,6 +179,34 @@ def test_a_server_that_is_killed_at_random_moments_stops_nobody_and_loses_and_do
         await crowd.check(store, dense=writers == "few")
 
     on(server.url(ensue_writers=writers), story, dense=writers == "few")
+
+
+@pytest.mark.parametrize("end", ["pg_terminate_backend", "pg_cancel_backend"])
+def test_sessions_and_statements_that_an_administrator_ends_again_and_again_lose_and_double_nothing(
+    postgresql_url: str, end: str
+) -> None:
+    name = f"ended {uuid.uuid4().hex}"
+    ours = "FROM pg_stat_activity WHERE application_name = %s AND state <> 'idle'"
+
+    async def story(store: PostgresqlStore) -> None:
+        crowd = Crowd(f"{postgresql_url}&application_name={quote(name)}")
+
+        async def ends() -> None:
+            for _ in range(20):
+                await crowd.more(5)
+                ended = 0
+                while not ended:
+                    counted = ask(postgresql_url, f"SELECT count({end}(pid)) {ours}", name)
+                    assert isinstance(counted, int)
+                    ended = counted
+                    await asyncio.sleep(0)
+            await crowd.more(50)
+
+        await crowd.during(ends)
+        assert crowd.refused == []
+        await crowd.check(store)
+
+    on(postgresql_url, story)
 
 
 @pytest.fixture
