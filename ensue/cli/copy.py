@@ -81,6 +81,7 @@ def _facts(source: str, target: str, copied: Copied, seconds: float) -> dict[str
         "log_id": copied.log_id,
         "position": copied.position,
         "rows": copied.rows,
+        "unfilled": copied.unfilled,
         "received": copied.received,
         "not_copied": copied.left,
         "was_whole": copied.whole,
@@ -92,6 +93,8 @@ def _facts(source: str, target: str, copied: Copied, seconds: float) -> dict[str
 
 def _show(source: str, target: str, copied: Copied, seconds: float) -> None:
     counts = ", ".join(_count(label, count) for label, count in copied.rows.items() if count)
+    if copied.unfilled:
+        counts += f", {many(copied.unfilled, 'position')} without an event"
     did = "copied before" if copied.whole else "copied"
     say(f"{paint('equal', 'green')}: {did}, and both sides compared: {counts or 'an empty log'} ({seconds:.1f} s)")
     say(f"From now on the log is {shown(target)}: start the application with ENSUE_URL set to it.")

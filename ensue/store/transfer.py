@@ -114,6 +114,9 @@ PARTS = (
 order, `ahead` msgpack, `digest` signed, `discard` 0 or 1, and `number` the order of the commits that made the records."""
 
 
+_EVENTS = next(part for part in PARTS if part.name == "event")
+
+
 class Origin(msgspec.Struct, frozen=True):
     """The head of a log: what it is called everywhere, and as of which write it was read."""
 
@@ -314,6 +317,8 @@ class Copied(msgspec.Struct, frozen=True, kw_only=True):
     position: int
     rows: dict[str, int]
     """Of each part, by its label: how many the source has."""
+    unfilled: int
+    """Positions that no event has: a log that very many processes write may have some."""
     received: int
     """Rows that were copied now: fewer where an earlier copy had stopped half way, none where it was whole already."""
     left: tuple[str, ...]
@@ -366,6 +371,7 @@ async def copy(source: Transfer, target: Transfer, world: World, *, tell: Tell =
             log_id=origin.log_id,
             position=origin.position,
             rows={part.label: count for part, count in rows.items()},
+            unfilled=origin.position - rows[_EVENTS],
             received=received,
             left=from_there.left,
             whole=there.state is Place.WHOLE,

@@ -70,7 +70,7 @@ def test_json_has_the_counts_and_whether_both_sides_are_equal(log_file: Path, en
     assert (first["equal"], first["difference"], first["was_whole"]) == (True, None, False)
     assert (again["equal"], again["received"], again["was_whole"]) == (True, 0, True)
     assert set(first) == {
-        "from", "to", "log_id", "position", "rows", "received", "not_copied", "was_whole", "equal", "difference", "seconds",
+        "from", "to", "log_id", "position", "rows", "unfilled", "received", "not_copied", "was_whole", "equal", "difference", "seconds",
     }  # fmt: skip
 
 

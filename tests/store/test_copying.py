@@ -116,7 +116,8 @@ def test_positions_that_were_never_filled_stay_so_and_the_log_goes_on_behind_the
         await bench.append(bench.draft("Opened", "a"))
         await bench.close()
         for number, (source, target) in enumerate(itertools.pairwise(urls)):
-            assert (await copy(open_transfer(source), open_transfer(target), WORLD)).difference is None
+            copied = await copy(open_transfer(source), open_transfer(target), WORLD)
+            assert (copied.difference, copied.unfilled) == (None, 3)
             await ends(target, next_one=6 + number)
 
     asyncio.run(story())
