@@ -7,9 +7,10 @@ import asyncio
 import pytest
 
 from ensue import App
+from ensue.consumers import lease, node
 from ensue.consumers.verify import verify
 from ensue.errors import Unavailable
-from ensue.observe.signals import Signal, WriterTrouble
+from ensue.observe.signals import SegmentsLost, Signal, WriterTrouble
 from ensue.store import postgresql
 from ensue.store.postgresql import writer
 from ensue.world import RealWorld
@@ -25,12 +26,17 @@ def test_it_says_so_runs_on_and_does_what_was_left_when_the_server_is_back(
 ) -> None:
     for module in (writer, postgresql):
         monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(node, "BEAT_SECONDS", 0.3)
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 2.0)
     server = own_postgresql
     troubles: list[WriterTrouble] = []
+    lost: set[str] = set()
 
     def observe(signal: Signal) -> None:
         if isinstance(signal, WriterTrouble):
             troubles.append(signal)
+        elif isinstance(signal, SegmentsLost):
+            lost.add(signal.consumer)
 
     app = App("shop", url=server.url(), observe=observe)
 
@@ -52,6 +58,7 @@ def test_it_says_so_runs_on_and_does_what_was_left_when_the_server_is_back(
             with pytest.raises(Unavailable):
                 await app.publish(placed("late"))
             assert not (await app.health()).ready
+            await until(lambda: lost >= {"charge", "ship"})  # the lease has run out
             monkeypatch.setattr(server, "stop", lambda mode: None)
             server.start()
             await receipt.wait()
