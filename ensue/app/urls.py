@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 from ensue.errors import Unavailable, WiringError
 from ensue.store.base import Store
 from ensue.store.steps import Upgrade
+from ensue.store.urls import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -143,21 +144,13 @@ def logs_in(folder: Path) -> list[str]:
     return [f"sqlite:///{quote(path.name)}" for path in files if is_log(str(path))]
 
 
-def shown(url: str) -> str:
-    """The URL without what may be secret: its password, and the values of its query."""
-    parts = _split(url)
-    if "@" in parts.netloc:
-        user, _, host = parts.netloc.rpartition("@")
-        name, colon, _ = user.partition(":")
-        parts = parts._replace(netloc=f"{name}{':…' if colon else ''}@{host}")
-    if parts.query:
-        parts = parts._replace(query="&".join(f"{pair.partition('=')[0]}=…" for pair in parts.query.split("&")))
-    return parts.geturl() if parts.netloc or parts.query else url
-
-
 def _split(url: str) -> SplitResult:
     try:
         return urlsplit(url)
-    except ValueError as error:
-        # Not shown: what cannot be read may hold a password anywhere.
-        raise WiringError(f"the URL of the log cannot be read: {error}; one looks like sqlite:///file.db") from None
+    except ValueError:
+        pass
+    # Nothing of it is shown, nor of the error: what cannot be read may hold a password anywhere.
+    raise WiringError(
+        "the URL of the log cannot be read; one looks like sqlite:///file.db, or postgresql://user@host/database with %-escapes "
+        "for what is not a letter or digit"
+    )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Sequence
-from typing import LiteralString
 
 import msgspec
 import pytest
@@ -104,7 +103,7 @@ def test_a_position_whose_writer_is_killed_is_given_again(url: str, holds: Holds
 
 
 @pytest.mark.parametrize("table", ["ensue_log", "ensue_event"])
-def test_what_is_read_ends_at_the_head_that_was_read_before_it(url: str, table: LiteralString) -> None:
+def test_what_is_read_ends_at_the_head_that_was_read_before_it(url: str, table: str) -> None:
     """Half of a reading is held up by a lock while others write: were the head read behind the rows, what came between would
     be passed over for ever."""
 
@@ -126,9 +125,7 @@ def test_what_is_read_ends_at_the_head_that_was_read_before_it(url: str, table: 
 
 
 @pytest.mark.parametrize("table", ["ensue_log", "ensue_event"])
-def test_a_decision_from_what_was_read_is_refused_for_what_came_while_it_was_read(
-    url: str, table: LiteralString
-) -> None:
+def test_a_decision_from_what_was_read_is_refused_for_what_came_while_it_was_read(url: str, table: str) -> None:
     """The version of a decision is taken before its events are read, never after."""
 
     async def story() -> None:

@@ -4,8 +4,10 @@ by the test that says so."""
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import psycopg
@@ -13,13 +15,13 @@ import pytest
 
 import ensue.store.postgresql as adapter
 from ensue.errors import EnsueError
-from ensue.store.postgresql import PostgresqlStore, batch, checkpoints, order, writer
+from ensue.store.postgresql import PostgresqlStore, batch, checkpoints, locking, order
 from ensue.store.postgresql.batch import Batch
+from ensue.store.postgresql.locking import Locking
 from ensue.store.postgresql.names import Names
 from ensue.store.postgresql.order import Concurrent, Fence
 from ensue.store.postgresql.session import Call, Rows, Session, Statement
 from ensue.store.postgresql.transaction import PostgresqlTransaction
-from ensue.store.postgresql.writer import Writer
 from ensue.testing.contracts import DurableContract, SharedContract, SqlContract, StoreContract
 from tests.servers.postgresql import PostgresAddress, empty_schema
 from tests.store import postgresql_logs, test_postgresql_claims, test_postgresql_races
@@ -85,7 +87,7 @@ def replaced(where: object, name: str, made: Callable[..., Any]) -> Plant:
 
 
 def the_mark_is_not_looked_at(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Writer, "_contested", property(lambda writer: False, lambda writer, value: None), raising=False)
+    patch.setattr(Locking, "_contested", property(lambda locking: False, lambda locking, value: None), raising=False)
 
 
 class _AlwaysTheSame(int):
@@ -271,7 +273,7 @@ FEW: list[tuple[str, Plant, Found, tuple[Any, ...]]] = [
     ),
     (
         "fence read, not locked",
-        text(writer, "_FENCES", " FOR UPDATE OF p", ""),
+        text(locking, "_FENCES", " FOR UPDATE OF p", ""),
         claims.test_a_commit_that_waits_for_a_takeover_is_refused_by_it,
         (True,),
     ),
@@ -388,6 +390,15 @@ CONTRACT: list[tuple[str, Plant, Found]] = [
         StoreContract.test_segments_of_an_expired_node_are_taken_and_counted_as_unclean,
     ),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _silence() -> Iterator[None]:
+    """What a failing contract leaves behind is collected here, and not told in the midst of some other test."""
+    yield
+    logging.disable()
+    gc.collect()
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture

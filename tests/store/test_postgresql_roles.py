@@ -7,7 +7,7 @@ import re
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, LiteralString, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import psycopg
 import pytest
@@ -29,7 +29,7 @@ PAPER = Path(__file__).parents[2] / "docs" / "postgresql.md"
 
 
 def run(url: str, statements: Sequence[str]) -> None:
-    sql(url, *cast("list[LiteralString]", statements))
+    sql(url, *statements)
 
 
 class Place(NamedTuple):
@@ -71,11 +71,10 @@ def place(postgresql: PostgresAddress) -> Place:
 async def everything(url: str) -> None:
     """All that an application does to a log."""
     async with opened(url) as store, opened(url) as other:
-        waiting = asyncio.ensure_future(other.changed(0))
         request = Request(events=[draft(key="a", tags=["x=1"])], idempotency_key=b"k" * 16)
         assert (await store.write(request)).first == 1
         assert (await other.write(request)).replayed
-        assert await at_once(waiting) == 1
+        assert await at_once(other.changed(0)) == 1
         await store.rename("Opened", ["Begun"])
         await store.rename("Opened", ["Begun", "Started"])
         await store.rename("Begun", ["Started"])
@@ -150,7 +149,7 @@ WRITTEN = (
     "event", "event_tag", "event_type", "former_name", "request", "consumer", "progress", "lane", "dead_letter", "node",
     "delivery",
 )  # fmt: skip
-FORBIDDEN: dict[str, LiteralString] = {
+FORBIDDEN: dict[str, str] = {
     "change an event": "UPDATE ensue_event SET data = ''",
     "remove an event": "DELETE FROM ensue_event",
     "remove a tag": "DELETE FROM ensue_event_tag",

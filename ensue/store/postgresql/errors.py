@@ -65,7 +65,7 @@ _CONNECTING = {
     ),
     "password": "the server refused the role or its password",
     "authentication failed": "the server refused the role or its password",
-    "no pg_hba.conf entry": "the server lets this role not in from here, or not without TLS",
+    "pg_hba.conf": "the server lets this role not in from here, or not without TLS",
     "certificate": "the server is not who the URL says, or its certificate is of an authority that sslrootcert does not name",
     "does not support SSL": "the server does not speak TLS, and the URL asks for it",
     "does not exist": "there is no such role or database on the server",

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from ensue.errors import WiringError
 from ensue.store.postgresql.session import Session, Statement
+from ensue.store.urls import is_readable
 
 __all__ = ["OLDEST", "Server"]
 
 OLDEST = 15
 _DEFAULTS = {
-    "application_name": "ensue",
+    "fallback_application_name": "ensue",
     "connect_timeout": "5",
     # A server that is cut off without a word is given up after ten seconds, as long as a lease.
     "keepalives_idle": "5",
@@ -24,6 +25,7 @@ _DEFAULTS = {
     "keepalives_count": "3",
     "tcp_user_timeout": "10000",
 }
+_VARIABLES = {"connect_timeout": "PGCONNECT_TIMEOUT", "target_session_attrs": "PGTARGETSESSIONATTRS"}
 # A session that stops in the middle of a transaction holds the log's lock: the server ends it before a lease runs out.
 _SETTINGS = (
     ("idle_in_transaction_session_timeout", "5s"),
@@ -55,23 +57,32 @@ def _own(url: str) -> tuple[str, str | None]:
     return f"{base}?{left}" if left else base, values[-1]
 
 
+def _read(url: str) -> dict[str, Any]:
+    """The parameters that it names. Errors: `WiringError`."""
+    if is_readable(url):
+        try:
+            return dict(conninfo_to_dict(url))
+        except psycopg.ProgrammingError:
+            pass
+    # Nothing of it is shown, nor of the error: what cannot be read may hold a password anywhere.
+    raise WiringError(
+        "the URL of the log cannot be read as one of PostgreSQL: it looks like "
+        "postgresql://user@host:5432/database?sslmode=verify-full, with %-escapes for what is not a letter or digit"
+    )
+
+
 class Server:
     """See the module. `writers` is what the URL says of them, if it does. `shown` names it without what may be secret."""
 
     def __init__(self, url: str, *, read_only: bool = False) -> None:
         url, self.writers = _own(url)
-        try:
-            given = conninfo_to_dict(url)
-        except psycopg.ProgrammingError:
-            # Not shown, and not the cause: what cannot be read may hold a password anywhere.
-            raise WiringError(
-                "the URL of the log cannot be read as one of PostgreSQL: it looks like "
-                "postgresql://user@host:5432/database?sslmode=verify-full, with %-escapes for what is not a letter or digit"
-            ) from None
+        given = _read(url)
         wanted = {**_DEFAULTS, "target_session_attrs": "any" if read_only else "read-write"}
+        for name, variable in _VARIABLES.items():
+            if variable in os.environ:
+                del wanted[name]
         self._conninfo = make_conninfo(**{**wanted, **{name: str(value) for name, value in given.items()}})
-        parts = urlsplit(url)
-        host, port, database = given.get("host", parts.hostname), given.get("port"), given.get("dbname")
+        host, port, database = given.get("host"), given.get("port"), given.get("dbname")
         self.shown = f"postgresql://{host or ''}{f':{port}' if port else ''}/{database or ''}"
 
     async def connect(self, *, notified: Callable[[], None] | None = None) -> Session:
