@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import os
 import random
 import shutil
 import signal
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -20,8 +19,8 @@ import psycopg
 import pytest
 
 from ensue.consumers.verify import verify
-from ensue.errors import EnsueError, OutcomeUnknown, StorageFull, Unavailable
-from ensue.events.stored import Draft, Row
+from ensue.errors import OutcomeUnknown, StorageFull, Unavailable
+from ensue.events.stored import Draft
 from ensue.store import postgresql as store_module
 from ensue.store.base import Consumer, Node, Request, SqlTransaction
 from ensue.store.postgresql import PostgresqlStore, writer
@@ -29,33 +28,28 @@ from tests.servers.disks import fill, small_disk
 from tests.servers.postgresql import PostgresServer
 from tests.servers.processes import family, until
 from tests.servers.proxy import Cut, Incident, proxy_to
+from tests.store.crowds import Crowd
 from tests.store.logs import WORLD, child, draft, line, rest, soon
+from tests.store.postgresql_logs import opened
 
 T = TypeVar("T")
 
 
-@asynccontextmanager
-async def opened(url: str) -> AsyncGenerator[PostgresqlStore, None]:
-    store = PostgresqlStore(url)
-    await store.open(WORLD)
-    try:
-        yield store
-    finally:
-        await store.close()
-
-
-def on(url: str, story: Callable[[PostgresqlStore], Awaitable[T]], *, dense: bool = True) -> T:
+def on(url: str, story: Callable[[PostgresqlStore], Awaitable[T]]) -> T:
     """Play it on the log there, within a minute; the log is whole afterwards."""
 
     async def run() -> T:
         async with opened(url) as store:
             result = await asyncio.wait_for(story(store), 60)
-            found = await verify(store, WORLD)
-            expected = {"contents"} if dense else {"contents", "positions"}  # the drafts' keys are made up
-            assert [one for one in found.findings if one.check not in expected] == []
+            await check_whole(store)
             return result
 
     return asyncio.run(run())
+
+
+async def check_whole(store: PostgresqlStore) -> None:
+    found = await verify(store, WORLD)
+    assert [one for one in found.findings if one.check != "contents"] == []  # the drafts' keys are made up
 
 
 def ask(url: str, question: str, *values: object) -> object:
@@ -66,73 +60,22 @@ def ask(url: str, question: str, *values: object) -> object:
         return row[0]
 
 
-class Crowd:
-    """Producers of several processes' stores, each of which writes one event after the other, with idempotency keys; and a
-    reader that follows."""
+@pytest.mark.parametrize("writers", ["few", "many"])
+def test_a_log_is_whole_whenever_one_looks_while_many_write(postgresql_url: str, writers: str) -> None:
+    url = f"{postgresql_url}&ensue_writers={writers}"
 
-    def __init__(self, url: str, *, stores: int = 2, producers: int = 8) -> None:
-        self.acknowledged: dict[bytes, int] = {}
-        self.refused: list[EnsueError] = []
-        self.read: list[Row] = []
-        self._url = url
-        self._stores, self._producers = stores, producers
-        self._ends = False
+    async def story(store: PostgresqlStore) -> None:
+        crowd = Crowd(url)
 
-    async def during(self, story: Callable[[], Awaitable[None]]) -> None:
-        """Play the story while they write. Then let each end, and the reader come to the end as well."""
-        async with opened(self._url) as followed:
-            stores = [PostgresqlStore(self._url) for _ in range(self._stores)]
-            for store in stores:
-                await store.open(WORLD)
-            try:
-                work = (self._produce(stores[number % self._stores], number) for number in range(self._producers))
-                tasks = [asyncio.ensure_future(one) for one in work]
-                reader = asyncio.ensure_future(self._follow(followed))
-                await story()
-                self._ends = True
-                await asyncio.gather(*tasks)
-                await soon(lambda: len(self.read) >= len(self.acknowledged), "the reader was to see all of it")
-                reader.cancel()
-            finally:
-                for store in stores:
-                    await store.close()
+        async def looks() -> None:
+            for _ in range(10):
+                await crowd.more(20)
+                await check_whole(store)
 
-    async def more(self, count: int) -> None:
-        """Until so many more are acknowledged."""
-        wanted = len(self.acknowledged) + count
-        await soon(lambda: len(self.acknowledged) >= wanted, f"{count} more writes were to be acknowledged")
+        await crowd.during(looks)
+        await crowd.check(store, dense=writers == "few")
 
-    async def _produce(self, store: PostgresqlStore, producer: int) -> None:
-        for number in itertools.count():
-            if self._ends:
-                return
-            data = b'"%d-%d"' % (producer, number)
-            request = Request(
-                events=[draft(data, key=str(producer))], idempotency_key=b"key %012d" % (producer * 1_000_000 + number),
-                fingerprint=data,
-            )  # fmt: skip
-            while data not in self.acknowledged:
-                try:
-                    self.acknowledged[data] = (await store.write(request)).first
-                except (Unavailable, OutcomeUnknown) as error:
-                    self.refused.append(error)
-
-    async def _follow(self, store: PostgresqlStore) -> None:
-        reached = 0
-        while True:
-            await store.changed(reached)
-            page = await store.read(after=reached, limit=100)
-            self.read += page.rows
-            reached = page.reached
-
-    async def check(self, store: PostgresqlStore, *, dense: bool = True) -> None:
-        """Nothing acknowledged is lost or elsewhere, nothing is there twice, the reader has seen all of it, in order."""
-        stored = (await store.read(limit=1_000_000)).rows
-        if dense:
-            assert [row[0] for row in stored] == list(range(1, len(stored) + 1))
-        assert {row[11]: row[0] for row in stored} == self.acknowledged
-        assert len(stored) == len(self.acknowledged)
-        assert self.read == stored
+    on(url, story)
 
 
 # ------------------------------------------------------------------------------------------ the server comes and goes
@@ -178,7 +121,7 @@ def test_a_server_that_is_killed_at_random_moments_stops_nobody_and_loses_and_do
         assert crowd.refused == []
         await crowd.check(store, dense=writers == "few")
 
-    on(server.url(ensue_writers=writers), story, dense=writers == "few")
+    on(server.url(ensue_writers=writers), story)
 
 
 @pytest.mark.parametrize("end", ["pg_terminate_backend", "pg_cancel_backend"])
