@@ -7,7 +7,8 @@ stops before anybody may take over. A process paused in between is caught by the
 
 Who else lives is read after each beat, each second while there are others, and when a lease of theirs ends. When the wall
 clock was set, all leases look as if they had ended, or would not for long: then everybody beats, and nobody takes anything
-until all have.
+until all have. Whenever this process may have looked dead to the others while it was not, it *doubts* that it still owns what
+it holds: one who has nothing to commit would never hear that it was fenced.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ _LOOK_SECONDS = 1.0
 """How late the death of another process of this machine is noticed; that of one elsewhere shows when its lease ends."""
 _SHORTLY = 0.01
 _CLOCK_TOLERANCE = 1.0
+_LOOKS_IN_DOUBT = 2
+"""A claim that was on its way when this process beat again may be stored a moment later."""
 
 
 class Turn:
@@ -77,9 +80,12 @@ class Lease:
         self._world = world
         self.turn = Turn(world)
         self._beaten_at = float("-inf")
+        self.doubts = 0
+        """Grows when what is owned should be compared with the store."""
+        self._in_doubt = 0
         self._able: Counter[int] = Counter()
         self._first_end: int | None = None
-        self._clock_set_at = self._all_beaten_at = float("-inf")
+        self._misled_at = self._all_beaten_at = float("-inf")
         now = world.now()
         self._wall, self._wall_at = now, world.monotonic()
         self.node = Node(id=world.new_id(), host=host, pid=pid, started_at=now, expires_at=now)
@@ -91,6 +97,8 @@ class Lease:
         expires_at = self._world.now() + int(LEASE_SECONDS * 1_000_000)
         self.node = msgspec.structs.replace(self.node, expires_at=expires_at, can=can)
         await self._store.beat(self.node)
+        if self._beaten_at > float("-inf") and not self.held:
+            self._in_doubt = _LOOKS_IN_DOUBT
         self._beaten_at = sent_at
 
     async def end(self) -> None:
@@ -98,13 +106,19 @@ class Lease:
         await self._store.beat(msgspec.structs.replace(self.node, expires_at=0, can=()))
 
     async def look(self) -> bool:
-        """See who else lives and what they can run. True when a share may have changed. Errors of the store are raised."""
+        """See who else lives and what they can run. True when there may be something to claim, to give up or to compare.
+        Errors of the store are raised."""
         if not self.may_judge:
             return False
-        nodes = await self._store.nodes()
-        others = [node for node in living(nodes, self._world.now()) if node.id != self.node.id]
+        nodes = living(await self._store.nodes(), self._world.now())
+        others = [node for node in nodes if node.id != self.node.id]
+        if len(others) == len(nodes):
+            self._misled()
+        elif self._in_doubt:
+            self._in_doubt -= 1
+            self.doubts += 1
         able = Counter(consumer for node in (self.node, *others) for consumer in node.can)
-        changed, self._able = able != self._able, able
+        changed, self._able = able != self._able or self._in_doubt > 0, able
         self._first_end = min((node.expires_at for node in others), default=None)
         return changed
 
@@ -112,24 +126,32 @@ class Lease:
     def seconds_to_look(self) -> float:
         """Until the next look. A process that is alone looks when it beats."""
         if self._first_end is None:
-            return BEAT_SECONDS
+            return _LOOK_SECONDS if self._in_doubt else BEAT_SECONDS
         ends_in = (self._first_end - self._world.now()) / 1_000_000
         return max(_SHORTLY, min(_LOOK_SECONDS, ends_in + _SHORTLY))
 
     @property
     def may_judge(self) -> bool:
         """Whether leases say who lives."""
-        now, monotonic = self._world.now(), self._world.monotonic()
-        if abs((now - self._wall) / 1_000_000 - (monotonic - self._wall_at)) > _CLOCK_TOLERANCE:
-            self._clock_set_at = monotonic
-            self._all_beaten_at = monotonic + BEAT_SECONDS + _LOOK_SECONDS
-        self._wall, self._wall_at = now, monotonic
-        return monotonic >= self._all_beaten_at
+        return self._notice_clock() >= self._all_beaten_at
 
     @property
     def misleads(self) -> bool:
-        """The clock was set since the last beat: what others read of this process is wrong."""
-        return not self.may_judge and self._clock_set_at > self._beaten_at
+        """Others may take this process for dead until it beats."""
+        self._notice_clock()
+        return self._misled_at > self._beaten_at
+
+    def _notice_clock(self) -> float:
+        """Whether the wall clock was set since this was last asked. Returns the time by the other clock."""
+        now, monotonic = self._world.now(), self._world.monotonic()
+        if abs((now - self._wall) / 1_000_000 - (monotonic - self._wall_at)) > _CLOCK_TOLERANCE:
+            self._all_beaten_at = monotonic + BEAT_SECONDS + _LOOK_SECONDS
+            self._misled()
+        self._wall, self._wall_at = now, monotonic
+        return monotonic
+
+    def _misled(self) -> None:
+        self._misled_at, self._in_doubt = self._world.monotonic(), _LOOKS_IN_DOUBT
 
     def share(self, consumer: int, segments: int) -> int:
         """How many segments of a consumer this process may own, by the last look."""

@@ -270,8 +270,13 @@ class Machine:
         self.draining = True
 
     def go_on(self) -> None:
-        """Drain no more, and take in what comes after `routed`: unless the commit that gives it up is on its way."""
-        self.draining = self.flight is not None and self.flight.release
+        """Drain no more, and take in what comes after `routed`: unless it is `leaving`."""
+        self.draining = self.leaving
+
+    @property
+    def leaving(self) -> bool:
+        """The commit that gives it up is on its way."""
+        return self.flight is not None and self.flight.release
 
     # ------------------------------------------------------------------------------------------------------ running
 

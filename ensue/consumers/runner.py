@@ -107,6 +107,7 @@ class Runner:
         self._soon_until = world.monotonic() + SOON
         self._lost = False
         """Segments were dropped from memory that may still be this process's own."""
+        self._doubts = lease.doubts
         self._drains = False
         self._wall, self._wall_at = world.now(), world.monotonic()
         self._turns = 0
@@ -182,6 +183,7 @@ class Runner:
             self._end_turns()
             self._commit_all()
             return False
+        await self._compare()
         await self.claim()
         if not self.machines:
             return False
@@ -316,6 +318,17 @@ class Runner:
             self._read_again()
             segments = tuple(progress.segment for progress in standing.progress)
             self._observe(SegmentsClaimed(consumer=self.consumer.name, segments=segments))
+
+    async def _compare(self) -> None:
+        """When the lease is in doubt, drop what is another's now: it would count in the share, and run calls in vain."""
+        if self._doubts == self._lease.doubts:
+            return
+        self._doubts = self._lease.doubts
+        standing = await self._store.standing(self.consumer.id)
+        own = {row.segment: row.fence for row in standing.progress if row.owner == self._lease.node.id}
+        for machine in list(self.machines.values()):
+            if own.get(machine.segment) != machine.fence and not machine.leaving:
+                self._lose(machine, "another process owns it now")
 
     def _balance(self) -> None:
         """Above the share, drain one segment after the other for those who are below theirs: that of which least runs. All

@@ -14,7 +14,7 @@ from tests.consumers.clocks import Rang, Ticked
 __all__ = ["EMIT_ONE", "application"]
 
 EMIT_ONE = ("ring", "echo")
-SLOW_SECONDS = 1.0
+SLOW_SECONDS = 2.0
 
 
 def say(line: str) -> None:

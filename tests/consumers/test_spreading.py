@@ -17,7 +17,7 @@ from ensue.consumers.lease import Lease
 from ensue.consumers.machine import Machine
 from ensue.consumers.ownership import Ownership, ownership, share
 from ensue.consumers.runner import Runner
-from ensue.store.base import Request
+from ensue.store.base import Node, Request
 from ensue.testing import AppSimulation, simulate
 from ensue.testing.simulation import SimulationFailure
 from ensue.testing.simulation.simulation import Started
@@ -121,7 +121,22 @@ async def unbalanced(sim: AppSimulation, processes: int) -> str:
             return f"nobody owns segment {found.unowned[0]} of {consumer}, and {processes} could"
         if max(owned) > found.share:
             return f"a process owns {max(owned)} segments of {consumer}, its share is {found.share}"
+        for owner in found.owners:
+            held = _held(sim, owner.node.id, consumer)
+            if held != list(owner.segments):
+                return f"a process holds segments {held} of {consumer}, and owns {owner.segments}"
     return ""
+
+
+def _held(sim: AppSimulation, node: bytes, consumer: str) -> list[int]:
+    """What a process has in its memory."""
+    for place in sim._nodes:
+        engine = place.life.application._engine if place.life is not None else None
+        if engine is not None and engine._node is not None and engine._node.lease.node.id == node:
+            return [
+                seg for one in engine._node.runners if one.consumer.name == consumer for seg in sorted(one.machines)
+            ]
+    return []
 
 
 async def comes_to_rest(
@@ -216,6 +231,40 @@ async def test_what_a_dead_process_of_another_machine_owned_is_taken_when_its_le
     other.pause(timedelta(minutes=20))
     took = await comes_to_rest(sim, 1, within_seconds=10.2)
     assert took > 6.9, "it was still alive by its lease"
+
+
+async def robbed(sim: AppSimulation) -> None:
+    """Somebody who takes the living for dead takes a few segments, and dies. Then the clock is set."""
+    sim.start_another()
+    await comes_to_rest(sim, 2, within_seconds=10)
+
+    async def rob(app: App) -> None:
+        now = sim.world.now()
+        thief = Node(id=b"the thief.......", host="elsewhere", pid=1, started_at=now, expires_at=now, can=())
+        await app.open_store().claim(1, thief, now=now + 20_000_000, most=3)
+
+    await sim.inside(rob)
+    sim.world.jump_clock(timedelta(seconds=-5))
+    await comes_to_rest(sim, 2, within_seconds=20)
+
+
+@simulate(app, crashes="none", runs=0)
+async def test_who_may_have_looked_dead_notices_what_was_taken_and_takes_it_back(sim: AppSimulation) -> None:
+    await robbed(sim)
+
+
+async def one_sleeps_and_wakes(sim: AppSimulation) -> None:
+    other = sim.start_another()
+    await comes_to_rest(sim, 2, within_seconds=10)
+    for sleeps in (9, 11, 14, 40):
+        other.pause(timedelta(seconds=sleeps))
+        await sim.advance(timedelta(seconds=sleeps))
+        await comes_to_rest(sim, 2, within_seconds=8)
+
+
+@simulate(app, crashes="none", runs=0)
+async def test_who_wakes_after_its_lease_holds_nothing_that_is_another_s_and_gets_its_share(sim: AppSimulation) -> None:
+    await one_sleeps_and_wakes(sim)
 
 
 @simulate(app, crashes="none", runs=0)
@@ -366,6 +415,14 @@ async def three_come_to_rest(sim: AppSimulation) -> None:
 def test_keeping_more_than_the_share_for_ever_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Lease, "share", owns_all)
     assert "a process owns 16 segments of ring, its share is 6" in found_wrong(three_come_to_rest)
+
+
+def test_holding_what_another_has_taken_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def believes(self: Runner) -> None:
+        """It holds what it holds."""
+
+    monkeypatch.setattr(Runner, "_compare", believes)
+    assert "nobody owns segment" in found_wrong(robbed)
 
 
 def test_giving_up_what_is_within_the_share_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:

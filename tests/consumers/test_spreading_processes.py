@@ -90,7 +90,9 @@ class Shared:
         except TimeoutError:
             found = [await self.spread(consumer) for consumer in ("ring", "echo", "note")]
             owned = [[(one.node.pid, len(one.segments)) for one in spread.owners] for spread in found]
-            raise AssertionError(f"{pids} do not share within {seconds:g} s: {owned}") from None
+            now = RealWorld().now()
+            left = {node.pid: (node.expires_at - now) / 1e6 for node in await self.app.open_store().nodes()}
+            raise AssertionError(f"{pids} do not share within {seconds:g} s: {owned}, leases {left}") from None
         return time.monotonic() - began
 
     async def quiet(self) -> None:
@@ -121,9 +123,10 @@ def test_three_processes_share_a_file_while_one_is_killed_and_one_sleeps_beyond_
             await shared.owned_by(first, third, seconds=BUSY)
 
         await shared.quiet()
-        # Not in the middle of its writing, which would stop all writers, but in the middle of its handlers.
-        await shared.app.publish(*(tick(-1, clock) for clock in CLOCKS))
+        # In the middle of its handlers, and not of a commit: that would stop all writers.
+        slow = await shared.app.publish(*(tick(-1, clock) for clock in CLOCKS))
         third.until("began")
+        await slow.wait("echo", "note")
         third.send(signal.SIGSTOP)
         async with shared.ticking():
             await shared.owned_by(first, seconds=LEASE_SECONDS + BUSY)

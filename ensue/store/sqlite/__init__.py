@@ -465,7 +465,13 @@ class SqliteStore:
         with self._reading("progress") as sql:
             if not checkpoints.claimable(sql, consumer, node, now, most, held):
                 return Standing((), ())
-        result: Standing = await self._put(lambda sql: checkpoints.claim(sql, consumer, node, now, most, held))
+        asked = self._world.now()
+
+        def job(sql: apsw.Connection) -> Standing:
+            # Leases are judged by the time at which this is stored: it may have waited, and the clock may have been set.
+            return checkpoints.claim(sql, consumer, node, now + self._world.now() - asked, most, held)
+
+        result: Standing = await self._put(job)
         return result
 
     async def standing(self, consumer: int) -> Standing:
