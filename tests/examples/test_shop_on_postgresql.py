@@ -22,6 +22,7 @@ from tests.examples.recount import recount, several_times
 from tests.examples.workers import workers
 from tests.servers.postgresql import PostgresServer
 from tests.servers.processes import has_ended
+from tests.servers.replicas import replicated
 
 ORDERS = Path(__file__).parent / "data" / "orders.csv"
 COPIES = 4
@@ -60,6 +61,20 @@ def test_a_server_that_is_killed_and_restarted_under_two_processes_changes_nothi
             await asyncio.to_thread(own_postgresql.restart)
 
         _compare(own_postgresql.url(), tmp_path, SERVER_KILLS, kill)
+        assert not any(has_ended(pid) for pid in running.pids)
+
+
+@pytest.mark.slow
+def test_a_replica_that_takes_over_from_a_dead_server_under_two_processes_changes_nothing(
+    own_postgresql: PostgresServer, tmp_path: Path
+) -> None:
+    with replicated(own_postgresql) as (replica, url), workers(url, 2) as running:
+
+        async def fail_over(store: Store) -> None:
+            await asyncio.to_thread(own_postgresql.kill)
+            await asyncio.to_thread(replica.promote)
+
+        _compare(url, tmp_path, 1, fail_over)
         assert not any(has_ended(pid) for pid in running.pids)
 
 

@@ -26,8 +26,9 @@ from ensue.store.base import Consumer, Node, Request, SqlTransaction
 from ensue.store.postgresql import PostgresqlStore, writer
 from tests.servers.disks import fill, small_disk
 from tests.servers.postgresql import PostgresServer
-from tests.servers.processes import family, until
+from tests.servers.processes import family
 from tests.servers.proxy import Cut, Incident, proxy_to
+from tests.servers.replicas import replicated
 from tests.store.crowds import Crowd
 from tests.store.logs import WORLD, child, draft, line, rest, soon
 from tests.store.postgresql_logs import opened
@@ -358,27 +359,11 @@ def test_segments_that_a_stopped_process_keeps_locked_are_left_for_later(postgre
 # ------------------------------------------------------------------------------------------------------------ failover
 
 
-@contextmanager
-def pair(primary: PostgresServer) -> Generator[tuple[PostgresServer, str], None, None]:
-    """A replica of the primary, which acknowledges nothing that the replica has not got; and the URL that names both."""
-    replica = primary.replica()
-    try:
-        ask(primary.url(), "SELECT 1")
-        with psycopg.connect(primary.url(), autocommit=True) as connection:
-            connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
-            connection.execute("SELECT pg_reload_conf()")
-            question = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
-            until(lambda: connection.execute(question).fetchone() == (1,), "the replica was to be waited for")
-        yield replica, primary.url().replace(f":{primary.port}/", f":{primary.port},127.0.0.1:{replica.port}/")
-    finally:
-        replica.close()
-
-
 @pytest.mark.slow
 def test_an_application_goes_on_where_a_replica_was_promoted_and_nothing_is_lost_or_doubled(
     own_postgresql: PostgresServer,
 ) -> None:
-    with pair(own_postgresql) as (replica, url):
+    with replicated(own_postgresql) as (replica, url):
 
         async def story(store: PostgresqlStore) -> None:
             crowd = Crowd(url)
@@ -402,7 +387,7 @@ def test_what_is_found_stored_after_a_cut_is_not_acknowledged_before_the_replica
 ) -> None:
     """A primary that is restarted while a commit waits for its replica shows what is committed on itself alone."""
     primary = own_postgresql
-    with pair(primary) as (replica, url):
+    with replicated(primary) as (replica, url):
 
         async def story(store: PostgresqlStore) -> None:
             await store.write(Request(events=[draft(b'"first"')]))
