@@ -11,8 +11,10 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import msgspec
+
 from ensue.app.urls import bring_up_to_date
-from ensue.errors import Conflict
+from ensue.errors import Conflict, IdempotencyKeyReused
 from ensue.events.stored import tag_hash
 from ensue.store.base import Condition, Expected, Request, Term
 from ensue.store.postgresql import PostgresqlStore
@@ -34,34 +36,35 @@ async def upgrades(url: str) -> None:
 
 
 async def mixes(url: str, seed: int, count: int) -> None:
-    """Requests of all kinds, several at a time: some bound to fail. Each that is acknowledged is told: position, events, key of
-    a stream and its version, `-` where none was stated."""
+    """Requests of all kinds, eight at a time, some bound to fail. What is acknowledged is told: position, number of events, id of
+    the first; then the position and tag of its condition, and its key, with `-` where there was none."""
     chance = random.Random(seed)
     _begin()
     store = PostgresqlStore(url)
     await store.open(WORLD)
 
     async def one(number: int) -> None:
-        key, tag, kind = chance.choice("abcd"), chance.choice(("x=1", "y=2")), chance.randrange(4)
-        drafts = [draft(key=key, tags=[tag]) for _ in range(chance.randint(1, 3))]
-        reached = (await store.read(after=max(0, store.head() - 5))).reached
-        request = Request(events=drafts)
+        key, tag, kind = chance.choice("abcd"), f"x={chance.randrange(30)}", chance.randrange(4)
+        request = Request(events=[draft(key=key, tags=[tag]) for _ in range(chance.randint(1, 3))])
+        stated = ["-", "-", "-"]
         if kind == 1:
             ours = (Term(tags=(key_of(key),)),)
             last = (await store.read(ours, backwards=True, limit=1)).rows
-            request = Request(events=drafts, expected=(Expected(key_of(key), last[0][4] or 0 if last else 0),))
+            version = (last[0][4] or 0) if last else 0
+            request = msgspec.structs.replace(request, expected=(Expected(key_of(key), version),))
         if kind == 2:
-            request = Request(events=drafts, conditions=(Condition((Term(tags=(tag_hash(tag),)),), reached),))
+            reached = (await store.read(after=max(0, store.head() - 5))).reached
+            condition = Condition((Term(tags=(tag_hash(tag),)),), reached)
+            request, stated[:2] = msgspec.structs.replace(request, conditions=(condition,)), [str(reached), tag]
         if kind == 3:
-            request = Request(events=drafts, idempotency_key=b"%016d" % number)
+            request = msgspec.structs.replace(request, idempotency_key=b"%016d" % number)
+            stated[2] = str(number)
         try:
             written = await store.write(request)
-        except Conflict:
+        except (Conflict, IdempotencyKeyReused):
             return
         if not written.replayed:
-            say(
-                written.first, len(drafts), drafts[0].id.hex(), reached if kind == 2 else "-", tag if kind == 2 else "-"
-            )
+            say(written.first, len(request.events), request.events[0].id.hex(), *stated)
 
     for start in range(0, count, 8):
         await asyncio.gather(*(one(number) for number in range(start, start + 8)))
