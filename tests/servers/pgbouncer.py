@@ -33,7 +33,11 @@ class Pooler:
     there, at most, for each database and role."""
 
     def __init__(
-        self, server: PostgresAddress, *, mode: Literal["transaction", "session"] = "transaction", connections: int = 20
+        self,
+        server: PostgresAddress,
+        *,
+        mode: Literal["transaction", "session", "statement"] = "transaction",
+        connections: int = 20,
     ) -> None:
         self._server = server
         self._mode = mode

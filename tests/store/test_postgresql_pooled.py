@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from ensue.errors import Unavailable
+from ensue.errors import Unavailable, WiringError
 from ensue.events.stored import Draft
 from ensue.store.base import Consumer, Node, Request, SqlTransaction, Store
 from ensue.store.postgresql import POOLED_POLL_SECONDS, PostgresqlStore
@@ -96,6 +96,21 @@ def test_a_pooler_that_gives_a_session_for_good_works_as_well(
     with Pooler(postgresql, mode="session") as pooler:
         url = pooler.pooled(new_role(postgresql.url()))
         told(lambda: _busy(url))
+
+
+def test_a_pooler_that_knows_no_transactions_is_refused_at_the_opening(
+    pgbouncer_installed: None, postgresql: PostgresAddress
+) -> None:
+    url = new_role(postgresql.url())
+
+    async def story() -> None:
+        async with opened(url):  # the tables are there
+            pass
+        with Pooler(postgresql, mode="statement") as pooler:
+            with pytest.raises(WiringError, match="a pooler in statement mode"):
+                await PostgresqlStore(pooler.pooled(url)).open(WORLD)
+
+    told(story)
 
 
 def test_a_search_path_in_the_url_is_refused_by_a_pooler_and_the_error_says_what_to_do(

@@ -41,6 +41,7 @@ def _set(local: bool) -> Statement:
     return Statement(f"SELECT {', '.join(parts)}, set_config('synchronous_commit', {_DURABLE}, {str(local).lower()})")
 
 
+_BEGIN, _ROLLBACK = Statement("BEGIN")(), Statement("ROLLBACK")()
 _ONCE, _EACH_TIME = _set(False)(), _set(True)()
 
 
@@ -95,6 +96,7 @@ class Server:
             )
         if session.pooled:
             session.settings = (_EACH_TIME,)
+            await self._transactions_are_possible(session)
         else:
             try:
                 await session.run(_ONCE)
@@ -102,6 +104,20 @@ class Server:
                 session.close()
                 raise
         return session
+
+    async def _transactions_are_possible(self, session: Session) -> None:
+        """Errors: `WiringError` where the pooler gives every statement another session."""
+        try:
+            await session.run(_BEGIN)
+            await session.run(_ROLLBACK)
+        except psycopg.Error as error:
+            session.close()
+            if "statement pooling" not in str(error):
+                raise
+            raise WiringError(
+                f"a pooler in statement mode stands before {self.shown}, and a commit is more than one statement: let it work in "
+                "transaction mode (pool_mode = transaction)"
+            ) from error
 
     async def connect_to_copy(self) -> psycopg.AsyncConnection[Any]:
         """A connection for COPY, for which the pipeline has no place. Errors: `psycopg.Error`."""
