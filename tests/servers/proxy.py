@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import enum
 import struct
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import contextmanager
 from urllib.parse import urlsplit, urlunsplit
@@ -88,7 +89,7 @@ class Proxy:
         self._thread = LoopThread("proxy")
         self._world = RealWorld()
         self._closed = False
-        self._incident: Incident | None = None
+        self._incidents: deque[Incident] = deque()
         self._connections: list[_Connection] = []
         self._listening = self._thread.call(asyncio.start_server(self._accepted, "127.0.0.1", 0))
         port = self._listening.sockets[0].getsockname()[1]
@@ -110,9 +111,10 @@ class Proxy:
         return self.at(_commits, cut, late=late, silent=silent)
 
     def at(self, when: Callable[[list[str]], bool], cut: Cut, *, late: bool = False, silent: bool = False) -> Incident:
-        """The same at the next flight of such statements."""
-        self._incident = Incident(cut, when, late=late, silent=silent)
-        return self._incident
+        """The same at the next flight of such statements, once all that was to happen before has happened."""
+        incident = Incident(cut, when, late=late, silent=silent)
+        self._incidents.append(incident)
+        return incident
 
     def end(self, incident: Incident, *, deliver: bool = False) -> None:
         """Let what was held back come to the server after all, or let the server know that the connection is gone."""
@@ -180,10 +182,8 @@ class Proxy:
                 texts.append(text)
             flight.append(message)
             if kind not in (b"P", b"B", b"D", b"E", b"C"):
-                incident = self._incident
-                if incident is not None and kind == b"S" and incident.when(texts):
-                    self._incident = None
-                    await self._happen(connection, incident, flight)
+                if texts and self._incidents and self._incidents[0].when(texts):
+                    await self._happen(connection, self._incidents.popleft(), flight)
                     return
                 connection.to_server.write(b"".join(flight))
                 flight, texts = [], []

@@ -180,7 +180,10 @@ every_cut = pytest.mark.parametrize("cut", Cut, ids=[cut.name.lower() for cut in
 
 
 @pytest.fixture
-def proxy(request: pytest.FixtureRequest, postgresql: PostgresAddress) -> Generator[Proxy, None, None]:
+def proxy(
+    request: pytest.FixtureRequest, postgresql: PostgresAddress, monkeypatch: pytest.MonkeyPatch
+) -> Generator[Proxy, None, None]:
+    monkeypatch.setattr(writer, "AGAIN_SECONDS", 0.01)
     writers = getattr(request, "param", "few")
     with proxy_to(f"{empty_schema(postgresql.url())}&ensue_writers={writers}") as proxy:
         yield proxy
@@ -338,6 +341,32 @@ def test_a_type_that_is_new_in_a_commit_in_doubt_is_known_once_afterwards(proxy:
         assert await scene.here.found(Term(types=("Told",))) == await scene.there.found(Term(types=("Told",)))
 
     on(proxy, story)
+
+
+@every_kind
+@every_cut
+def test_looking_whether_it_is_stored_may_be_cut_as_well_wherever_that_is(proxy: Proxy, kind: Kind, cut: Cut) -> None:
+    async def story(scene: Scene) -> None:
+        incidents = [proxy.at_commit(cut)]
+        for when in (_begins, _looks_up, _begins, *([_touches, _looks_up] if cut is Cut.ANSWER else [])):
+            incidents += [proxy.at(when, Cut.BEFORE), proxy.at(when, Cut.ANSWER)]
+        await scene.here.log.write(kind.request(scene))
+        assert [incident.happened for incident in incidents] == [True] * len(incidents)
+        assert await scene.changed() == kind.once
+
+    on(proxy, story)
+
+
+def _begins(texts: list[str]) -> bool:
+    return texts[0].startswith("BEGIN")
+
+
+def _looks_up(texts: list[str]) -> bool:
+    return any("FROM ensue_request WHERE key" in text for text in texts) and not _begins(texts)
+
+
+def _touches(texts: list[str]) -> bool:
+    return texts[0].startswith("UPDATE ensue_log SET log_id")
 
 
 def test_a_write_that_was_not_stored_is_judged_anew_by_what_others_have_written_meanwhile(proxy: Proxy) -> None:
