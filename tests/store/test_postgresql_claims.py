@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 
+import msgspec
 import psycopg
 import pytest
 from psycopg.errors import DeadlockDetected
@@ -16,7 +17,7 @@ from ensue.errors import Fenced
 from ensue.store.base import Consumer, ConsumerCommit, Lane, LaneState, Node, Operation, Progress, Request, Written
 from ensue.store.postgresql import PostgresqlStore
 from ensue.store.postgresql.session import Session
-from ensue.testing.contracts.bench import SECOND, commit_of, key_of
+from ensue.testing.contracts.bench import SECOND, MovableWorld, commit_of, key_of
 from tests.store.logs import WORLD, draft
 from tests.store.postgresql_logs import Holds, Other, append, at_once, opened, rows_of, told, until
 
@@ -195,6 +196,23 @@ def test_of_two_operators_on_one_parked_key_one_is_told_that_he_came_too_late(ei
             answered = await at_once(asyncio.gather(*asked, return_exceptions=True))
             assert [type(one).__name__ for one in answered] == ["Written", "Conflict"]
             assert [lane.rev for lane in (await store.standing(1)).lanes] == [1]
+
+    told(story)
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_process_whose_clock_is_wrong_takes_nothing_from_one_that_lives(url: str, hours: int) -> None:
+    wrong = MovableWorld()
+    wrong.moved = hours * 3_600 * SECOND
+
+    async def story() -> None:
+        async with opened(url) as store, opened(url, world=wrong) as other:
+            rows = await owned(store)
+            now = wrong.now()
+            late = msgspec.structs.replace(node(2), started_at=now, expires_at=now + 10 * SECOND)
+            await other.beat(late)
+            assert (await other.claim(1, late, now=now, most=16)).progress == ()
+            assert (await store.standing(1)).progress == rows
 
     told(story)
 

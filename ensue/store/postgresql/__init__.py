@@ -70,9 +70,11 @@ class PostgresqlStore:
     """
 
     def __init__(self, url: str, *, read_only: bool = False) -> None:
-        self.capabilities = Capabilities(durable=True, sql=True, many_processes=True)
         self.log_id = ""
         self._server = Server(url, read_only=read_only)
+        self.capabilities = Capabilities(
+            durable=True, sql=True, many_processes=True, dense=self._server.writers != "many"
+        )
         self._read_only = read_only
         self._names = Names()
         self._order: Order = Serial()

@@ -235,7 +235,8 @@ class Session:
             self._flights.popleft()
             self._land(flight)
             return
-        preparing = flight.sent.popleft()
+        # When all is answered, there may still be an error: of what the server does at the end of a flight, or its farewell.
+        preparing = flight.sent.popleft() if flight.sent else None
         if status in (pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.PIPELINE_ABORTED):
             if preparing is not None:
                 self._prepared.pop(preparing, None)
