@@ -114,7 +114,7 @@ def _differs(target: str, copied: Copied) -> str:
     if copied.whole:
         return (
             f"the two differ, first at: {copied.difference}. The copy in {shown(target)} was finished before, and one of the two "
-            "was used since. Nothing was changed"
+            "has changed since, or something was left for you to move. Nothing was written"
         )
     return (
         f"the copy in {shown(target)} is not what the source holds, first at: {copied.difference}. It was not finished, and "
