@@ -247,3 +247,20 @@ def test_the_tables_of_handlers_are_granted_by_who_owns_them(place: Place) -> No
             assert (await store.write(Request(apply=(opens,)))).first == 1
 
     told(story)
+
+
+def test_where_many_write_a_role_that_lacks_a_right_keeps_nobody_else_waiting(place: Place) -> None:
+    """Positions are taken under a lock that no rollback ends."""
+    place.run([one for one in place.grants() if one.startswith("GRANT")])
+    app = place.app.partition("//")[2].partition(":")[0]
+    place.run([f"REVOKE UPDATE ON SEQUENCE {place.schema}.ensue_{name} FROM {app}" for name in ("clock", "settled")])
+    sql(place.owner, "UPDATE ensue_log SET writers = 'many'")
+
+    async def story() -> None:
+        async with opened(place.app) as lacks, opened(place.owner) as store:
+            with pytest.raises(ReadOnlyLog):
+                await append(lacks, b"{}")
+            assert (await at_once(append(store, b"{}"))).first >= 1
+            assert len(await rows_of(store)) == 1
+
+    told(story)

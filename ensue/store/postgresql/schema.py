@@ -86,18 +86,28 @@ LANGUAGE plpgsql AS $$
     BEGIN
     PERFORM pg_current_xact_id();
     PERFORM pg_advisory_lock(key);
-    first := (SELECT last_value FROM ensue_position) + 1;
-    PERFORM setval('ensue_position', first + count - 1);
-    at := greatest(wanted_at, (SELECT last_value FROM ensue_clock));
-    PERFORM setval('ensue_clock', at);
+    BEGIN
+        first := (SELECT last_value FROM ensue_position) + 1;
+        PERFORM setval('ensue_position', first + count - 1);
+        at := greatest(wanted_at, (SELECT last_value FROM ensue_clock));
+        PERFORM setval('ensue_clock', at);
+    EXCEPTION WHEN OTHERS OR query_canceled THEN  -- no rollback ends this lock
+        PERFORM pg_advisory_unlock(key);
+        RAISE;
+    END;
     PERFORM pg_advisory_unlock(key);
     END $$;
 CREATE FUNCTION ensue_publish(settled bigint, key bigint) RETURNS void LANGUAGE plpgsql AS $$
     BEGIN
     PERFORM pg_advisory_lock(key);
-    IF settled > (SELECT last_value FROM ensue_settled) THEN
-        PERFORM setval('ensue_settled', settled);
-    END IF;
+    BEGIN
+        IF settled > (SELECT last_value FROM ensue_settled) THEN
+            PERFORM setval('ensue_settled', settled);
+        END IF;
+    EXCEPTION WHEN OTHERS OR query_canceled THEN
+        PERFORM pg_advisory_unlock(key);
+        RAISE;
+    END;
     PERFORM pg_advisory_unlock(key);
     END $$;
 CREATE FUNCTION ensue_head() RETURNS bigint LANGUAGE sql VOLATILE AS $$
