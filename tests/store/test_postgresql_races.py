@@ -364,6 +364,25 @@ def test_a_condition_knows_a_name_that_another_process_has_given_a_type_meanwhil
     told(story)
 
 
+def test_a_name_that_is_given_while_a_type_is_new_hides_no_event_of_that_type(url: str, holds: Holds) -> None:
+    """Both raise the number by which others notice that they must learn names, and neither raises it to where the other did."""
+    url += "&ensue_writers=many"
+
+    async def story() -> None:
+        async with opened(url) as store, opened(url) as other, opened(url) as reader:
+            await append(store, b"{}")
+            hold = holds.before(store, "COMMIT")
+            new = store.write(Request(events=[draft(type_name="Paid", key="p")]))
+            await hold.reached.wait()
+            await at_once(other.rename("Settled", ["Cleared"]))
+            assert await reader.former_names() == {"Cleared": "Settled"}
+            hold.go.set()
+            assert (await at_once(new)).first == 2
+            assert [row[0] for row in (await reader.read((PAID,))).rows] == [2]
+
+    told(story)
+
+
 def test_a_version_that_another_process_has_raised_is_not_the_one_remembered(either: str) -> None:
     """Both have written the stream, and know its version by heart."""
 

@@ -8,10 +8,10 @@ requests depend on (the streams and tags of its events shared or alone, those of
 from a sequence, just before it writes. Commits then end in another order than positions, so nothing may be read up to the last
 position seen. What is read is *settled*: a position is, when every transaction that was under way after it was given has
 ended; those that take positions have a transaction number before they take them, so the numbers under way in a snapshot taken
-after a later number has ended are all that may still fill a lower one (the fence of `pg_snapshot_xip`). Whoever writes waits for that, publishes
-the position and then answers: what is acknowledged can be read by everybody, in the same order, for ever. A writer that dies
-leaves positions that are never filled; nobody waits for them. Any long transaction that writes, in any database of the
-server, holds the settling up; acknowledgements do not wait longer than a second for it.
+after a later number has ended are all that may still fill a lower one (the fence of `pg_snapshot_xip`). Whoever writes waits
+for that, publishes the position and then answers: what is acknowledged can be read by everybody, in the same order, for ever. A
+writer that dies leaves positions that are never filled; nobody waits for them. Any long transaction that writes, in any database
+of the server, holds the settling up; acknowledgements do not wait longer than a second for it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ _LOCK = Statement(
     "FROM (SELECT key, alone FROM unnest($1::bigint[], $2::boolean[]) AS u (key, alone) ORDER BY key OFFSET 0) AS sorted"
 )
 _NAMES = Statement("SELECT 0::bigint, 0::bigint, ''::bytea, names FROM ensue_log")()
-_ADD_NAMES = Statement("UPDATE ensue_log SET names = $1::bigint")
+# Raised, not set: somebody may rename a type meanwhile, whom the lock does not stop.
+_ADD_NAMES = Statement("UPDATE ensue_log SET names = names + 1")()
 _TAKE = Statement("SELECT first, at FROM ensue_take($1::bigint, $2::bigint, $3::bigint)")
 _LAST = Statement("SELECT last_value FROM ensue_position")()
 _SETTLED = Statement("SELECT last_value FROM ensue_settled")()
@@ -164,7 +165,7 @@ class Concurrent:
             batch.shift(first - 1, recorded_at)
 
     def head(self, batch: Batch, mark: bytes) -> list[Call]:
-        return [_ADD_NAMES(batch.names_after)] if batch.adds_names else []
+        return [_ADD_NAMES] if batch.adds_names else []
 
     def look(self) -> list[Call]:
         return [_SETTLED, _NAMES_ONLY]
