@@ -169,8 +169,8 @@ class Transfer(Protocol):
 
     async def begin(self, origin: Origin, *, anew: bool, tables: Sequence[Part] = ()) -> None:
         """Mark the place as half a copy of this log, and whatever else was receiving here as ended: it is refused from now
-        on. With `anew` what is there of a log is removed, and `tables` of the application are made; those that are there,
-        made for this and empty, stay. One transaction.
+        on. `tables` of the application are made where they are not there. With `anew` what is there of a log is removed, and
+        tables that are there must be empty, made for this. One transaction.
 
         Errors: `WrongLog` unless it is empty or half a copy; `MissingCapability` for tables where there can be none.
         """
@@ -300,7 +300,7 @@ def _difference(part: Part, source: Values | None, target: Values | None) -> Dif
     keys = [row[: part.key] for row in (source, target) if row is not None]
     if source is None or target is None or source[: part.key] != target[: part.key]:
         # The row with the lower key is the one that the other side lacks.
-        lowest = min(keys)
+        lowest = min(keys, key=lambda key: [(value is not None, value) for value in key])
         ours = source is not None and source[: part.key] == lowest
         return Difference(part.label, lowest, None, source if ours else None, None if ours else target)
     column = next(number for number, value in enumerate(source) if value != target[number])

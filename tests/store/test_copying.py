@@ -302,6 +302,17 @@ def test_large_rows_of_the_application_come_in_pages_of_few(tmp_path: Path, targ
     assert asyncio.run(story()) == [9, 9]
 
 
+def test_a_table_that_was_made_after_a_copy_stopped_comes_with_the_next(tmp_path: Path, target_url: str) -> None:
+    source = with_tables(tmp_path / "log.db", "CREATE TABLE first (id INTEGER PRIMARY KEY)")
+    with pytest.raises(Interrupted):
+        asyncio.run(copy(source, InterruptedTransfer(open_transfer(target_url), 2), WORLD))
+    connection = apsw.Connection(str(tmp_path / "log.db"))
+    connection.execute("CREATE TABLE second (id INTEGER PRIMARY KEY); INSERT INTO second VALUES (7)")
+    connection.close()
+    assert asyncio.run(copy(source, open_transfer(target_url), WORLD)).difference is None
+    assert run(open_store(target_url), "SELECT id FROM second") == [[(7,)]]
+
+
 def test_what_of_the_application_cannot_move_is_said(tmp_path: Path, target_url: str) -> None:
     source = with_tables(tmp_path / "log.db", TABLES + LEFT)
     copied = asyncio.run(copy(source, open_transfer(target_url), WORLD))

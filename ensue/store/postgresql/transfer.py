@@ -208,6 +208,8 @@ class PostgresqlTransfer:
                     raise WrongLog(f"could not begin a copy in {self.place}: it is a log; nothing was changed")
                 if not anew:
                     await session.run(_TAKE_OVER(self._receiver))
+                    missing = [part for part in tables if not await kinds(session, _table(part))]
+                    await make(session, missing, empty=False)
                     return
                 _, ((made_for,), *_) = await session.run(_MARK(), _WRITERS())
                 writers = self._server.writers or made_for

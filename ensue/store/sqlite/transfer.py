@@ -184,6 +184,7 @@ class SqliteTransfer:
                 make(sql, tables, remove=state is Place.HALF)
             else:
                 sql.execute("UPDATE ensue_transfer SET receiver = ?", (self._receiver,))
+                make(sql, [part for part in tables if not is_there(sql, part.name)], remove=False)
 
     async def _prepare(self) -> None:
         """The settings of a log's file."""
