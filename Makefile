@@ -6,7 +6,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check format bench-store bench-pipeline bench-postgres bench-scale clean
+.PHONY: help demo test check format guarantees bench-store bench-pipeline bench-postgres bench-scale clean
 
 help:
 	@echo "make demo            a shop with simulated customers, for ten seconds"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench-pipeline  consumers against the raw limit"
 	@echo "make bench-postgres  the log on PostgreSQL against its peer and the raw limit"
 	@echo "make bench-scale     many producers, many processes; a picture"
+	@echo "make guarantees      run the contract on every backend, and write what each gives into docs/guarantees.md"
 	@echo "make format          write the format that make check wants"
 	@echo "make clean           remove the environment and everything that was made"
 
@@ -48,6 +49,9 @@ check: $(VENV)/ready
 format: $(VENV)/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+guarantees: $(VENV)/ready
+	@ENSUE_REQUIRE_SERVICES=1 $(BIN)/python -m tests.tidy.guarantees
 
 bench-store: $(VENV)/bench-ready
 	@$(BIN)/python -m bench.store

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ensue.cli.program import COMMANDS
+from tests.tidy.guarantees import PAGE, collected, generated, with_generated
 from tests.tidy.repository import PACKAGE, ROOT, known_tests, papers, python_files
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -85,6 +86,12 @@ def test_each_promise_names_a_test_that_exists(number: int) -> None:
     assert named, f"promise {number} names no test"
     missing = [f"{file}::{test}" for file, test in named if test not in known_tests().get(file, ())]
     assert not missing, f"promise {number} names tests that do not exist: {missing}"
+
+
+def test_what_each_backend_gives_is_what_would_be_written_now() -> None:
+    page = PAGE.read_text()
+    now = with_generated(page, generated(collected()))
+    assert page == now, "`make guarantees` runs the contract on every backend and writes it anew"
 
 
 def test_the_readme_makes_the_promises_of_the_guarantees() -> None:
