@@ -91,6 +91,8 @@ class Writer:
         self._committed: list[tuple[list[_Pending], int]] = []
         """Batches that are stored, each with its last position, which is not settled yet."""
         self._settling: asyncio.Task[None] | None = None
+        self._stored_up_to = self._settled = 0
+        """The last position of ours that is stored, and that everybody can read."""
         self._announce = announce
         self._session: Session | None = None
         self._streams: dict[bytes, int] = {}
@@ -213,6 +215,7 @@ class Writer:
             self._head = batch.head if moved else max(self._head, batch.head)
         if self._fence is not None and moved:
             self._committed.append((pending, batch.head))
+            self._stored_up_to = max(self._stored_up_to, batch.head)
             if self._settling is None or self._settling.done():
                 self._settling = self._world.spawn(self._settle_all(self._fence), name="ensue settling")
             return
@@ -223,24 +226,24 @@ class Writer:
 
     async def _settle_all(self, fence: Fence) -> None:
         """Answer what is stored once everybody can read it, or when that takes too long: it is durable as it is."""
-        while self._committed:
-            settled = self._world.spawn(fence.settle(), name="ensue fence")
-            done, _ = await asyncio.wait([settled], timeout=SETTLE_SECONDS)
-            if not done:
-                for pending, _ in self._committed:
-                    self.queue.answer(pending)
+        while self._settled < self._stored_up_to:
+            settling = self._world.spawn(fence.settle(), name="ensue fence")
+            while not (await asyncio.wait([settling], timeout=SETTLE_SECONDS))[0]:
+                self._answer_up_to(self._stored_up_to)
             try:
-                position = await settled
+                self._settled = await settling
             except EnsueError:  # the server is gone for long; whoever comes next, when it is back, settles this, too
-                for pending, _ in self._committed:
-                    self.queue.answer(pending)
-                self._committed = []
+                self._answer_up_to(self._stored_up_to)
                 return
-            self._announce(position)
-            for pending, _ in [one for one in self._committed if one[1] <= position]:
-                self.queue.answer(pending)
-            self._committed = [one for one in self._committed if one[1] > position]
+            self._announce(self._settled)
+            self._answer_up_to(self._settled)
             self._world.failpoint("append.answered")
+
+    def _answer_up_to(self, position: int) -> None:
+        ready = [pending for pending, last in self._committed if last <= position]
+        self._committed = [one for one in self._committed if one[1] > position]
+        for pending in ready:
+            self.queue.answer(pending)
 
     async def _not_stored(self, pending: list[_Pending], error: psycopg.Error) -> None:
         """Nothing is stored. What may pass is tried again; the request at fault is found by halving."""
