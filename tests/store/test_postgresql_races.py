@@ -16,7 +16,7 @@ import pytest
 from ensue.errors import Conflict, CorruptLog, DuplicateEventId
 from ensue.events.stored import tag_hash
 from ensue.store.base import Condition, Expected, Request, Term, Written
-from ensue.store.postgresql import PostgresqlStore
+from ensue.store.postgresql import PostgresqlStore, writer
 from ensue.testing.contracts.bench import key_of
 from tests.store.logs import draft
 from tests.store.postgresql_logs import Holds, Other, append, at_once, opened, opened_many, rows_of, told, until
@@ -253,6 +253,29 @@ def test_a_long_transaction_of_somebody_else_keeps_no_reader_waiting(url: str) -
             assert (await at_once(append(store, b"{}"))).first == 1
             assert await at_once(waiting) == 1
             assert await positions(reader) == [1]
+
+    told(story)
+
+
+def test_where_many_write_a_long_transaction_of_somebody_else_keeps_no_writer_waiting(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is stored cannot be read before that transaction has ended, but is acknowledged: not the first one only."""
+    monkeypatch.setattr(writer, "SETTLE_SECONDS", 0.05)
+    url += "&ensue_writers=many"
+
+    async def story() -> None:
+        async with opened(url) as store, opened(url) as reader, Other(url) as other:
+            waiting = asyncio.ensure_future(reader.changed(0))
+            await other.run("CREATE TABLE theirs (n integer)", "BEGIN", "INSERT INTO theirs VALUES (1)")
+            for number in range(1, 4):
+                assert (await at_once(append(store, b"{}", b"{}"))).last == 2 * number
+            assert not waiting.done() and await rows_of(reader) == []
+            await other.run("COMMIT")
+            await at_once(waiting)
+            await at_once(reader.changed(5))
+            assert await positions(reader) == [1, 2, 3, 4, 5, 6]
+            assert store._writer is not None and store._writer.queue._bytes == 0
 
     told(story)
 
