@@ -5,7 +5,7 @@ The heartbeat is measured by a clock that never goes back.
 The lease on disk is for the others; the owner itself counts from before its last successful beat was sent, so that it
 stops before anybody may take over. A process paused in between is caught by the fence of its next commit.
 
-Who else lives is read after each beat, each second while there are others, and when a lease of theirs ends. When the wall
+Who else lives is read after each beat, twice a second while there are others, and when a lease of theirs ends. When the wall
 clock was set, all leases look as if they had ended, or would not for long: then everybody beats, and nobody takes anything
 until all have. Whenever this process may have looked dead to the others while it was not, it *doubts* that it still owns what
 it holds: one who has nothing to commit would never hear that it was fenced.
@@ -28,8 +28,8 @@ __all__ = ["BEAT_SECONDS", "LEASE_SECONDS", "Lease", "Turn"]
 LEASE_SECONDS = 10.0
 BEAT_SECONDS = 3.0
 _START_SECONDS = 8.0
-_LOOK_SECONDS = 1.0
-"""How late the death of another process of this machine is noticed; that of one elsewhere shows when its lease ends."""
+_LOOK_SECONDS = 0.5
+"""How late it is noticed that another process stops, or has died on this machine; elsewhere that shows when its lease ends."""
 _SHORTLY = 0.01
 _CLOCK_TOLERANCE = 1.0
 _LOOKS_IN_DOUBT = 2
@@ -145,7 +145,7 @@ class Lease:
         """Whether the wall clock was set since this was last asked. Returns the time by the other clock."""
         now, monotonic = self._world.now(), self._world.monotonic()
         if abs((now - self._wall) / 1_000_000 - (monotonic - self._wall_at)) > _CLOCK_TOLERANCE:
-            self._all_beaten_at = monotonic + BEAT_SECONDS + _LOOK_SECONDS
+            self._all_beaten_at = monotonic + BEAT_SECONDS + 1.0
             self._misled()
         self._wall, self._wall_at = now, monotonic
         return monotonic
