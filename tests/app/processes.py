@@ -63,6 +63,12 @@ class Program:
         self._process.stdin.write(f"{line}\n".encode())
         self._process.stdin.flush()
 
+    def tell_no_more(self) -> None:
+        """Whatever of it reads its input is told that it has ended."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.stdin = None
+
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
