@@ -173,13 +173,14 @@ class Hold:
         self.reached = asyncio.Event()
         self.go = asyncio.Event()
         self._store = store
-        self._text = text.encode()
+        # The statement COMMIT is meant, and not a word that begins so.
+        self._text = re.compile(re.escape(text.encode()) + rb"(?![A-Z])")
         self._answered = answered
 
     def concerns(self, session: Session, calls: Sequence[Call]) -> bool:
         writer = self._store._writer
         of_this_store = session is self._store._desk or (writer is not None and session is writer._session)
-        return of_this_store and not self.reached.is_set() and any(self._text in call.text for call in calls)
+        return of_this_store and not self.reached.is_set() and any(self._text.search(call.text) for call in calls)
 
     async def held(self, send: Callable[[], asyncio.Future[list[Rows]]]) -> list[Rows]:
         if not self._answered:

@@ -30,6 +30,7 @@ _VARIABLES = {"connect_timeout": "PGCONNECT_TIMEOUT", "target_session_attrs": "P
 _SETTINGS = (
     ("idle_in_transaction_session_timeout", "5s"),
     ("lock_timeout", "2s"),
+    ("default_transaction_isolation", "read committed"),
 )
 _DURABLE = (
     "CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END"

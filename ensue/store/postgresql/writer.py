@@ -15,7 +15,7 @@ old session has ended: the mark in the head's row, the events' ids, the idempote
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 import msgspec
@@ -24,13 +24,13 @@ import psycopg
 from ensue.errors import EnsueError, OutcomeUnknown, StorageFull, Unavailable, WriterStopped
 from ensue.events.stored import Draft
 from ensue.store import refusals
-from ensue.store.base import Condition, Request, Written
+from ensue.store.base import Request, Written
 from ensue.store.postgresql.batch import Batch, Later
 from ensue.store.postgresql.errors import is_outdated, is_transient, translated
+from ensue.store.postgresql.locking import COMMIT, ROLLBACK, Locking
 from ensue.store.postgresql.names import Names
 from ensue.store.postgresql.order import Fence, Order
-from ensue.store.postgresql.reading import select
-from ensue.store.postgresql.session import Call, Rows, Session, Statement
+from ensue.store.postgresql.session import Call, Session
 from ensue.store.postgresql.transaction import PostgresqlTransaction
 from ensue.store.queue import Pending, Queue
 from ensue.world import World
@@ -42,26 +42,6 @@ PATIENCE_SECONDS = 15.0
 AGAIN_SECONDS = 0.1
 SETTLE_SECONDS = 1.0
 """So long an answer waits until what it tells of can be read by everybody."""
-STREAMS_CACHED = 100_000
-_BEGIN = Statement("BEGIN")()
-_COMMIT = Statement("COMMIT")()
-_ROLLBACK = Statement("ROLLBACK")()
-_TOUCH = Statement("UPDATE ensue_log SET log_id = log_id")()
-_FENCES = Statement(
-    "SELECT p.consumer, p.segment, p.fence, p.rev, p.count, p.digest FROM ensue_progress p "
-    "JOIN unnest($1::integer[], $2::integer[]) AS u (consumer, segment) "
-    "ON p.consumer = u.consumer AND p.segment = u.segment ORDER BY p.consumer, p.segment FOR UPDATE OF p"
-)
-_KEYS = Statement("SELECT key, fingerprint, first, last, result FROM ensue_request WHERE key = ANY ($1::bytea[])")
-_STREAMS = Statement(
-    "SELECT s, (SELECT version FROM ensue_event WHERE stream = s ORDER BY position DESC LIMIT 1) "
-    "FROM unnest($1::bytea[]) AS u (s)"
-)
-_PARKED = Statement(
-    "SELECT l.consumer, l.key, l.rev FROM ensue_lane l JOIN unnest($1::integer[], $2::bytea[]) AS u (consumer, key) "
-    "ON l.consumer = u.consumer AND l.key = u.key WHERE l.state = 'parked'"
-)
-_IDS = Statement("SELECT id FROM ensue_event WHERE id = ANY ($1::bytea[])")
 _Pending: TypeAlias = Pending[Request]
 Connect: TypeAlias = Callable[[], Awaitable[Session]]
 
@@ -85,7 +65,6 @@ class Writer:
         self.queue: Queue[Request] = Queue()
         self._connect = connect
         self._world = world
-        self._names = names
         self._order = order
         self._fence = fence
         self._committed: list[tuple[list[_Pending], int]] = []
@@ -95,11 +74,7 @@ class Writer:
         """The last position of ours that is stored, and that everybody can read."""
         self._announce = announce
         self._session: Session | None = None
-        self._streams: dict[bytes, int] = {}
-        self._head = 0
-        self._mark = b""
-        self._contested = False
-        """Another process wrote last: what is remembered of streams is not relied upon."""
+        self._locking = Locking(order, world, names)
         self._trouble_since: float | None = None
         self._closing = False
         self._wanted = asyncio.Event()
@@ -165,13 +140,13 @@ class Writer:
         """One batch, until each of its requests is answered or queued again."""
         try:
             session = self._session = await self._connected()
-            batch = await self._lock(session, [one.work for one in pending])
+            batch = await self._locking.lock(session, [one.work for one in pending])
             self._world.failpoint("append.locked")
             left = self._judge(session, batch, pending)
             await self._order.place(session, batch)
             mark = self._world.new_id() if batch.locked else b""
             head = self._order.head(batch, mark) if batch.locked else []
-            calls = [*left, *batch.writes(), *head, _COMMIT]
+            calls = [*left, *batch.writes(), *head, COMMIT]
             self._world.failpoint("append.rows written")
         except psycopg.Error as error:
             await self._not_stored(pending, error)
@@ -190,29 +165,21 @@ class Writer:
 
     async def _connected(self) -> Session:
         if self._session is None or self._session.lost is not None:
-            self._forget()
+            self._locking.forget()
             self._session = await self._connect()
         return self._session
 
-    def _forget(self) -> None:
-        self._streams.clear()
-        self._names.roll_back()
-        self._mark = b""
-
     def _stored(self, pending: list[_Pending], batch: Batch, mark: bytes) -> None:
         self._trouble_since = None
-        self._names.commit()
         self.queue.stored()
         moved = batch.head > batch.before
         if self._fence is not None and batch.locked:
-            before = batch.before if moved else self._head
+            before = batch.before if moved else self._locking.head
             for one in pending:
                 if one.answer is not None and not one.answer.replayed:
                     first, last = one.answer.first + before, one.answer.last + before
                     one.answer = msgspec.structs.replace(one.answer, first=first, last=last)
-        if mark:
-            self._mark = mark
-            self._head = batch.head if moved else max(self._head, batch.head)
+        self._locking.stored(batch, mark)
         if self._fence is not None and moved:
             self._committed.append((pending, batch.head))
             self._stored_up_to = max(self._stored_up_to, batch.head)
@@ -247,7 +214,7 @@ class Writer:
 
     async def _not_stored(self, pending: list[_Pending], error: psycopg.Error) -> None:
         """Nothing is stored. What may pass is tried again; the request at fault is found by halving."""
-        self._forget()
+        self._locking.forget()
         session = self._session
         if session is not None and session.lost is None and not await self._rolled_back(session):
             session.close()
@@ -265,7 +232,7 @@ class Writer:
         if session.idle:
             return True
         try:
-            await session.run(_ROLLBACK)
+            await session.run(ROLLBACK)
         except psycopg.Error:
             return False
         return True
@@ -285,73 +252,6 @@ class Writer:
         if self._trouble_since is None:
             self._trouble_since = now
         return now - self._trouble_since < PATIENCE_SECONDS and not self._closing
-
-    # ------------------------------------------------------------------------------------------------------- locking
-
-    async def _lock(self, session: Session, requests: Sequence[Request]) -> Batch:
-        """Begin, lock, look up: one flight where nobody else has written since."""
-        wanted = _Wanted(requests)
-        begin = [_BEGIN, *session.settings, _FENCES(*wanted.segments)]
-        if not wanted.lock:
-            fences = (await session.run(*begin))[-1]
-            batch = Batch(head=self._head, recorded_at=0, now=self._world.now(), names=self._names, streams={})
-            batch.know_progress(fences)
-            return batch
-        remembers = self._order.remembers
-        if self._contested or not remembers or len(self._streams) > STREAMS_CACHED:
-            self._streams = {}
-        locks = self._order.locks(requests, not wanted.types <= self._names.known)
-        conditions = list(wanted.conditions)
-        look_ups = [
-            _KEYS(wanted.keys),
-            _STREAMS([stream for stream in wanted.streams if stream not in self._streams]),
-            _PARKED(*wanted.lanes),
-            _IDS([] if remembers else wanted.ids),
-            *self._breaking(conditions),
-        ]
-        results = await session.run(*begin, *locks, *look_ups)
-        fences = results[len(begin) - 1]
-        ((head, recorded_at, mark, names),) = results[len(begin) + len(locks) - 1]
-        keys, streams, parked, ids, *found = results[-len(look_ups) :]
-        self._contested = mark != self._mark
-        if self._contested:
-            self._streams = {}
-        await self._know_streams(session, wanted.streams, streams)
-        if names != self._names.revision:
-            self._names.load(await session.run(*Names.queries()))
-            found = await session.run(*self._breaking(conditions))
-        batch = Batch(
-            head=head,
-            recorded_at=recorded_at,
-            now=self._world.now(),
-            names=self._names,
-            streams=self._streams,
-            floating=not remembers,
-        )
-        batch.locked, batch.mark_before = True, mark
-        batch.know_progress(fences)
-        batch.keys = {key: tuple(row) for key, *row in keys}
-        batch.parked = {(consumer, key): rev for consumer, key, rev in parked}
-        batch.ids = {id for (id,) in ids}
-        batch.matches = {condition: rows[0][0] for condition, rows in zip(conditions, found, strict=True) if rows}
-        return batch
-
-    async def _know_streams(self, session: Session, wanted: Sequence[bytes], found: Rows) -> None:
-        """Remember what was found, and look up what was believed known, but is so no longer."""
-        self._streams.update({stream: version or 0 for stream, version in found})
-        missing = [stream for stream in wanted if stream not in self._streams]
-        if missing:
-            (found,) = await session.run(_STREAMS(missing))
-            self._streams.update({stream: version or 0 for stream, version in found})
-
-    def _breaking(self, conditions: Sequence[Condition]) -> list[Call]:
-        """For each condition, what finds a committed event that breaks it."""
-        return [
-            select(
-                condition.selection, self._names.expand, after=condition.after, before=1 << 62, limit=1, backwards=False
-            )
-            for condition in conditions
-        ]
 
     # ------------------------------------------------------------------------------------------------------- judging
 
@@ -396,11 +296,7 @@ class Writer:
             transaction.undo()
             raise refusals.function_failed(error, unit) from error
         transaction.keep()
-        missing = [draft.stream for draft in emitted if draft.stream is not None and draft.stream not in batch.streams]
-        if missing:
-            streams = session.run_now(*unsent, _STREAMS(missing))[-1]
-            unsent.clear()
-            batch.streams.update({stream: version or 0 for stream, version in streams})
+        self._locking.versions(session, batch, emitted, unsent)
         return emitted, result
 
     # ------------------------------------------------------------------------------------------------------ settling
@@ -408,11 +304,11 @@ class Writer:
     async def _settle(self, pending: list[_Pending], batch: Batch, mark: bytes) -> None:
         """The connection was lost when COMMIT had been sent. Find out, under the locks of the batch itself, whether it is
         stored: they are not to be had before the old session has ended."""
-        self._names.roll_back()
+        self._locking.forget()
         while True:
             try:
                 session = await self._connected()
-                stored = await self._is_stored(session, batch, mark)
+                stored = await self._locking.is_stored(session, batch, mark)
             except psycopg.Error as error:
                 if session_ended := self._session:
                     session_ended.close()
@@ -422,61 +318,15 @@ class Writer:
                 stored = None
             if stored:
                 self._stored(pending, batch, mark)
-                self._forget()
+                self._locking.forget()
             elif stored is None:
                 self.queue.answer(pending, OutcomeUnknown(_UNKNOWN))
             else:
                 self.queue.put_back(pending)
             return
 
-    async def _is_stored(self, session: Session, batch: Batch, mark: bytes) -> bool | None:
-        """None where nothing tells: no events, no key, and others have written since."""
-        segments = sorted(batch.progress)
-        calls = [_BEGIN, *session.settings, _FENCES([c for c, _ in segments], [s for _, s in segments])]
-        begun = len(calls)
-        if batch.locked:
-            calls += self._order.alone()
-        results = await session.run(*calls)
-        fences = results[begun - 1]
-        id, key = batch.first_id, batch.first_key
-        ids, keys = await session.run(_IDS([id] if id else []), _KEYS([key] if key else []))
-        stored: bool | None
-        if batch.locked and self._order.remembers and results[-1][0][2] in (mark, batch.mark_before):
-            stored = results[-1][0][2] == mark
-        elif id or key:
-            stored = bool(ids or keys)
-        else:
-            stored = batch.is_stored({(row[0], row[1]): (row[2], row[3]) for row in fences})
-        # A primary that was restarted shows what its replicas may lack still: they have it when they have what is behind it.
-        await session.run(*((_TOUCH, _COMMIT) if stored else (_ROLLBACK,)))
-        return stored
-
 
 _UNKNOWN = (
     "the connection was lost while this was being committed, and it cannot be told whether it is stored. Ask again with the "
     "same idempotency key, or look whether it is there"
 )
-
-
-class _Wanted:
-    """What a batch must know of the log."""
-
-    def __init__(self, requests: Sequence[Request]) -> None:
-        commits = sorted({(c.fence.consumer, c.fence.segment) for c in (r.commit for r in requests) if c is not None})
-        self.segments = [consumer for consumer, _ in commits], [segment for _, segment in commits]
-        self.keys = [request.idempotency_key for request in requests if request.idempotency_key is not None]
-        self.conditions = dict.fromkeys(condition for request in requests for condition in request.conditions)
-        lanes = [request.operation.lane for request in requests if request.operation is not None]
-        self.lanes = [lane.consumer for lane in lanes], [lane.key for lane in lanes]
-        streams = {expected.stream for request in requests for expected in request.expected}
-        streams |= {draft.stream for request in requests for draft in request.events if draft.stream is not None}
-        self.streams = list(streams)
-        self.ids = [draft.id for request in requests for draft in request.events]
-        self.types = {(draft.type_name, draft.type_version) for request in requests for draft in request.events}
-        self.lock = bool(
-            self.keys
-            or self.conditions
-            or lanes
-            or streams
-            or any(request.events or request.apply or request.commit is None for request in requests)
-        )
