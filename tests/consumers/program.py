@@ -1,6 +1,7 @@
 """A program for tests of several processes on one log: `python -m tests.consumers.program work URL` runs its consumers.
 
-A tick with a number below 0 takes its time: "began", its clock and its number are said when a handler has it.
+A pulse with a number below 0 takes its time: "began", its clock and its number are said when a handler has it. Its events are
+its own: what other tests derive from theirs is not known to these processes, which would stand by.
 """
 
 from __future__ import annotations
@@ -8,13 +9,22 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from ensue import App, Transaction
-from tests.consumers.clocks import Rang, Ticked
+from ensue import App, Event, Transaction
 
-__all__ = ["EMIT_ONE", "application"]
+__all__ = ["EMIT_ONE", "Pulse", "application"]
 
 EMIT_ONE = ("ring", "echo")
 SLOW_SECONDS = 2.0
+
+
+class Pulse(Event, key="clock_id"):
+    clock_id: str
+    number: int
+
+
+class Echo(Event, key="clock_id"):
+    clock_id: str
+    number: int
 
 
 def say(line: str) -> None:
@@ -26,18 +36,18 @@ def application(url: str) -> App:
     app = App("clocks", url=url)
 
     @app.on
-    async def ring(event: Ticked) -> Rang:
+    async def ring(event: Pulse) -> Echo:
         if event.number < 0:
             say(f"began {event.clock_id} {event.number}")
             await asyncio.sleep(SLOW_SECONDS)
-        return Rang(clock_id=event.clock_id, number=event.number)
+        return Echo(clock_id=event.clock_id, number=event.number)
 
     @app.on(pure=True)
-    def echo(event: Ticked) -> Rang:
-        return Rang(clock_id=f"echo of {event.clock_id}", number=event.number)
+    def echo(event: Pulse) -> Echo:
+        return Echo(clock_id=f"echo of {event.clock_id}", number=event.number)
 
     @app.on
-    def note(event: Ticked, tx: Transaction) -> None:
+    def note(event: Pulse, tx: Transaction) -> None:
         tx.execute("CREATE TABLE IF NOT EXISTS noted (clock_id TEXT, number INTEGER)")
         tx.execute("INSERT INTO noted VALUES (?, ?)", event.clock_id, event.number)
 

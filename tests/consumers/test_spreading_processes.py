@@ -18,9 +18,8 @@ from ensue.testing.applications import is_quiet
 from ensue.world import RealWorld
 from tests.app.orders import until
 from tests.app.processes import Program
-from tests.consumers.clocks import tick
 from tests.consumers.invariants import violations
-from tests.consumers.program import EMIT_ONE, application
+from tests.consumers.program import EMIT_ONE, Pulse, application
 
 CLOCKS = [f"clock-{number}" for number in range(32)]
 BUSY = 5.0
@@ -50,7 +49,7 @@ class Shared:
     async def tick(self) -> None:
         """One tick of each clock."""
         self.ticked += 1
-        await self.app.publish(*(tick(self.ticked, clock) for clock in CLOCKS))
+        await self.app.publish(*(Pulse(clock_id=clock, number=self.ticked) for clock in CLOCKS))
 
     @asynccontextmanager
     async def ticking(self) -> AsyncGenerator[None, None]:
@@ -124,7 +123,7 @@ def test_three_processes_share_a_file_while_one_is_killed_and_one_sleeps_beyond_
 
         await shared.quiet()
         # In the middle of its handlers, and not of a commit: that would stop all writers.
-        slow = await shared.app.publish(*(tick(-1, clock) for clock in CLOCKS))
+        slow = await shared.app.publish(*(Pulse(clock_id=clock, number=-1) for clock in CLOCKS))
         third.until("began")
         await slow.wait("echo", "note")
         third.send(signal.SIGSTOP)
