@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from ensue.errors import Misuse
 from ensue.store.postgresql.session import Call, Session, Statement
 
-__all__ = ["PostgresqlTransaction", "numbered"]
+__all__ = ["PostgresqlTransaction", "checked", "numbered"]
 
 _SAVEPOINT = Statement("SAVEPOINT ensue_request")()
 _RELEASE = Statement("RELEASE SAVEPOINT ensue_request")()
@@ -20,6 +20,8 @@ _BACK = Statement("ROLLBACK TO SAVEPOINT ensue_request")()
 _ENDS_TRANSACTIONS = frozenset(
     ("ABORT", "BEGIN", "COMMIT", "END", "PREPARE", "RELEASE", "ROLLBACK", "SAVEPOINT", "START", "VACUUM")
 )
+_OUTLASTS_TRANSACTIONS = frozenset(("DEALLOCATE", "DISCARD", "LISTEN", "RESET", "UNLISTEN"))
+_SET_FOR_NOW = ("LOCAL", "CONSTRAINTS", "TRANSACTION")
 _COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 _TOKENS = re.compile(
     r"""
@@ -45,6 +47,19 @@ def numbered(sql: str) -> str:
     return _TOKENS.sub(one, sql)
 
 
+def checked(sql: str) -> None:
+    """Errors: `Misuse` for a statement that would end the transaction, or change its session for good."""
+    words = [word.rstrip(";").upper() for word in _COMMENTS.sub(" ", sql).split(None, 2)[:2]]
+    first, second = (*words, "", "")[:2]
+    if first in _ENDS_TRANSACTIONS:
+        raise Misuse(f"{first} inside the application's transaction: it begins, commits and rolls back by itself")
+    if first in _OUTLASTS_TRANSACTIONS or (first == "SET" and second not in _SET_FOR_NOW):
+        raise Misuse(
+            f"{first} inside the application's transaction: the session is the log's, and would keep it. Write SET LOCAL for "
+            "what is to hold until the commit"
+        )
+
+
 class PostgresqlTransaction:
     """What the functions of one request are given. All of them are undone together."""
 
@@ -57,12 +72,8 @@ class PostgresqlTransaction:
     def execute(self, sql: str, values: Sequence[object] | Mapping[str, object] = (), /) -> list[tuple[object, ...]]:
         """Run one statement and return all its rows. Errors: those of psycopg, after which the transaction takes no further
         statement; `Misuse` for one that would end the transaction, and with it the promise that all of the request is
-        stored or nothing."""
-        words = _COMMENTS.sub(" ", sql).split(None, 1)
-        if words and words[0].rstrip(";").upper() in _ENDS_TRANSACTIONS:
-            raise Misuse(
-                f"{words[0]} inside the application's transaction: it begins, commits and rolls back by itself"
-            )
+        stored or nothing, or that would change the session for good."""
+        checked(sql)
         if isinstance(values, Mapping):
             raise Misuse("named parameters are not for every database: write ? for each value, and give them in order")
         call = self._session.dumped(numbered(sql), values)
