@@ -1,4 +1,5 @@
-"""What a running application says to whoever started it: lines on stderr, each with its time. What goes well is silent."""
+"""What a running application says to whoever started it: lines on stderr, each with its time. What goes well is silent, and one
+trouble that all consumers have, such as a server that is gone, is told once in a while and not by each of them."""
 
 from __future__ import annotations
 
@@ -21,21 +22,31 @@ from ensue.observe.signals import (
     Signal,
     WriterTrouble,
 )
-from ensue.world import RealWorld
+from ensue.world import RealWorld, World
 
 __all__ = ["Teller"]
+
+AGAIN_SECONDS = 60.0
+"""A trouble that lasts is told again after this."""
+GATHER_SECONDS = 0.2
+"""So long the losses of all consumers are gathered into one line."""
 
 
 class Teller:
     """See the module."""
 
-    def __init__(self) -> None:
-        self.world = RealWorld()
+    def __init__(self, world: World | None = None) -> None:
+        self.world = world or RealWorld()
         self.waiting: set[str] = set()
         """Consumers of which another process runs all there is."""
+        self._troubles: dict[str, float] = {}
+        """When each was told last."""
+        self._lost: dict[str, dict[str, int]] = {}
+        """Of losses that are not told yet: by reason, each consumer's segments."""
 
     def line(self, style: str, text: str) -> None:
         """Say this. Nobody may listen any more: that must not end what is told of."""
+        self._tell_lost()
         with contextlib.suppress(OSError):
             click.echo(self.worded(style, text), err=True, color=coloured(sys.stderr))
 
@@ -46,12 +57,40 @@ class Teller:
 
     def signal(self, signal: Signal) -> None:
         """Say what this signal needs to have said: the observer of an application."""
+        if isinstance(signal, SegmentsLost):
+            self._gather(signal)
+            return
+        if isinstance(signal, WriterTrouble) and not self._is_news(signal):
+            return
+        if isinstance(signal, SegmentsClaimed) and self._troubles:
+            self._troubles.clear()
+            self.line("green", "the log answers again")
         style, text = _said(signal)
         if isinstance(signal, SegmentsClaimed) and signal.consumer in self.waiting:
             self.waiting.discard(signal.consumer)
             style, text = "green", f"{signal.consumer} is run here now"
         if text:
             self.line(style, text)
+
+    def _is_news(self, trouble: WriterTrouble) -> bool:
+        """What was attempted is told apart by nobody."""
+        cause = trouble.error.partition(": ")[2] or trouble.error
+        now = self.world.monotonic()
+        if now - self._troubles.get(cause, float("-inf")) < AGAIN_SECONDS:
+            return False
+        self._troubles[cause] = now
+        return True
+
+    def _gather(self, loss: SegmentsLost) -> None:
+        if not self._lost:
+            self.world.call_later(GATHER_SECONDS, self._tell_lost)
+        segments = self._lost.setdefault(loss.reason, {})
+        segments[loss.consumer] = segments.get(loss.consumer, 0) + len(loss.segments)
+
+    def _tell_lost(self) -> None:
+        lost, self._lost = self._lost, {}
+        for reason, segments in lost.items():
+            self.line("yellow", f"{', '.join(segments)} lost {many(sum(segments.values()), 'segment')}: {reason}")
 
 
 @singledispatch
@@ -95,14 +134,8 @@ def _(signal: ConsumerStandsBy) -> tuple[str, str]:
 
 
 @_said.register
-def _(signal: SegmentsLost) -> tuple[str, str]:
-    return "yellow", f"{signal.consumer} lost {many(len(signal.segments), 'segment')}: {signal.reason}"
-
-
-@_said.register
 def _(signal: WriterTrouble) -> tuple[str, str]:
-    again = duration(signal.retry_in_seconds)
-    return "red", f"{signal.consumer or 'the log'}: {signal.error}; tried again in {again}"
+    return "red", f"{signal.error}; it is tried until it succeeds"
 
 
 def _about(signal: AttemptFailed | EventParked) -> str:

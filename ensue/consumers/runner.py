@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import msgspec
@@ -26,7 +26,7 @@ from ensue.consumers.machine import Failure, Lookup, Machine, Slot
 from ensue.consumers.policy import Retry
 from ensue.consumers.routing import ONE_ORDER, Routing
 from ensue.consumers.waiting import Bell
-from ensue.errors import ApplyFailed, EnsueError, Fenced, StorageFull, TryAgain, Unavailable
+from ensue.errors import ApplyFailed, EnsueError, Fenced, OutcomeUnknown, StorageFull, TryAgain, Unavailable
 from ensue.events.stored import Draft, Row
 from ensue.observe.signals import (
     AttemptFailed,
@@ -68,6 +68,7 @@ LIMIT_OF_A_COMMIT_SECONDS = 30.0
 CLOCK_TOLERANCE = 500_000
 TRACEBACK_CHARACTERS = 16_384
 ERROR_CHARACTERS = 1_024
+_TAKEN = "another process owns it now"
 
 
 class Runner:
@@ -150,7 +151,7 @@ class Runner:
                     await self._sleep()
         except EnsueError as error:
             if not self._stopping:
-                self._lose_all(f"{type(error).__name__}: {error}")
+                self._lose(f"{type(error).__name__}: {error}", self.machines.values())
                 raise
         finally:
             watch.cancel()
@@ -173,12 +174,16 @@ class Runner:
             if left <= 0 or not any(machine.flight for machine in self.machines.values()):
                 break
             await self._wait(left)
-        self._lose_all("a handler still ran, or a commit was not answered, when the consumer had to stop")
+        self._lose(
+            "a handler still ran, or a commit was not answered, when the consumer had to stop", self.machines.values()
+        )
 
     async def _turn(self) -> bool:
         """One round. True when there is more to do at once."""
         if not self._lease.held:
-            self._lose_all("the lease ran out: this process was paused, or could not write its heartbeat")
+            self._lose(
+                "the lease ran out: this process was paused, or could not write its heartbeat", self.machines.values()
+            )
         if not self.able:
             self._end_turns()
             self._commit_all()
@@ -326,9 +331,12 @@ class Runner:
         self._doubts = self._lease.doubts
         standing = await self._store.standing(self.consumer.id)
         own = {row.segment: row.fence for row in standing.progress if row.owner == self._lease.node.id}
-        for machine in list(self.machines.values()):
-            if own.get(machine.segment) != machine.fence and not machine.leaving:
-                self._lose(machine, "another process owns it now")
+        taken = [
+            machine
+            for machine in self.machines.values()
+            if own.get(machine.segment) != machine.fence and not machine.leaving
+        ]
+        self._lose(_TAKEN, taken)
 
     def _balance(self) -> None:
         """Above the share, drain one segment after the other for those who are below theirs: that of which least runs. All
@@ -355,21 +363,19 @@ class Runner:
         self._read_to = min(reading, default=self._read_to)
         self._behind = True
 
-    def _lose(self, machine: Machine, reason: str) -> None:
-        """Drop the memory of a segment: everything of it not committed is discarded."""
-        if self.machines.get(machine.segment) is not machine:
-            return
-        del self.machines[machine.segment]
-        self._lease.turn.give_back(machine)
-        self._calls.drop(machine)
-        self._lost = True
-        self._next_claim = self._world.monotonic() + CLAIM_SECONDS
-        self._observe(SegmentsLost(consumer=self.consumer.name, segments=(machine.segment,), reason=reason))
-        self._wake.set()
-
-    def _lose_all(self, reason: str) -> None:
-        for machine in list(self.machines.values()):
-            self._lose(machine, reason)
+    def _lose(self, reason: str, machines: Iterable[Machine]) -> None:
+        """Drop the memory of these segments: everything of them not committed is discarded."""
+        lost = [machine for machine in machines if self.machines.get(machine.segment) is machine]
+        for machine in lost:
+            del self.machines[machine.segment]
+            self._lease.turn.give_back(machine)
+            self._calls.drop(machine)
+        if lost:
+            self._lost = True
+            self._next_claim = self._world.monotonic() + CLAIM_SECONDS
+            segments = tuple(machine.segment for machine in lost)
+            self._observe(SegmentsLost(consumer=self.consumer.name, segments=segments, reason=reason))
+            self._wake.set()
 
     # ------------------------------------------------------------------------------------------------------ reading
 
@@ -658,12 +664,14 @@ class Runner:
         elif isinstance(error, ApplyFailed):
             self._refused(machine, error)
         elif isinstance(error, Fenced):
-            self._lose(machine, "another process owns it now")
+            self._lose(_TAKEN, [machine])
         elif isinstance(error, StorageFull | Unavailable) and not self._stopping:
             self._trouble(error)
             self._world.call_later(STORAGE_RETRY_SECONDS, partial(self._send, machine, request))
+        elif isinstance(error, OutcomeUnknown):
+            self._lose("it cannot be told whether its last commit is stored, so it is read anew", [machine])
         else:
-            self._lose(machine, f"{type(error).__name__}: {error}")
+            self._lose(f"{type(error).__name__}: {error}", [machine])
         self._wake.set()
 
     def _passed(self, commit: ConsumerCommit) -> None:

@@ -77,6 +77,8 @@ _CONNECTING = {
     "read-only": "no server that the URL names takes writes: a replica, or one that was made read-only",
 }
 
+_SAID_ALREADY = ("connection failed: ", " Is the server running on that host and accepting TCP/IP connections?")
+
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same may succeed in a moment: the server starts or stops, fails over, or somebody holds a lock."""
@@ -95,6 +97,8 @@ def translated(error: BaseException, attempted: str) -> EnsueError:
     """The error to raise, with the cause set. A connection's error names host and role, never a password."""
     ours, words = _meaning(error)
     detail = " ".join(str(error).split()) or type(error).__name__
+    for said in _SAID_ALREADY:
+        detail = detail.replace(said, "")
     result = ours(f"could not {attempted}: {words} ({detail})")
     result.__cause__ = error
     return result
