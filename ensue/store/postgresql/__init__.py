@@ -268,6 +268,7 @@ class PostgresqlStore:
         """See `Log.changed`."""
         while self._head <= after:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            waiter.add_done_callback(_forgotten)
             self._changed.add(waiter)
             try:
                 self._start_watching()
@@ -458,7 +459,8 @@ class PostgresqlStore:
         return checkpoints.covering(await self._ask("read deliveries", *calls), positions) if calls else ()
 
 
-def _forgotten(future: asyncio.Future[list[Rows]]) -> None:
-    """A notification that is lost with its connection: those who wait poll."""
+def _forgotten(future: asyncio.Future[Any]) -> None:
+    """Whoever waits need not hear of its error: of a notification that is lost with its connection (who waits for it polls), or
+    where looking has failed by itself."""
     if not future.cancelled():
         future.exception()
