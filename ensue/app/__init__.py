@@ -6,6 +6,7 @@ from ensue.app.health import Health, HealthPart
 from ensue.app.log import LogView
 from ensue.app.receipt import Receipt
 from ensue.app.service import ONE_ORDER, Reaction, Service
+from ensue.app.transaction import OpenTransaction
 from ensue.app.urls import open_store
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Health",
     "HealthPart",
     "LogView",
+    "OpenTransaction",
     "Portal",
     "Reaction",
     "Receipt",

@@ -25,6 +25,7 @@ from ensue.app.log import LogView
 from ensue.app.receipt import WAIT, Receipt
 from ensue.app.service import Service
 from ensue.app.settings import Settings
+from ensue.app.transaction import OpenTransaction
 from ensue.app.urls import open_store
 from ensue.channels import Channel
 from ensue.consumers.handler import HandlerDefinition
@@ -270,6 +271,15 @@ class App(Service):
         result must be data then, of the type the function is annotated with, or None.
         """
         return await self._open_engine().transact(function, checked_key(idempotency_key))
+
+    def transaction(self, *, idempotency_key: str | None = None) -> AbstractAsyncContextManager[OpenTransaction]:
+        """A transaction of your own, where the store is a PostgreSQL database: rows of your tables and emitted events are
+        committed together at the end of the block. It may wait for other things meanwhile, and holds no lock of the log before
+        its end. It is never run twice; with `idempotency_key` a second one is undone and has the first receipt.
+
+        Errors: `MissingCapability`, `InsideHandler`, `IdempotencyKeyReused`, those of the store; of your own rows as they are.
+        """
+        return self._open_engine().transaction(checked_key(idempotency_key))
 
     async def send(self, command: Command[R], /, *, idempotency_key: str | None = None) -> Receipt[R]:
         """Decide a command; the receipt's `result` is what it led to. A `Refusal` is raised here. Not yet available."""

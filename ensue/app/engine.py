@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from inspect import iscoroutinefunction
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ensue.app.checks import article, check_event, check_types
 from ensue.app.checkup import Checkup
@@ -17,6 +17,7 @@ from ensue.app.health import Health
 from ensue.app.lifeline import Lifeline
 from ensue.app.receipt import Receipt
 from ensue.app.results import Results
+from ensue.app.transaction import OpenTransaction
 from ensue.consumers.handler import HandlerDefinition
 from ensue.consumers.handling import Handling, inside_handler
 from ensue.consumers.node import Node, define_consumers
@@ -44,6 +45,7 @@ from ensue.store.base import (
     Consumer,
     DeadLetter,
     Expected,
+    OwnTransactions,
     Request,
     Selection,
     SqlTransaction,
@@ -231,6 +233,28 @@ class Engine:
             raise
         result = results.again(written.result) if written.replayed else results.value
         return result, self._receipt(written, None)
+
+    @asynccontextmanager
+    async def transaction(self, idempotency_key: str | None) -> AsyncGenerator[OpenTransaction, None]:
+        """See `App.transaction`."""
+        self._outside("open a transaction")
+        if not self.store.capabilities.own_transactions:
+            raise MissingCapability(
+                f"this store ({type(self.store).__name__}) has no transactions that wait: use a postgresql: URL, or "
+                "transact(function) for one that is short"
+            )
+        own = await cast(OwnTransactions, self.store).begin()
+        opened = OpenTransaction(own)
+        try:
+            yield opened
+            drafts = self._drafts(opened.emitted, None, None)
+            key = print_ = b""
+            if idempotency_key is not None:
+                key, print_ = tag_hash(f"idempotency={idempotency_key}"), fingerprint(drafts)
+            written = await own.commit(Request(events=drafts, idempotency_key=key or None, fingerprint=print_))
+        finally:
+            await own.roll_back()
+        opened.committed(self._receipt(written, None))
 
     async def release(
         self, letter: DeadLetter, *, event: Event | None = None, discard: bool = False, note: str | None = None, by: str

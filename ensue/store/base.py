@@ -47,6 +47,8 @@ __all__ = [
     "Log",
     "Node",
     "Operation",
+    "OwnTransaction",
+    "OwnTransactions",
     "Page",
     "Progress",
     "Request",
@@ -68,6 +70,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """Handlers may take a `Transaction` and write tables of their own in the log's database."""
     many_processes: bool
     """Several processes may use the same log at the same time."""
+    own_transactions: bool = False
+    """A caller may keep a transaction of its own open, across awaits, and put events into its commit (`OwnTransactions`)."""
     dense: bool = True
     """Every position up to the head has an event. Without it, those of a commit that failed have none, ever."""
 
@@ -129,6 +133,31 @@ class SqlTransaction(Protocol):
 
 Emission: TypeAlias = Callable[[SqlTransaction], Sequence[Draft]]
 """A function that runs inside the transaction, may read and write rows, and returns the events to append."""
+
+
+class OwnTransaction(Protocol):
+    """A transaction of the caller's own. It holds no lock of the log until `commit`."""
+
+    async def execute(self, sql: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
+        """Run one statement; its rows. Errors of the database are raised as they are."""
+        ...
+
+    async def commit(self, request: Request) -> Written:
+        """Store the request's events, without functions, in the same commit as the caller's rows. All or nothing; where its
+        idempotency key is known, nothing, and the first answer again. Errors: those of `Log.write`."""
+        ...
+
+    async def roll_back(self) -> None:
+        """Undo all of it, unless it has ended."""
+        ...
+
+
+class OwnTransactions(Protocol):
+    """A store whose capabilities say `own_transactions`."""
+
+    async def begin(self) -> OwnTransaction:
+        """Errors: `Unavailable`."""
+        ...
 
 
 class Fence(msgspec.Struct, frozen=True):

@@ -34,6 +34,7 @@ from ensue.store.postgresql import checkpoints
 from ensue.store.postgresql.errors import is_transient, translated
 from ensue.store.postgresql.names import Names
 from ensue.store.postgresql.order import Concurrent, Fence, Order, Serial, order_of
+from ensue.store.postgresql.own import OwnTransaction, OwnTransactions
 from ensue.store.postgresql.reading import select
 from ensue.store.postgresql.schema import prepare
 from ensue.store.postgresql.server import Server
@@ -73,7 +74,7 @@ class PostgresqlStore:
         self.log_id = ""
         self._server = Server(url, read_only=read_only)
         self.capabilities = Capabilities(
-            durable=True, sql=True, many_processes=True, dense=self._server.writers != "many"
+            durable=True, sql=True, many_processes=True, own_transactions=True, dense=self._server.writers != "many"
         )
         self._read_only = read_only
         self._names = Names()
@@ -82,6 +83,7 @@ class PostgresqlStore:
         self._desk: Session | None = None
         self._connecting: asyncio.Lock = asyncio.Lock()
         self._writer: Writer | None = None
+        self._own: OwnTransactions | None = None
         self._query: psycopg.Connection[Any] | None = None
         self._head = 0
         self._changed: set[asyncio.Future[None]] = set()
@@ -117,6 +119,7 @@ class PostgresqlStore:
         if not self._read_only:
             self._fence = Fence(self._order, world, self._ask) if isinstance(self._order, Concurrent) else None
             self._writer = Writer(self._server.connect, world, self._names, self._order, self._fence, self._committed)
+            self._own = OwnTransactions(self._server.connect, world, self._order, self._fence, self._committed)
 
     async def close(self) -> None:
         """See `Log.close`."""
@@ -144,6 +147,9 @@ class PostgresqlStore:
         if self._writer is not None:
             self._writer.abandon()
             self._writer = None
+        if self._own is not None:
+            self._own.close()
+            self._own = None
         if self._desk is not None:
             self._desk.close()
             self._desk = None
@@ -166,11 +172,19 @@ class PostgresqlStore:
         if self._writer is not None and not self._closed:
             return self._writer.put(request)
         refused: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
-        error: EnsueError = self._not_open()
-        if self._read_only and not self._closed:
-            error = ReadOnlyLog(f"could not write to {self._server.shown}: it was opened for reading only")
-        refused.set_exception(error)
+        refused.set_exception(self._refusal())
         return refused
+
+    def _refusal(self) -> EnsueError:
+        if self._read_only and not self._closed:
+            return ReadOnlyLog(f"could not write to {self._server.shown}: it was opened for reading only")
+        return self._not_open()
+
+    async def begin(self) -> OwnTransaction:
+        """See `OwnTransactions.begin`."""
+        if self._own is None or self._closed:
+            raise self._refusal()
+        return await self._own.begin()
 
     async def room(self) -> None:
         """See `Log.room`."""

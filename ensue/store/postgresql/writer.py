@@ -35,7 +35,7 @@ from ensue.store.postgresql.transaction import PostgresqlTransaction
 from ensue.store.queue import Pending, Queue
 from ensue.world import World
 
-__all__ = ["PATIENCE_SECONDS", "Writer"]
+__all__ = ["AGAIN_SECONDS", "PATIENCE_SECONDS", "SETTLE_SECONDS", "UNKNOWN", "Writer"]
 
 PATIENCE_SECONDS = 15.0
 """So long a server that is gone, or a log that is locked, is asked again before those who wait are told."""
@@ -320,13 +320,13 @@ class Writer:
                 self._stored(pending, batch, mark)
                 self._locking.forget()
             elif stored is None:
-                self.queue.answer(pending, OutcomeUnknown(_UNKNOWN))
+                self.queue.answer(pending, OutcomeUnknown(UNKNOWN))
             else:
                 self.queue.put_back(pending)
             return
 
 
-_UNKNOWN = (
+UNKNOWN = (
     "the connection was lost while this was being committed, and it cannot be told whether it is stored. Ask again with the "
     "same idempotency key, or look whether it is there"
 )
