@@ -327,6 +327,26 @@ def test_each_request_of_a_batch_in_doubt_gets_its_own_answer(proxy: Proxy, cut:
 
 
 @every_cut
+@pytest.mark.parametrize("proxy", ["few", "many"], indirect=True)
+def test_a_transaction_of_the_callers_own_is_stored_and_told_or_not_and_told(proxy: Proxy, cut: Cut) -> None:
+    """It is never run again: its statements are the caller's."""
+
+    async def story(scene: Scene) -> None:
+        assert isinstance(scene.here.log, PostgresqlStore)
+        own = await scene.here.log.begin()
+        await own.execute("INSERT INTO thing VALUES (?)", (1,))
+        incident = proxy.at_commit(cut)
+        (answer,) = await asyncio.gather(
+            own.commit(Request(events=[scene.here.draft(data=OURS)])), return_exceptions=True
+        )
+        assert incident.happened
+        assert type(answer) is (Written if cut is Cut.ANSWER else Unavailable)
+        assert await scene.changed() == (Counts(events=1, rows=1) if cut is Cut.ANSWER else Counts())
+
+    on(proxy, story)
+
+
+@every_cut
 def test_a_type_that_is_new_in_a_commit_in_doubt_is_known_once_afterwards(proxy: Proxy, cut: Cut) -> None:
     async def story(scene: Scene) -> None:
         incident = proxy.at_commit(cut)
