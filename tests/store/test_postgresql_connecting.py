@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import subprocess
 import traceback
@@ -17,10 +18,13 @@ from ensue import App
 from ensue.app.urls import open_store, shown
 from ensue.errors import EnsueError, Unavailable, WiringError
 from ensue.events.stored import Draft
-from ensue.store.base import Request, SqlTransaction
+from ensue.store.base import Consumer, Node, Request, SqlTransaction
 from ensue.store.postgresql.session import Session
+from ensue.testing.contracts.bench import key_of
 from tests.servers.postgresql import PostgresAddress, PostgresServer, new_role
-from tests.store.postgresql_logs import append, opened, rows_of, sql, told
+from tests.store.logs import WORLD
+from tests.store.postgresql_logs import append, opened, opened_many, rows_of, sql, told
+from tests.store.test_postgresql_roles import everything
 
 SECRET = "geheim{}wort"
 PIECES = ("geheim", "wort")
@@ -312,3 +316,46 @@ def test_a_replica_is_refused_as_a_place_to_write_and_can_be_read(postgresql_ins
             assert opening(both) is None
         finally:
             replica.close()
+
+
+@pytest.mark.parametrize("level", ["serializable", "repeatable read"])
+@pytest.mark.parametrize("writers", ["few", "many"])
+def test_a_server_whose_transactions_are_stricter_by_default_changes_nothing(
+    postgresql: PostgresAddress, level: str, writers: str
+) -> None:
+    url = new_role(postgresql.url())
+    sql(url, f"ALTER ROLE CURRENT_USER SET default_transaction_isolation = '{level}'")
+    url += f"?ensue_writers={writers}"
+
+    async def story() -> None:
+        await everything(url)
+        async with opened_many(url, 4) as stores:
+            wanted = Consumer(id=0, name="mail", start=0, key_tag=None, segments=8, handles={"Opened": 0})
+            made = await asyncio.gather(*(store.define(wanted) for store in stores))
+            assert len({consumer.id for consumer in made}) == 1
+            nodes = [
+                Node(
+                    id=bytes([n]) * 16,
+                    host="elsewhere.invalid",
+                    pid=n,
+                    started_at=1,
+                    expires_at=WORLD.now() + 9_000_000,
+                )
+                for n in range(1, 5)
+            ]
+            await asyncio.gather(*(store.beat(node) for store, node in zip(stores, nodes, strict=True)))
+            claims = await asyncio.gather(
+                *(
+                    store.claim(made[0].id, node, now=WORLD.now(), most=2)
+                    for store, node in zip(stores, nodes, strict=True)
+                )
+            )
+            taken = [row.segment for claim in claims for row in claim.progress]
+            assert len(taken) == len(set(taken))
+            answered = await asyncio.gather(
+                *(append(store, b"{}", key="z") for store in stores for _ in range(10)), return_exceptions=True
+            )
+            assert [one for one in answered if isinstance(one, BaseException)] == []
+            assert [row[4] for row in await rows_of(stores[0]) if row[3] == key_of("z")] == list(range(1, 41))
+
+    told(story)
