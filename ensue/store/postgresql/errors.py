@@ -14,6 +14,7 @@ _TRANSIENT: tuple[type[psycopg.Error], ...] = (
     sql.CrashShutdown,
     sql.CannotConnectNow,
     sql.IdleInTransactionSessionTimeout,
+    sql.IdleSessionTimeout,
     sql.LockNotAvailable,
     sql.DeadlockDetected,
     sql.SerializationFailure,
@@ -84,8 +85,9 @@ def is_transient(error: BaseException) -> bool:
     """Whether the same may succeed in a moment: the server starts or stops, fails over, or somebody holds a lock."""
     if isinstance(error, _TRANSIENT) or is_outdated(error):
         return True
-    # What the client library says by itself has no code: the connection could not be made, or was lost.
-    return isinstance(error, psycopg.OperationalError) and error.sqlstate is None
+    # What the client library says by itself has no code: the connection could not be made, or was lost. Codes of this class
+    # are of connections, too; a pooler says with one that it has no server.
+    return isinstance(error, psycopg.OperationalError) and (error.sqlstate or "08").startswith("08")
 
 
 def is_outdated(error: BaseException) -> bool:
