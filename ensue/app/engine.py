@@ -147,8 +147,8 @@ class Engine:
         inside = [definition.name for definition in self._definitions if definition.inside]
         if inside and not self.store.capabilities.sql:
             raise MissingCapability(
-                f"{', '.join(inside)} take a Transaction, and this store ({type(self.store).__name__}) has no SQL: use a "
-                "sqlite: URL, or handlers that return events"
+                f"a Transaction needs SQL, which this store ({type(self.store).__name__}) has not, and is taken by "
+                f"{', '.join(inside)}: use a sqlite: or postgresql: URL, or handlers that return events"
             )
 
     # ------------------------------------------------------------------------------------------------------ writing

@@ -87,7 +87,11 @@ async def bring_up_to_date(url: str, world: World, *, dry_run: bool = False) -> 
 
 
 def _no_adapter(url: str, parts: SplitResult) -> WiringError:
-    advice = f"with a scheme it is a file: sqlite:///{url}" if not parts.scheme else "other databases come later"
+    advice = "other databases come later"
+    if not parts.scheme:
+        advice = f"with a scheme it is a file: sqlite:///{url}"
+    elif "+" in parts.scheme:
+        advice = f"no driver is named: {parts.scheme.partition('+')[0]}://…"
     return WiringError(
         f"no store for the URL {shown(url)}: this version knows sqlite:///file.db, sqlite:////absolute/file.db, "
         f"postgresql://user@host/database and memory:; {advice}"

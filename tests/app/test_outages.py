@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
@@ -30,6 +31,7 @@ def test_it_says_so_runs_on_and_does_what_was_left_when_the_server_is_back(
     monkeypatch.setattr(lease, "LEASE_SECONDS", 2.0)
     server = own_postgresql
     troubles: list[WriterTrouble] = []
+    unheard: list[str] = []
     lost: set[str] = set()
 
     def observe(signal: Signal) -> None:
@@ -51,6 +53,7 @@ def test_it_says_so_runs_on_and_does_what_was_left_when_the_server_is_back(
         return OrderShipped(order_id=payment.order_id)
 
     async def story() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context["message"]))
         async with app:
             receipt = await app.publish(*(placed(number) for number in range(ORDERS)))
             await until(lambda: {trouble.consumer for trouble in troubles} >= {"charge", "ship"})
@@ -68,3 +71,5 @@ def test_it_says_so_runs_on_and_does_what_was_left_when_the_server_is_back(
             assert (await verify(app.open_store(), RealWorld())).findings == ()
 
     asyncio.run(asyncio.wait_for(story(), 60))
+    gc.collect()
+    assert unheard == []  # no error is left to nobody

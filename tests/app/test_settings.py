@@ -121,6 +121,7 @@ def test_odd_characters_of_a_file_name_are_written_as_in_any_url(tmp_path: Path)
         ("sqlite:///shop%00.db", "is not of the form"),
         ("sqlite:///:memory:", "the log in memory is called memory:"),
         ("mysql://host/shop", "no store for the URL mysql://host/shop"),
+        ("postgresql+psycopg://host/shop", "no driver is named: postgresql://…"),
         ("sqlite://[::1/shop.db", "the URL of the log cannot be read"),
     ],
 )

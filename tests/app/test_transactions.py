@@ -220,5 +220,7 @@ def test_a_handler_with_a_transaction_needs_sql_and_the_start_says_so() -> None:
         async with app:
             pass
 
-    with pytest.raises(MissingCapability, match=r"count take a Transaction, and this store \(MemoryStore\) has no SQL"):
+    with pytest.raises(
+        MissingCapability, match=r"needs SQL, which this store \(MemoryStore\) has not, and is taken by count"
+    ):
         asyncio.run(run())

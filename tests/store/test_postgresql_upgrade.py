@@ -206,7 +206,7 @@ def test_a_log_of_a_newer_version_is_refused_by_everybody_and_left_alone(url: st
 
 def test_a_tool_that_only_looks_upgrades_nothing_and_names_the_command_that_does(url: str, step_2: PlantStep) -> None:
     async def story() -> None:
-        with pytest.raises(Unavailable, match="there is no log"):
+        with pytest.raises(Unavailable, match="there is none"):
             await PostgresqlStore(url, read_only=True).open(WORLD)
         await bring_up_to_date(url, WORLD)
         step_2(ADDED)

@@ -64,12 +64,13 @@ _CONNECTING = {
         "a pooler stands between, which takes no `options`. Say where the log is by ALTER ROLE … SET search_path, or give it a "
         "database of its own"
     ),
+    "no password supplied": "the server wants a password: set PGPASSWORD, use a password file, or write it into the URL",
     "password": "the server refused the role or its password",
     "authentication failed": "the server refused the role or its password",
     "pg_hba.conf": "the server lets this role not in from here, or not without TLS",
     "certificate": "the server is not who the URL says, or its certificate is of an authority that sslrootcert does not name",
     "does not support SSL": "the server does not speak TLS, and the URL asks for it",
-    "does not exist": "there is no such role or database on the server",
+    "does not exist": "there is no such role or database on the server: make it, or correct the URL",
     "too many": "the server takes no more connections: raise max_connections, run fewer processes, or put a pooler between",
     "remaining connection slots": (
         "the server takes no more connections: raise max_connections, run fewer processes, or put a pooler between"

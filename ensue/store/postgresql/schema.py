@@ -215,7 +215,8 @@ async def prepare(session: Session, *, read_only: bool, database: str, writers: 
     if found < SCHEMA_VERSION:
         if read_only:
             raise Unavailable(
-                f"could not open the log {database}: there is no log"
+                f"could not open the log {database}: there is none. An application makes it when it first runs on it; are the "
+                "database and the search path right?"
                 if not found
                 else f"could not open the log {database}: it is of schema {found}, this Ensue needs {SCHEMA_VERSION}; run "
                 "`ensue db upgrade`"

@@ -69,7 +69,8 @@ def _read(url: str) -> dict[str, Any]:
     # Nothing of it is shown, nor of the error: what cannot be read may hold a password anywhere.
     raise WiringError(
         "the URL of the log cannot be read as one of PostgreSQL: it looks like "
-        "postgresql://user@host:5432/database?sslmode=verify-full, with %-escapes for what is not a letter or digit"
+        "postgresql://user@host:5432/database?sslmode=verify-full, with parameters that libpq knows, and %-escapes for what is "
+        "not a letter or digit"
     )
 
 

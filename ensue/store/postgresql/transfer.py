@@ -107,7 +107,9 @@ class PostgresqlTransfer:
         if not receiving and found.state is Place.HALF:
             raise half_copied(self.place)
         if not receiving and found.origin is None:
-            raise Unavailable(f"could not open the log {self.place}: there is no log")
+            raise Unavailable(
+                f"could not open the log {self.place}: there is none. Are the database and the search path right?"
+            )
         return found
 
     async def close(self) -> None:
