@@ -26,7 +26,7 @@ from ensue.store.postgresql.transaction import checked, numbered
 from ensue.store.postgresql.writer import AGAIN_SECONDS, PATIENCE_SECONDS, SETTLE_SECONDS, UNKNOWN
 from ensue.world import World
 
-__all__ = ["OwnTransactions"]
+__all__ = ["OwnTransaction", "OwnTransactions"]
 
 KEPT = 4
 """So many connections are kept open for the next ones."""
