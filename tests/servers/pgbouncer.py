@@ -112,6 +112,7 @@ pool_mode = {self._mode}
 default_pool_size = {self._connections}
 max_client_conn = 500
 server_idle_timeout = 1
+server_login_retry = 0.1
 """
         )
 

@@ -37,7 +37,10 @@ class Crowd:
             await story()
             self._ends = True
             await asyncio.gather(*tasks)
-            await soon(lambda: len(self.read) >= len(self.acknowledged), "the reader was to see all of it")
+            seen = "the reader was to see all of it"
+            await soon(lambda: reader.done() or len(self.read) >= len(self.acknowledged), seen)
+            if reader.done():
+                await reader
             reader.cancel()
 
     async def more(self, count: int) -> None:

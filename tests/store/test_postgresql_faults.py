@@ -25,7 +25,8 @@ from ensue.store import postgresql as store_module
 from ensue.store.base import Consumer, Node, Request, SqlTransaction
 from ensue.store.postgresql import PostgresqlStore, writer
 from tests.servers.disks import fill, small_disk
-from tests.servers.postgresql import PostgresServer
+from tests.servers.pgbouncer import Pooler
+from tests.servers.postgresql import PostgresServer, new_role
 from tests.servers.processes import family
 from tests.servers.proxy import Cut, Incident, proxy_to
 from tests.servers.replicas import replicated
@@ -151,6 +152,31 @@ def test_sessions_and_statements_that_an_administrator_ends_again_and_again_lose
         await crowd.check(store)
 
     on(postgresql_url, story)
+
+
+@pytest.mark.slow
+def test_a_server_that_comes_and_goes_behind_a_pooler_stops_nobody_and_loses_and_doubles_nothing(
+    own_postgresql: PostgresServer, pgbouncer_installed: None
+) -> None:
+    server = own_postgresql
+    with Pooler(server.address) as pooler:
+        url = pooler.pooled(new_role(server.url()))
+
+        async def story(store: PostgresqlStore) -> None:
+            crowd = Crowd(url)
+
+            async def disturbs() -> None:
+                for disturb in (server.restart, server.kill, server.start, server.restart):
+                    if server.running():
+                        await crowd.more(30)
+                    await asyncio.to_thread(disturb)
+                await crowd.more(50)
+
+            await crowd.during(disturbs)
+            assert crowd.refused == []
+            await crowd.check(store)
+
+        on(url, story)
 
 
 @pytest.fixture
