@@ -15,7 +15,7 @@ from ensue.store.postgresql import POOLED_POLL_SECONDS, PostgresqlStore
 from ensue.testing.contracts import DurableContract, SharedContract, SqlContract, StoreContract
 from tests.servers.pgbouncer import Pooler
 from tests.servers.postgresql import PostgresAddress, new_role
-from tests.store.logs import WORLD
+from tests.store.logs import WORLD, draft
 from tests.store.postgresql_logs import append, opened, rows_of, sql, told
 
 
@@ -45,16 +45,20 @@ async def _busy(url: str) -> None:
             assert (await append(store, b"{}")).first == number + 1
             assert await waiter == number + 1
             assert store.query("SELECT count(*) FROM ensue_event WHERE position <= ?", [number + 1]) == [(number + 1,)]
+        begun = await other.begin()
+        await begun.execute("SET LOCAL statement_timeout = '9s'")
+        assert (await begun.commit(Request(events=[draft()]))).first == 5
         billing = Consumer(id=0, name="billing", start=0, key_tag=None, segments=4, handles={"Opened": 0})
         node = Node(id=b"1" * 16, host="elsewhere.invalid", pid=1, started_at=1, expires_at=WORLD.now() + 10_000_000)
         consumer = await store.define(billing)
         await store.beat(node)
         assert len((await other.claim(consumer.id, node, now=WORLD.now(), most=4)).progress) == 4
-        assert len(await rows_of(other)) == 4
+        assert len(await rows_of(other)) == 5
 
 
-def test_nothing_is_left_on_a_session_that_others_get(narrow: str) -> None:
-    told(lambda: _busy(narrow))
+@pytest.mark.parametrize("writers", ["few", "many"])
+def test_nothing_is_left_on_a_session_that_others_get(narrow: str, writers: str) -> None:
+    told(lambda: _busy(f"{narrow}?ensue_writers={writers}"))
     assert sql(narrow, "SELECT name FROM pg_prepared_statements") == []
     assert sql(narrow, "SELECT pg_listening_channels()") == []
     # The pooler itself sets the name.
