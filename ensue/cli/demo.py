@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import click
 
+from ensue.app.urls import shown
 from ensue.cli.failures import INTERRUPTED, Negative
 
 if TYPE_CHECKING:  # the shop and the drawing are imported when they run, so that `ensue --help` is quick
@@ -47,7 +48,7 @@ def demo() -> None:
 @click.option("--seed", default=1, show_default=True, help="What the customers buy, and when the bank fails.")
 @click.option("--seconds", type=click.FloatRange(min=0), help="How long customers order. Without it: until Ctrl-C.")
 @click.option("--db", metavar="FILE", type=click.Path(path_type=Path), help="The database, made if it is not there.")
-@click.option("--url", help="The same as a URL: sqlite:///shop.db")
+@click.option("--url", help="The same as a URL, also of a server: postgresql://shop@localhost/shop")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 def shop(
     orders: Path | None, seed: int, seconds: float | None, db: Path | None, url: str | None, as_json: bool
@@ -61,6 +62,7 @@ def shop(
     \b
     Example:
       $ ensue demo shop --seconds 30
+      $ ensue demo shop --url postgresql://shop@localhost/shop
       $ ensue demo shop --orders orders.csv.gz --db shop.db --json
 
     The database is a new one in a temporary folder; with --orders, one in this folder that is named after the file.
@@ -166,7 +168,11 @@ class _Screen:
         self._print("")
         if not complete:
             self._print("Stopped before the end of the file. The same command goes on where it stopped.")
-        self._print(f"The log is at {url}. What happened in it:")
+        secret = shown(url) != url
+        where = f"The log is at {shown(url)}."
+        self._print(
+            f"{where} With ENSUE_URL set to it, what happened in it:" if secret else f"{where} What happened in it:"
+        )
         commands = [
             ("log", "every event"),
             ("trace 1", "what the first event caused, and who handled it"),
@@ -176,7 +182,7 @@ class _Screen:
         if report.lines_rejected:
             commands.insert(1, ("log --type LineRejected", "every line that is no part of an order, and why"))
         for command, meaning in commands:
-            self._print(f"  ensue {command} --url {url}    {meaning}")
+            self._print(f"  ensue {command}{'' if secret else f' --url {url}'}    {meaning}")
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, soft_wrap=True)

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.examples.recount import recount, several_times
+from tests.servers.postgresql import PostgresAddress, new_role
 
 ORDERS = Path(__file__).parent / "data" / "orders.csv"
 KEYS = [
@@ -202,3 +203,12 @@ def test_two_runs_of_one_file_at_once_add_nothing_twice(tmp_path: Path) -> None:
     found = [json.loads(process.communicate(timeout=60)[0]) for process in both]
     assert of_the_log(found[0]) == of_the_log(found[1]) == recount(orders)
     assert sum(each["duplicates_ignored"] for each in found) == 4 * 75
+
+
+def test_a_run_on_a_server_comes_to_the_same_and_shows_no_password(tmp_path: Path, postgresql: PostgresAddress) -> None:
+    url = new_role(postgresql.url(), password="geheim-wort")
+    done = shop("--orders", ORDERS, "--url", url, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert of_the_log(report("--orders", ORDERS, "--url", url, folder=tmp_path)) == recount(ORDERS)
+    assert "With ENSUE_URL set to it" in done.stdout
+    assert "geheim" not in done.stdout + done.stderr
