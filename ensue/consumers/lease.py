@@ -114,11 +114,12 @@ class Lease:
         others = [node for node in nodes if node.id != self.node.id]
         if len(others) == len(nodes):
             self._misled()
-        elif self._in_doubt:
+        in_doubt = self._in_doubt > 0
+        if in_doubt and len(others) < len(nodes):
             self._in_doubt -= 1
             self.doubts += 1
         able = Counter(consumer for node in (self.node, *others) for consumer in node.can)
-        changed, self._able = able != self._able or self._in_doubt > 0, able
+        changed, self._able = able != self._able or in_doubt, able
         self._first_end = min((node.expires_at for node in others), default=None)
         return changed
 

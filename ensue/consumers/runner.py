@@ -1,9 +1,10 @@
 """Drives the delivery machines of one consumer: reads the log, calls the handlers, sends the commits.
 
 It holds one machine for each segment that this process owns and turns as long as there is something to do: claim up to its
-share of the segments or drain one above it, read a page, route it, start what may start, look up the next events of lanes, commit what is finished; then it sleeps until
-an event arrives, a handler ends, a commit is answered, or a retry is due. All decisions are the machines'; all I/O and
-all timing are here. Nothing is polled.
+share of the segments or drain one above it, read a page, route it, start what may start, look up the next events of
+lanes, commit what is finished; then it sleeps until an event arrives, a handler ends, a commit is answered, or a retry is
+due. All decisions are the machines'; all I/O and all timing are here. Nothing is polled but free segments, while it is below
+its share.
 
 Bounds: at most `WINDOW` positions of the consumer are in memory, `concurrency` handlers run, and each segment has one
 commit in flight. A slow handler therefore bounds memory; one that is slow while the window is full gets out of the way.
