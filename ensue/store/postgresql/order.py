@@ -55,7 +55,11 @@ _NUMBER = Statement(
     "THEN pg_current_xact_id()::text END"
 )()
 _UNDER_WAY = Statement("SELECT x::text::bigint FROM pg_snapshot_xip(pg_current_snapshot()) AS x")()
-_PUBLISH = Statement("SELECT ensue_publish($1::bigint, $2::bigint)")
+# A server that died and recovered has forgotten who was under way, and may give the same positions again. It has started
+# anew then, or has at least made a checkpoint.
+_LIFE_NOW = "pg_postmaster_start_time()::text || (SELECT checkpoint_lsn FROM pg_control_checkpoint())::text"
+_LIFE = Statement(f"SELECT {_LIFE_NOW}")()
+_PUBLISH = Statement(f"SELECT ensue_publish($1::bigint, $2::bigint) WHERE {_LIFE_NOW} = $3::text")
 _HEAD_AND_NAMES = Statement("SELECT position, names FROM ensue_log")()
 _NAMES_ONLY = Statement("SELECT names FROM ensue_log")()
 
@@ -184,7 +188,13 @@ class Fence:
 
     async def settle(self) -> int:
         """Settle all positions given so far; the last of them. Waits for the transactions under way."""
-        last, settled, _ = await self._ask("read the order", _LAST, _SETTLED, _NUMBER)
+        while (position := await self._settle_in_one_life()) is None:
+            pass
+        return position
+
+    async def _settle_in_one_life(self) -> int | None:
+        """None where the server may have died meanwhile."""
+        (((life,),), last, settled, _) = await self._ask("read the order", _LIFE, _LAST, _SETTLED, _NUMBER)
         position: int = last[0][0]
         if position <= settled[0][0]:
             return position
@@ -196,8 +206,8 @@ class Fence:
             seconds = min(seconds * 1.5, 0.05)
             (under_way,) = await self._ask("read the order", _UNDER_WAY)
             waiting &= {number for (number,) in under_way}
-        await self._ask("publish positions", _PUBLISH(position, self._order.taking))
-        return position
+        (published,) = await self._ask("publish positions", _PUBLISH(position, self._order.taking, life))
+        return position if published else None
 
 
 def order_of(writers: str, log_id: str) -> Order:
