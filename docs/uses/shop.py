@@ -42,9 +42,10 @@ inventory, payments, shipping = Service("inventory"), Service("payments"), Servi
 @inventory.on(key="sku")  # reads and writes what is left of a sku, so it takes the orders of one sku one by one
 def reserve(order: OrderPlaced, tx: Transaction) -> StockReserved | StockMissing:
     taken = tx.execute(
-        "UPDATE stock SET on_hand = on_hand - ?1 WHERE sku = ?2 AND on_hand >= ?1 RETURNING on_hand",
+        "UPDATE stock SET on_hand = on_hand - ? WHERE sku = ? AND on_hand >= ? RETURNING on_hand",
         order.quantity,
         order.sku,
+        order.quantity,
     )
     if not taken:
         return StockMissing(order_id=order.order_id)
@@ -78,7 +79,7 @@ def gateway() -> Gateway:
 
 def fill_shelves(tx: Transaction) -> None:
     tx.execute("CREATE TABLE IF NOT EXISTS stock (sku TEXT PRIMARY KEY, on_hand INTEGER NOT NULL)")
-    tx.execute("INSERT INTO stock VALUES ('tea', 1) ON CONFLICT DO UPDATE SET on_hand = 1")
+    tx.execute("INSERT INTO stock VALUES ('tea', 1) ON CONFLICT (sku) DO UPDATE SET on_hand = 1")
 
 
 async def main() -> None:

@@ -118,7 +118,8 @@ _README = """# {name}
 
     python -m pytest                    # the tests: in memory, in virtual time
 
-`app.py` is the application. Everything it knows is in `{name}.db`; without it, it begins anew.
+`app.py` is the application. Everything it knows is in `{name}.db`; without it, it begins anew. With `ENSUE_URL` set to a URL such
+as `postgresql://localhost/{name}` it runs on a server, and `ensue run app:app --workers 4` in four processes.
 """
 
 _IGNORED = """*.db

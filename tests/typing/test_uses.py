@@ -21,12 +21,12 @@ BUILT = ["shop.py"]
 DECLARED = sorted(file.name for file in USES.glob("*.py") if file.name not in BUILT)
 
 
-def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+def run(arguments: list[str], folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ENSUE_")}
     return subprocess.run(
         [sys.executable, "-W", "error", *arguments],
         cwd=folder,
-        env=environment,
+        env=environment | settings,
         capture_output=True,
         text=True,
         timeout=60,
@@ -49,6 +49,12 @@ def test_the_tests_of_the_readme_pass(tmp_path: Path) -> None:
 
 def test_the_shop_reserves_charges_and_ships_and_refuses_what_is_sold_out(tmp_path: Path) -> None:
     result = run([str(USES / "shop.py")], tmp_path)
+    lines = result.stdout.splitlines()
+    assert lines == ["charged 9.50", "OrderShipped(order_id='o1')", "StockMissing(order_id='o2')"], result.stderr
+
+
+def test_the_shop_does_the_same_on_a_server(tmp_path: Path, postgresql_url: str) -> None:
+    result = run([str(USES / "shop.py")], tmp_path, ENSUE_URL=postgresql_url)
     lines = result.stdout.splitlines()
     assert lines == ["charged 9.50", "OrderShipped(order_id='o1')", "StockMissing(order_id='o2')"], result.stderr
 

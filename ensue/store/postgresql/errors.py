@@ -75,6 +75,7 @@ _CONNECTING = {
     "remaining connection slots": (
         "the server takes no more connections: raise max_connections, run fewer processes, or put a pooler between"
     ),
+    "the database system is": "the server starts, stops or recovers: try again in a moment",
     "read-write": "no server that the URL names takes writes: a replica, or one that was made read-only",
     "read-only": "no server that the URL names takes writes: a replica, or one that was made read-only",
 }
