@@ -154,6 +154,38 @@ def test_sessions_and_statements_that_an_administrator_ends_again_and_again_lose
     on(postgresql_url, story)
 
 
+def test_a_position_that_a_dead_server_had_given_is_not_passed_when_it_is_given_again(
+    own_postgresql: PostgresServer,
+) -> None:
+    """Where writers take no turns: who waits for a transaction to end must not take the death of the server for its end."""
+    server = own_postgresql
+    url = server.url(ensue_writers="many")
+    looks = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'reader' AND query LIKE '%%snapshot_xip%%'"
+
+    async def story(store: PostgresqlStore) -> None:
+        await store.write(Request(events=[draft(b'"first"')]))
+        with proxy_to(url) as proxy:
+            async with opened(proxy.url) as cut_off, opened(f"{url}&application_name=reader") as reader:
+                incident = proxy.at_commit(Cut.BEFORE, silent=True)
+                lost = cut_off.write(Request(events=[draft(b'"second"')]))
+                await _has(incident)
+                waiting = asyncio.ensure_future(reader.changed(1))
+                await soon(lambda: ask(server.url(), looks) == 1, "the reader was to wait for the transaction")
+                with proxy.closed():
+                    await asyncio.to_thread(server.kill)
+                    await asyncio.to_thread(server.start)
+                    proxy.end(incident)
+                    returned = (
+                        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%%' OR query LIKE '%%names%%'"
+                    )
+                    await soon(lambda: waiting.done() or ask(server.url(), returned) != 0, "the reader was to be back")
+                written = await lost
+                assert await waiting >= written.last
+                assert [row[11] for row in (await reader.read(after=1)).rows] == [b'"second"']
+
+    on(url, story)
+
+
 @pytest.mark.slow
 def test_a_server_that_comes_and_goes_behind_a_pooler_stops_nobody_and_loses_and_doubles_nothing(
     own_postgresql: PostgresServer, pgbouncer_installed: None
