@@ -55,7 +55,7 @@ from decimal import Decimal
 from app import OrderPlaced, app
 
 
-async def main(order_id: str, total: str) -> None:
+async def main(order_id: str = "o1", total: str = "9.50") -> None:
     async with app.connected():
         receipt = await app.publish(OrderPlaced(order_id=order_id, total=Decimal(total)))
         print(f"order {order_id} is stored at position {receipt.position.last}")

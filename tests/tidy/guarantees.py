@@ -43,6 +43,7 @@ DECLARED: Sequence[tuple[str, str]] = (
     ("durable", "what was acknowledged outlives its process"),
     ("many_processes", "several processes at the same time"),
     ("sql", "rows of handlers in the commit of their events"),
+    ("own_transactions", "a transaction that a caller holds open"),
     ("dense", "positions without holes"),
 )
 _APPENDING, _READING, _CLAIMING, _COMMITTING = StoreContract.__mro__[1:5]
@@ -143,6 +144,7 @@ def generated(passed: Mapping[str, int]) -> str:
         _row(*["---"] * (1 + len(BACKENDS))),
         _row("its URL", *(f"`{backend.url}`" for backend in BACKENDS)),
     ]
+    assert {name for name, _ in DECLARED} == set(Capabilities.__struct_fields__), "a capability without its line"
     declared: list[Capabilities] = [open_store(backend.url).capabilities for backend in BACKENDS]
     lines += [_row(f"`{name}`: {what}", *(_yes(getattr(one, name)) for one in declared)) for name, what in DECLARED]
     lines += [_row(fact.what, *fact.each) for fact in FACTS]
