@@ -60,6 +60,9 @@ async def append(store: PostgresqlStore, *data: bytes, **given: Any) -> Written:
 
 
 async def rows_of(store: PostgresqlStore) -> list[Row]:
+    """All that is stored. Where many write, what is acknowledged may have to wait for transactions of other tests to be read."""
+    if store._fence is not None:
+        await store._fence.settle()
     return (await store.read(limit=1_000_000)).rows
 
 

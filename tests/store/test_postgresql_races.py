@@ -187,6 +187,33 @@ def test_where_many_write_nobody_reads_past_a_position_that_is_taken_and_not_com
     told(story)
 
 
+def test_where_many_write_a_position_that_can_be_read_past_is_not_given_again_after_a_crash(
+    url: str, holds: Holds
+) -> None:
+    """It was given to one that died, which leaves nothing on the disk by itself: before it is published, it is there."""
+    url += "&ensue_writers=many"
+
+    async def story() -> None:
+        async with opened(url) as dies, opened(url) as reader, Other(url) as look:
+            hold = holds.before(dies, "COMMIT")
+            lost = dies.write(Request(events=[draft()]))
+            await hold.reached.wait()
+            ((given,),) = await look.run("SELECT pg_current_wal_insert_lsn()")
+            dies.abandon()
+            publishes = holds.before(reader, "ensue_publish")
+            fence = reader._fence
+            assert fence is not None
+            settling = asyncio.ensure_future(fence.settle())
+            await publishes.reached.wait()
+            assert await look.run("SELECT pg_current_wal_flush_lsn() >= %s::pg_lsn", values=[given]) == [(True,)]
+            publishes.go.set()
+            assert await at_once(settling) == 1
+            hold.go.set()
+            await answers(lost)
+
+    told(story)
+
+
 def test_where_many_write_what_commits_first_is_read_behind_what_has_the_lower_position(url: str, holds: Holds) -> None:
     url += "&ensue_writers=many"
 
@@ -270,7 +297,7 @@ def test_where_many_write_a_long_transaction_of_somebody_else_keeps_no_writer_wa
             await other.run("CREATE TABLE theirs (n integer)", "BEGIN", "INSERT INTO theirs VALUES (1)")
             for number in range(1, 4):
                 assert (await at_once(append(store, b"{}", b"{}"))).last == 2 * number
-            assert not waiting.done() and await rows_of(reader) == []
+            assert not waiting.done() and (await reader.read()).rows == []
             await other.run("COMMIT")
             await at_once(waiting)
             await at_once(reader.changed(5))

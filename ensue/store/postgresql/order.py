@@ -49,16 +49,23 @@ _TAKE = Statement("SELECT first, at FROM ensue_take($1::bigint, $2::bigint, $3::
 _LAST = Statement("SELECT last_value FROM ensue_position")()
 _SETTLED = Statement("SELECT last_value FROM ensue_settled")()
 # A snapshot names none that is newer than the last that has ended. Whoever takes a number of his own, ends, and looks then,
-# sees all that were there before him.
+# sees all that were there before him. What he writes is durable at his end, and so is the last position given before it: a server
+# that crashes does not give a position again that somebody may have read past.
+_DURABLY = Statement(
+    "SELECT set_config('synchronous_commit', "
+    "CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true)"
+)()
 _NUMBER = Statement(
     "SELECT CASE WHEN (SELECT last_value FROM ensue_position) > (SELECT last_value FROM ensue_settled) "
-    "THEN pg_current_xact_id()::text END"
+    "THEN pg_logical_emit_message(true, 'ensue', '')::text END"
 )()
 _UNDER_WAY = Statement("SELECT x::text::bigint FROM pg_snapshot_xip(pg_current_snapshot()) AS x")()
 # A server that died and recovered has forgotten who was under way, and may give the same positions again. It has started
 # anew then, or has at least made a checkpoint.
 _LIFE_NOW = "pg_postmaster_start_time()::text || (SELECT checkpoint_lsn FROM pg_control_checkpoint())::text"
 _LIFE = Statement(f"SELECT {_LIFE_NOW}")()
+_QUICKLY = Statement("SELECT set_config('synchronous_commit', 'off', true)")()
+"""A published position that a crash takes back is published again."""
 _PUBLISH = Statement(f"SELECT ensue_publish($1::bigint, $2::bigint) WHERE {_LIFE_NOW} = $3::text")
 _HEAD_AND_NAMES = Statement("SELECT position, names FROM ensue_log")()
 _NAMES_ONLY = Statement("SELECT names FROM ensue_log")()
@@ -194,7 +201,7 @@ class Fence:
 
     async def _settle_in_one_life(self) -> int | None:
         """None where the server may have died meanwhile."""
-        (((life,),), last, settled, _) = await self._ask("read the order", _LIFE, _LAST, _SETTLED, _NUMBER)
+        (((life,),), last, settled, *_) = await self._ask("read the order", _LIFE, _LAST, _SETTLED, _DURABLY, _NUMBER)
         position: int = last[0][0]
         if position <= settled[0][0]:
             return position
@@ -206,7 +213,7 @@ class Fence:
             seconds = min(seconds * 1.5, 0.05)
             (under_way,) = await self._ask("read the order", _UNDER_WAY)
             waiting &= {number for (number,) in under_way}
-        (published,) = await self._ask("publish positions", _PUBLISH(position, self._order.taking, life))
+        _, published = await self._ask("publish positions", _QUICKLY, _PUBLISH(position, self._order.taking, life))
         return position if published else None
 
 

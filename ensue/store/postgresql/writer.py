@@ -70,8 +70,8 @@ class Writer:
         self._committed: list[tuple[list[_Pending], int]] = []
         """Batches that are stored, each with its last position, which is not settled yet."""
         self._settling: asyncio.Task[None] | None = None
-        self._stored_up_to = self._settled = 0
-        """The last position of ours that is stored, and that everybody can read."""
+        self._unsettled = 0
+        """The last position of ours that is stored and cannot be read by everybody yet; 0 if there is none."""
         self._announce = announce
         self._session: Session | None = None
         self._locking = Locking(order, world, names)
@@ -182,7 +182,7 @@ class Writer:
         self._locking.stored(batch, mark)
         if self._fence is not None and moved:
             self._committed.append((pending, batch.head))
-            self._stored_up_to = max(self._stored_up_to, batch.head)
+            self._unsettled = batch.head
             if self._settling is None or self._settling.done():
                 self._settling = self._world.spawn(self._settle_all(self._fence), name="ensue settling")
             return
@@ -193,17 +193,19 @@ class Writer:
 
     async def _settle_all(self, fence: Fence) -> None:
         """Answer what is stored once everybody can read it, or when that takes too long: it is durable as it is."""
-        while self._settled < self._stored_up_to:
+        while up_to := self._unsettled:
             settling = self._world.spawn(fence.settle(), name="ensue fence")
             while not (await asyncio.wait([settling], timeout=SETTLE_SECONDS))[0]:
-                self._answer_up_to(self._stored_up_to)
+                self._answer_up_to(self._unsettled)
             try:
-                self._settled = await settling
+                position = await settling
             except EnsueError:  # the server is gone for long; whoever comes next, when it is back, settles this, too
-                self._answer_up_to(self._stored_up_to)
+                self._answer_up_to(self._unsettled)
                 return
-            self._announce(self._settled)
-            self._answer_up_to(self._settled)
+            self._announce(position)
+            self._answer_up_to(max(position, up_to))
+            if self._unsettled == up_to:
+                self._unsettled = 0
             self._world.failpoint("append.answered")
 
     def _answer_up_to(self, position: int) -> None:
