@@ -73,9 +73,10 @@ class Locking:
     async def lock(self, session: Session, requests: Sequence[Request], *, begun: bool = False) -> Batch:
         """Begin (unless it has `begun`), lock, look up: one flight where nobody else has written since. Errors: `psycopg.Error`."""
         wanted = _Wanted(requests)
-        begin = [*(() if begun else (BEGIN, *session.settings)), _FENCES(*wanted.segments)]
+        begin = [] if begun else [BEGIN, *session.settings]
+        fencing = [_FENCES(*wanted.segments) if wanted.segments[0] else None]
         if not wanted.lock:
-            fences = (await session.run(*begin))[-1]
+            fences = (await _run(session, *begin, *fencing))[-1]
             batch = Batch(head=self.head, recorded_at=0, now=self._world.now(), names=self._names, streams={})
             batch.know_progress(fences)
             return batch
@@ -84,16 +85,17 @@ class Locking:
             self._streams = {}
         locks = self._order.locks(requests, not wanted.types <= self._names.known)
         conditions = list(wanted.conditions)
+        unknown = [stream for stream in wanted.streams if stream not in self._streams]
         look_ups = [
-            _KEYS(wanted.keys),
-            _STREAMS([stream for stream in wanted.streams if stream not in self._streams]),
-            _PARKED(*wanted.lanes),
-            _IDS([] if remembers else wanted.ids),
+            _KEYS(wanted.keys) if wanted.keys else None,
+            _STREAMS(unknown) if unknown else None,
+            _PARKED(*wanted.lanes) if wanted.lanes[0] else None,
+            _IDS(wanted.ids) if wanted.ids and not remembers else None,
             *self._breaking(conditions),
         ]
-        results = await session.run(*begin, *locks, *look_ups)
-        fences = results[len(begin) - 1]
-        ((head, recorded_at, mark, names),) = results[len(begin) + len(locks) - 1]
+        results = await _run(session, *begin, *fencing, *locks, *look_ups)
+        fences = results[len(begin)]
+        ((head, recorded_at, mark, names),) = results[len(begin) + len(locks)]
         keys, streams, parked, ids, *found = results[-len(look_ups) :]
         self._contested = mark != self._mark
         if self._contested:
@@ -165,6 +167,12 @@ class Locking:
         # A primary that was restarted shows what its replicas may lack still: they have it when they have what is behind it.
         await session.run(*((_TOUCH, COMMIT) if stored else (ROLLBACK,)))
         return stored
+
+
+async def _run(session: Session, *calls: Call | None) -> list[Rows]:
+    """One flight of those that are given; the others have no rows."""
+    answers = iter(await session.run(*(call for call in calls if call is not None)))
+    return [next(answers) if call is not None else [] for call in calls]
 
 
 class _Wanted:
