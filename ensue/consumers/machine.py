@@ -569,7 +569,9 @@ class Machine:
             for slot in flight.units
         ]
         touched = [record.position for record in records]
-        return Delivery(self.consumer, min(touched), max(touched), now, pack(records))
+        # What runs in the commit itself has run since then.
+        at = now + sum(slot.micros for slot in flight.units if slot.apply is not None)
+        return Delivery(self.consumer, min(touched), max(touched), at, pack(records))
 
     def _next_of_key(self, slot: Slot) -> None:
         others = self.keys.get(slot.key)

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from ensue import App, Transaction
+from ensue.consumers.deliveries import unpack
 from ensue.errors import IdempotencyKeyReused, InvalidEvent, MissingCapability
 from tests.app.orders import OrderPlaced, PaymentProcessed, placed
 
@@ -224,3 +225,26 @@ def test_a_handler_with_a_transaction_needs_sql_and_the_start_says_so() -> None:
         MissingCapability, match=r"needs SQL, which this store \(MemoryStore\) has not, and is taken by count"
     ):
         asyncio.run(run())
+
+
+def test_the_record_of_a_handler_inside_the_commit_ends_behind_it(file_url: str) -> None:
+    app = App("shop", url=file_url)
+
+    @app.on
+    def count(order: OrderPlaced, tx: Transaction) -> None:
+        tx.execute(
+            "WITH RECURSIVE n(x) AS (VALUES (1) UNION ALL SELECT x + 1 FROM n WHERE x < 200000) SELECT sum(x) FROM n"
+        )
+
+    async def run() -> None:
+        async with app:
+            receipt = await app.publish(placed())
+            await receipt.wait()
+            store = app.open_store()
+            (event,) = (await store.read()).rows
+            (record,) = await store.deliveries([1])
+            (delivered,) = unpack(record.packed)
+            assert delivered.microseconds > 0
+            assert record.at - event[5] >= delivered.microseconds
+
+    asyncio.run(run())
