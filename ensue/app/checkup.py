@@ -47,7 +47,8 @@ class Checkup:
     def _lease(self, node: Consumers) -> HealthPart:
         held, left = node.lease.held, node.lease.seconds_left
         said = f"held for {left:.1f} s more" if held else f"ran out {-left:.1f} s ago"
-        return HealthPart(name="lease", ok=held, said=said, vital=True)
+        # Not vital: a server that is gone ends the leases of all, and they go on by themselves when it is back.
+        return HealthPart(name="lease", ok=held, said=said)
 
     async def _looked_up(self, node: Consumers | None) -> list[HealthPart]:
         """What the store says, and whether it does."""

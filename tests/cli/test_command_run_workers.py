@@ -465,7 +465,7 @@ def test_one_process_tells_its_health(shop_folder: Path, start: Start) -> None:
     assert (status, body["ok"]) == (200, True)
     names = [part["name"] for part in body["parts"]]
     assert names == ["loop", "writer", "lease", "application", "store", "consumer sell", "consumer tell"]
-    assert [part["name"] for part in get(f"{url}/healthz")[1]["parts"]] == ["loop", "writer", "lease"]
+    assert [part["name"] for part in get(f"{url}/healthz")[1]["parts"]] == ["loop", "writer"]
 
 
 def test_a_handler_that_holds_the_loop_is_seen_from_outside_and_so_is_its_end(shop_folder: Path, start: Start) -> None:
