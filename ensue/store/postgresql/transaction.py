@@ -27,14 +27,15 @@ _TOKENS = re.compile(
     r"""
     [eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*' | "(?:[^"]|"")*"      # texts and names
     | \$(?P<quote>\w*)\$.*?\$(?P=quote)\$ | --[^\n]* | /\*.*?\*/    # quoted in dollars, comments
-    | \?\? | \?
+    | \?\? | \?\d*
     """,
     re.VERBOSE | re.DOTALL,
 )
 
 
 def numbered(sql: str) -> str:
-    """SQL with `?` for values, as everywhere in Ensue, in PostgreSQL's own form. An operator of JSON is written `??`."""
+    """SQL with `?` for values, as everywhere in Ensue, in PostgreSQL's own form. An operator of JSON is written `??`.
+    Errors: `Misuse` for a numbered one."""
     count = 0
 
     def one(token: re.Match[str]) -> str:
@@ -42,6 +43,8 @@ def numbered(sql: str) -> str:
         if token[0] == "?":
             count += 1
             return f"${count}"
+        if token[0].startswith("?") and token[0] != "??":
+            raise Misuse(f"{token[0]} is not for every database: write ? for each value, and give them in order")
         return "?" if token[0] == "??" else token[0]
 
     return _TOKENS.sub(one, sql)
