@@ -76,8 +76,12 @@ class Locking:
         begin = [] if begun else [BEGIN, *session.settings]
         fencing = [_FENCES(*wanted.segments) if wanted.segments[0] else None]
         if not wanted.lock:
-            fences = (await _run(session, *begin, *fencing))[-1]
-            batch = Batch(head=self.head, recorded_at=0, now=self._world.now(), names=self._names, streams={})
+            looks = self._order.look()
+            results = await _run(session, *begin, *fencing, *looks)
+            fences, head = results[len(begin)], self._order.seen(results[-len(looks) :])[0]
+            batch = Batch(
+                head=max(self.head, head), recorded_at=0, now=self._world.now(), names=self._names, streams={}
+            )
             batch.know_progress(fences)
             return batch
         remembers = self._order.remembers
@@ -105,7 +109,7 @@ class Locking:
             self._names.load(await session.run(*Names.queries()))
             found = await session.run(*self._breaking(conditions))
         batch = Batch(
-            head=head,
+            head=head if remembers else 0,
             recorded_at=recorded_at,
             now=self._world.now(),
             names=self._names,
@@ -113,6 +117,7 @@ class Locking:
             floating=not remembers,
         )
         batch.locked, batch.mark_before = True, mark
+        self.head = max(self.head, head)
         batch.know_progress(fences)
         batch.keys = {key: tuple(row) for key, *row in keys}
         batch.parked = {(consumer, key): rev for consumer, key, rev in parked}

@@ -42,7 +42,7 @@ _LOCK = Statement(
     "SELECT CASE WHEN alone THEN pg_advisory_xact_lock(key) ELSE pg_advisory_xact_lock_shared(key) END "
     "FROM (SELECT key, alone FROM unnest($1::bigint[], $2::boolean[]) AS u (key, alone) ORDER BY key OFFSET 0) AS sorted"
 )
-_NAMES = Statement("SELECT 0::bigint, 0::bigint, ''::bytea, names FROM ensue_log")()
+_NAMES = Statement("SELECT (SELECT last_value FROM ensue_settled), 0::bigint, ''::bytea, names FROM ensue_log")()
 # Raised, not set: somebody may rename a type meanwhile, whom the lock does not stop.
 _ADD_NAMES = Statement("UPDATE ensue_log SET names = names + 1")()
 _TAKE = Statement("SELECT first, at FROM ensue_take($1::bigint, $2::bigint, $3::bigint)")

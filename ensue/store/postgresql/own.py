@@ -154,7 +154,8 @@ class OwnTransaction:
                 await self.roll_back()
                 raise _told(error) from error
         if not self._owner.order.remembers:
-            answer = msgspec.structs.replace(answer, first=answer.first + batch.before, last=answer.last + batch.before)
+            before = batch.before if batch.head > batch.before else locking.head
+            answer = msgspec.structs.replace(answer, first=answer.first + before, last=answer.last + before)
         self._ended = True
         self._owner.give_back(session)
         if batch.head > batch.before:
