@@ -1,4 +1,4 @@
-"""The real servers that tests use: one of a kind for a whole run, however many processes the run has.
+"""The real servers that tests use: one of a kind for each process of a run.
 
 A test asks for a server by a fixture. Where the server is not installed the test is skipped, and the last lines of the run say
 so; with ENSUE_REQUIRE_SERVICES=1 in the environment it fails.
@@ -9,18 +9,14 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
 from typing import NamedTuple, NoReturn, Protocol
 
 import pytest
 
 from tests.servers import disks, pgbouncer
-from tests.servers.guarded import Needed
 from tests.servers.pgbouncer import Pooler
 from tests.servers.postgresql import ADVICE, PostgresAddress, PostgresServer, empty_schema, installed
-from tests.servers.processes import die_with_parent, has_ended, until
-from tests.servers.sharing import shared
+from tests.servers.processes import die_with_parent
 
 
 class _Servers(NamedTuple):
@@ -28,7 +24,6 @@ class _Servers(NamedTuple):
 
     used: set[str]
     missing: set[str]
-    guards: set[int]
 
 
 SERVERS = pytest.StashKey[_Servers]()
@@ -56,24 +51,16 @@ def own_postgresql(postgresql_installed: None) -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="session")
-def postgresql(
-    postgresql_installed: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[PostgresAddress]:
-    """Where the PostgreSQL server of this run is. It is shared: to stop or kill one, ask for `own_postgresql`."""
-
-    def start(needed: Needed) -> str:
-        address, guard = PostgresServer(durable=False).share(needed)
-        return f"{address.port} {address.version} {guard}"
-
-    with shared(_folder_of_the_run(tmp_path_factory, request.config), "postgresql", start) as told:
-        port, version, guard = told.split()
-        request.config.stash[SERVERS].guards.add(int(guard))
-        yield PostgresAddress(int(port), version)
+def postgresql(postgresql_installed: None) -> Iterator[PostgresAddress]:
+    """Where the PostgreSQL server of this process of the run is: nobody else has transactions there while a test runs. To stop
+    or kill one, ask for `own_postgresql`."""
+    with PostgresServer(durable=False) as server:
+        yield server.address
 
 
 @pytest.fixture
 def postgresql_url(postgresql: PostgresAddress) -> str:
-    """An empty place on the PostgreSQL server of this run: a schema of the test's own."""
+    """An empty place on the PostgreSQL server: a schema of the test's own."""
     return empty_schema(postgresql.url())
 
 
@@ -87,7 +74,7 @@ def pgbouncer_installed(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(scope="session")
 def pooler(pgbouncer_installed: None, postgresql: PostgresAddress) -> Iterator[Pooler]:
-    """A pooler in transaction mode in front of the server of this run."""
+    """A pooler in transaction mode in front of that server."""
     with Pooler(postgresql) as running:
         yield running
 
@@ -97,12 +84,6 @@ def may_mount(request: pytest.FixtureRequest) -> None:
     """For tests that need a file system which can be full."""
     if not disks.mountable():
         _missing(request.config, disks.ADVICE)
-
-
-def _folder_of_the_run(factory: pytest.TempPathFactory, config: pytest.Config) -> Path:
-    """The same for all processes of a run, and for no other run."""
-    own = factory.getbasetemp()
-    return own.parent if _is_worker(config) else own
 
 
 def _is_worker(config: pytest.Config) -> bool:
@@ -117,7 +98,7 @@ def _missing(config: pytest.Config, advice: str) -> NoReturn:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[SERVERS] = _Servers(set(), set(), set())
+    config.stash[SERVERS] = _Servers(set(), set())
     if _is_worker(config):
         # Else it would finish its test, and need the servers, when the run is killed.
         die_with_parent(signal.SIGKILL)
@@ -133,25 +114,17 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: _Worker) -> None:
     """And that one listens."""
-    said: tuple[list[str], list[str], list[int]] | None = getattr(node, "workeroutput", {}).get("servers")
+    said: tuple[list[str], list[str]] | None = getattr(node, "workeroutput", {}).get("servers")
     if said is not None:  # one that crashed says nothing
         servers = node.config.stash[SERVERS]
         servers.used.update(said[0])
         servers.missing.update(said[1])
-        servers.guards.update(said[2])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """One line on what was used, and one on what was missing."""
-    used, missing, _ = config.stash[SERVERS]
+    used, missing = config.stash[SERVERS]
     if used:
         terminalreporter.write_line(f"real servers used: {', '.join(sorted(used))}")
     if missing:
         terminalreporter.write_line(f"real servers MISSING: {', '.join(sorted(missing))}", red=True, bold=True)
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """The run is over when its servers are."""
-    if not _is_worker(config):
-        for guard in config.stash[SERVERS].guards:
-            until(partial(has_ended, guard), f"the server of process {guard} was to end with the run")

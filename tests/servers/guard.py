@@ -1,16 +1,13 @@
-"""Runs a server for as long as somebody needs it: `python -m tests.servers.guard USER FOLDER LOCK COMMAND...`
+"""Runs a server for as long as the process that started it: `python -m tests.servers.guard USER FOLDER COMMAND...`
 
-Standard input is a pipe whose other end is held by those who need the server. The kernel closes it for whoever dies, however
-that happens; so when nobody holds it any more, the server is ended and its folder removed. Where several processes share a
-server they come and go under the file lock LOCK (`-` where there is none), and it is under this lock that the guard decides:
-whoever has opened the pipe under the lock has the server.
+Standard input is a pipe whose other end that process holds. The kernel closes it for whoever dies, however that happens; then
+the server is ended and its folder removed.
 
 The first line of output is the process id of the server. USER is `-` for whoever runs this.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pwd
 import select
@@ -21,14 +18,14 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from tests.servers.processes import die_with_parent, kill_family, locked
+from tests.servers.processes import die_with_parent, kill_family
 
 __all__ = ["run"]
 
 PATIENCE_SECONDS = 10.0
 
 
-def run(user: str, folder: Path, lock: Path | None, command: list[str]) -> int:
+def run(user: str, folder: Path, command: list[str]) -> int:
     """The exit status of the server, once it has ended."""
     account = None if user == "-" else pwd.getpwnam(user)
     server = subprocess.Popen(
@@ -47,24 +44,13 @@ def run(user: str, folder: Path, lock: Path | None, command: list[str]) -> int:
         watched.register(0, 0)  # nothing but that nobody holds the other end
         watched.register(os.pidfd_open(server.pid), select.POLLIN)
         while server.poll() is None:
-            if any(descriptor == 0 for descriptor, _ in watched.poll()) and _nobody_is_left(lock):
+            if any(descriptor == 0 for descriptor, _ in watched.poll()):
                 break
     finally:
         if server.poll() is None:
             _end(server)
             shutil.rmtree(folder, ignore_errors=True)
     return server.returncode
-
-
-def _nobody_is_left(lock: Path | None) -> bool:
-    """Closes the pipe if so: whoever comes now finds no reader, and starts a server anew."""
-    with locked(lock) if lock else contextlib.nullcontext():
-        again = select.poll()
-        again.register(0, 0)
-        if again.poll(0):
-            os.close(0)
-            return True
-        return False
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:
@@ -79,5 +65,5 @@ def _end(server: subprocess.Popen[bytes]) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    _, its_user, its_folder, its_lock, *its_command = sys.argv
-    sys.exit(run(its_user, Path(its_folder), None if its_lock == "-" else Path(its_lock), its_command))
+    _, its_user, its_folder, *its_command = sys.argv
+    sys.exit(run(its_user, Path(its_folder), its_command))

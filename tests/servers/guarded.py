@@ -8,44 +8,32 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 from tests.servers.processes import PATIENCE_SECONDS, ServerError, kill_family
 
-__all__ = ["GuardedProcess", "Needed"]
+__all__ = ["GuardedProcess"]
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class Needed(NamedTuple):
-    """How a guard learns that nobody needs the server any more: the reading end of a pipe, and the lock under which those
-    who need it come and go."""
-
-    reader: int
-    lock: Path
-
-
 class GuardedProcess:
-    """A running server. It ends with this process at the latest, or, where it is shared, with the last that needs it."""
+    """A running server. It ends with this process at the latest."""
 
-    def __init__(self, command: list[str], user: str | None, folder: Path, log: Path, needed: Needed | None) -> None:
+    def __init__(self, command: list[str], user: str | None, folder: Path, log: Path) -> None:
         self._log = log
         self._command = command[0]
-        self._writer: int | None = None
-        reader, lock = needed or (None, "-")
-        if reader is None:
-            reader, self._writer = os.pipe()
+        self._writer: int | None
+        reader, self._writer = os.pipe()
         with log.open("ab") as output:
             self._guard = subprocess.Popen(
-                [sys.executable, "-m", "tests.servers.guard", user or "-", str(folder), str(lock), *command],
+                [sys.executable, "-m", "tests.servers.guard", user or "-", str(folder), *command],
                 cwd=ROOT,
                 stdin=reader,
                 stdout=subprocess.PIPE,
                 stderr=output,
                 start_new_session=True,  # Ctrl-C is for the tests; the guard then sees them end
             )
-        if needed is None:
-            os.close(reader)
+        os.close(reader)
         self.pid = self._first_line()
 
     def running(self) -> bool:
@@ -69,11 +57,6 @@ class GuardedProcess:
         if self._writer is not None:
             os.close(self._writer)
             self._writer = None
-
-    def let_go(self) -> int:
-        """Leave it to those who share it. The process id of its guard, which is the last to end."""
-        self._guard.returncode = 0  # else `Popen` complains that nobody waits for a process that ends by itself
-        return self._guard.pid
 
     def last_words(self) -> str:
         """What the server said last, for a message."""

@@ -91,7 +91,7 @@ class Pooler:
         give_away(self._folder)
         log = self._folder / "pooler.log"
         command = [str(program), str(self._folder / "pgbouncer.ini")]
-        self._process = GuardedProcess(command, account(), self._folder, log, None)
+        self._process = GuardedProcess(command, account(), self._folder, log)
         until(self._started, f"PgBouncer was to take connections; see {log}")
         if not self._process.running():
             raise ServerError(f"PgBouncer did not start; {self._process.last_words()}")

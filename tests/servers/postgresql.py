@@ -26,7 +26,7 @@ from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 import psycopg
 from psycopg import sql
 
-from tests.servers.guarded import GuardedProcess, Needed
+from tests.servers.guarded import GuardedProcess
 from tests.servers.processes import PATIENCE_SECONDS, ServerError, until
 
 __all__ = [
@@ -68,7 +68,7 @@ def installed() -> Path | None:
 
 @dataclass(frozen=True)
 class PostgresAddress:
-    """Where a server is: what a test may know of one that it shares with others and so must not stop."""
+    """Where a server is: what a test may know of one that other tests use too, and so must not stop."""
 
     port: int
     version: str
@@ -168,18 +168,15 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start it, the first time with a new data folder; returns when it can be used, after recovery if it needs any."""
-        self._start(None)
-
-    def share(self, needed: Needed) -> tuple[PostgresAddress, int]:
-        """Start it for all who need it, and leave it to its guard, whose process id is told as well."""
-        try:
-            self._start(needed)
-            return self.address, self._running.let_go()
-        except BaseException:
-            self.close()
-            raise
-        finally:
-            self._release_port()
+        assert not self.running(), "it runs"
+        if self._folder is None:
+            self._make()
+        self._write_settings()
+        command = [str(_binaries() / "postgres"), "-D", str(self.data)]
+        self._process = GuardedProcess(command, account(), self._place, self.log)
+        until(self._started, f"PostgreSQL was to take connections; see {self.log}")
+        if not self._running.running():
+            raise ServerError(f"PostgreSQL did not start; {self._running.last_words()}")
 
     def stop(self, mode: Literal["smart", "fast", "immediate"] = "fast") -> None:
         """As `pg_ctl stop` does: smart waits for those who are connected, fast sends them away, immediate is a crash."""
@@ -240,17 +237,6 @@ class PostgresServer:
     def _running(self) -> GuardedProcess:
         assert self._process is not None, "it was never started"
         return self._process
-
-    def _start(self, needed: Needed | None) -> None:
-        assert not self.running(), "it runs"
-        if self._folder is None:
-            self._make()
-        self._write_settings()
-        command = [str(_binaries() / "postgres"), "-D", str(self.data)]
-        self._process = GuardedProcess(command, account(), self._place, self.log, needed)
-        until(self._started, f"PostgreSQL was to take connections; see {self.log}")
-        if not self._running.running():
-            raise ServerError(f"PostgreSQL did not start; {self._running.last_words()}")
 
     def _release_port(self) -> None:
         if self._port is not None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import os
 import select
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["ServerError", "die_with_parent", "family", "has_ended", "kill_family", "locked", "until"]
+__all__ = ["ServerError", "die_with_parent", "family", "has_ended", "kill_family", "until"]
 
 PATIENCE_SECONDS = 60.0
 GLANCE_SECONDS = 0.005
@@ -81,11 +80,3 @@ def kill_family(pid: int, seconds: float = PATIENCE_SECONDS) -> None:
     finally:
         for handle in handles:
             os.close(handle)
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Generator[None, None, None]:
-    """One process at a time. Whoever dies lets go."""
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

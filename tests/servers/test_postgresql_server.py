@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,10 +10,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.servers.guarded import ROOT, Needed
-from tests.servers.postgresql import PostgresAddress, PostgresServer, empty_database, empty_schema
+from tests.servers.guarded import ROOT
+from tests.servers.postgresql import PostgresServer, empty_database, empty_schema
 from tests.servers.processes import ServerError, family, has_ended, until
-from tests.servers.sharing import shared
 
 PROGRAM = """
 import sys
@@ -149,29 +146,6 @@ def test_nothing_is_left_of_a_server_when_the_process_that_needs_it_is_killed(po
         program.kill()
     until(lambda: has_ended(int(pid)), "the server was to end")
     until(lambda: not Path(data).parent.exists(), "its folder was to be removed")
-
-
-def test_those_who_share_a_server_have_one_until_the_last_is_gone(postgresql_installed: None, tmp_path: Path) -> None:
-    started: list[PostgresAddress] = []
-
-    def start(needed: Needed) -> str:
-        address, guard = PostgresServer(durable=False).share(needed)
-        started.append(address)
-        return str(guard)
-
-    with shared(tmp_path, "postgresql", start) as guard:
-        with shared(tmp_path, "postgresql", start) as other:
-            assert other == guard
-        assert ask(started[0].url(), "SELECT 1") == 1
-    os.waitid(os.P_PID, int(guard), os.WEXITED)
-    with pytest.raises(psycopg.OperationalError):
-        ask(started[0].url(), "SELECT 1")
-    with shared(tmp_path, "postgresql", start) as guard:
-        os.kill(int(guard), signal.SIGTERM)  # the server dies; who comes next gets a new one
-        os.waitid(os.P_PID, int(guard), os.WEXITED)
-        with shared(tmp_path, "postgresql", start) as guard:
-            assert ask(started[2].url(), "SELECT 1") == 1
-    os.waitid(os.P_PID, int(guard), os.WEXITED)
 
 
 def test_what_one_test_makes_in_its_empty_place_no_other_sees(server: PostgresServer) -> None:
