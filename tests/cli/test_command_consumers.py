@@ -82,11 +82,14 @@ def test_a_running_consumer_names_the_process_that_owns_it(folder: Path, ensue_:
 # ------------------------------------------------------------------------------------------------------- ownership
 
 
+WORLD = RealWorld()
+"""One for all: its ids ascend, those of two worlds may not within a millisecond."""
+
+
 def node(host: str, pid: int, *, seconds: int, can: tuple[int, ...] = ()) -> Node:
     """A process whose lease ends in so many seconds, or ended so many ago."""
-    now = RealWorld().now()
-    id = RealWorld().new_id()
-    return Node(id=id, host=host, pid=pid, started_at=now, expires_at=now + seconds * 1_000_000, can=can)
+    now = WORLD.now()
+    return Node(id=WORLD.new_id(), host=host, pid=pid, started_at=now, expires_at=now + seconds * 1_000_000, can=can)
 
 
 def spread(*processes: tuple[Node, int]) -> None:
