@@ -144,7 +144,7 @@ async def _look(log: OpenLog, consumer: Consumer, standing: Standing, rate: floa
         retrying=states.count(LaneState.RETRY) + states.count(LaneState.LATE),
         parked=states.count(LaneState.PARKED),
         dead_letters=len(await log.store.dead_letters(consumer=consumer.id)),
-        owners=sorted(named(owner.node) for owner in spread.owners),
+        owners=[named(owner.node) for owner in spread.owners],
         segments=consumer.segments,
         owned=_owned(spread),
         unowned=list(spread.unowned),
@@ -175,7 +175,7 @@ def _owned(spread: Ownership) -> list[_Owned]:
         for node in spread.able
         if node not in having
     ]
-    return sorted(shown, key=lambda one: one.owner) + sorted(waiting, key=lambda one: one.owner)
+    return shown + waiting
 
 
 def _unowned_since(standing: Standing, spread: Ownership, nodes: tuple[Node, ...], now: int) -> int | None:
