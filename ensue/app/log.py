@@ -127,8 +127,7 @@ class LogView:
                 ahead = None
                 full = len(page.rows) >= limit
                 last, limit = max(last, page.reached), _next_limit(limit, page.rows)
-                if full and (high is None or last < high - 1):
-                    # A server works on the next page while this one is used.
+                if full and store.remote and (high is None or last < high - 1):
                     reading = store.read(selection, after=last, before=high, limit=limit)
                     ahead = engine.world.spawn(reading, name="ensue read ahead")
                     await engine.world.sleep(0)

@@ -362,6 +362,8 @@ class Log(Protocol):
     at or below the head stays as it is."""
 
     capabilities: Capabilities
+    remote: bool
+    """Reads go to a server, which works on the next page while one is used."""
     log_id: str
     """The identity of this log, given at its creation; part of every position token."""
 

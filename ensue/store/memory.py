@@ -65,6 +65,8 @@ class _NoSql:
 class MemoryStore:
     """See the module. It keeps its contents when it is closed, and may be opened again."""
 
+    remote = False
+
     def __init__(self) -> None:
         self.capabilities = Capabilities(durable=False, sql=False, many_processes=False)
         self.log_id = ""

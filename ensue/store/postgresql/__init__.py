@@ -70,6 +70,8 @@ class PostgresqlStore:
     `read_only` is for tools that look: the log must exist, and nothing is written.
     """
 
+    remote = True
+
     def __init__(self, url: str, *, read_only: bool = False) -> None:
         self.log_id = ""
         self._server = Server(url, read_only=read_only)

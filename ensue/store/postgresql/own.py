@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 import psycopg
 
-from ensue.errors import EnsueError, OutcomeUnknown, Unavailable
+from ensue.errors import EnsueError, OutcomeUnknown, Unavailable, WiringError
 from ensue.store.base import Request, Written
 from ensue.store.postgresql.batch import Batch
 from ensue.store.postgresql.errors import is_transient, translated
@@ -52,6 +52,7 @@ class OwnTransactions:
         self._fence = fence
         self._announce = announce
         self._free: list[Session] = []
+        self._closed = False
 
     async def begin(self) -> OwnTransaction:
         """Errors: `Unavailable`."""
@@ -71,12 +72,14 @@ class OwnTransactions:
         return await self._connect()
 
     def give_back(self, session: Session) -> None:
-        if session.idle and session.lost is None and len(self._free) < KEPT:
+        if session.idle and session.lost is None and len(self._free) < KEPT and not self._closed:
             self._free.append(session)
         else:
             session.close()
 
     def close(self) -> None:
+        """Those that are open go on, and their connections end with them."""
+        self._closed = True
         free, self._free = self._free, []
         for session in free:
             session.close()
@@ -166,10 +169,13 @@ class OwnTransaction:
         """The connection was lost at the commit. Errors: `OutcomeUnknown`."""
         began = self._owner.world.monotonic()
         while self._owner.world.monotonic() - began < PATIENCE_SECONDS:
+            session = None
             try:
                 session = await self._owner.session()
                 stored = await locking.is_stored(session, batch, mark)
-            except psycopg.Error as error:
+            except (psycopg.Error, WiringError) as error:
+                if session is not None:
+                    session.close()
                 if not is_transient(error):
                     break
                 await self._owner.world.sleep(AGAIN_SECONDS)

@@ -91,11 +91,10 @@ class Server:
     async def connect(self, *, notified: Callable[[], None] | None = None) -> Session:
         """A connection that is ready to write. Errors: `psycopg.Error`; `WiringError` for a server too old."""
         session = await Session.connect(self._conninfo, notified=notified)
-        if session.version < OLDEST * 10_000:
+        found = session.version // 10_000
+        if found < OLDEST:
             session.close()
-            raise WiringError(
-                f"the server of {self.shown} is PostgreSQL {session.version // 10_000}; a log needs {OLDEST} or later"
-            )
+            raise WiringError(f"the server of {self.shown} is PostgreSQL {found}; a log needs {OLDEST} or later")
         if session.pooled:
             session.settings = (_EACH_TIME,)
             await self._transactions_are_possible(session)

@@ -21,7 +21,7 @@ from typing import TypeAlias
 import msgspec
 import psycopg
 
-from ensue.errors import EnsueError, OutcomeUnknown, StorageFull, Unavailable, WriterStopped
+from ensue.errors import EnsueError, OutcomeUnknown, StorageFull, Unavailable, WiringError, WriterStopped
 from ensue.events.stored import Draft
 from ensue.store import refusals
 from ensue.store.base import Request, Written
@@ -148,6 +148,9 @@ class Writer:
             head = self._order.head(batch, mark) if batch.locked else []
             calls = [*left, *batch.writes(), *head, COMMIT]
             self._world.failpoint("append.rows written")
+        except WiringError as error:  # another server than the one before: nothing was sent there
+            self.queue.answer(pending, error)
+            return
         except psycopg.Error as error:
             await self._not_stored(pending, error)
             return
@@ -258,7 +261,8 @@ class Writer:
     # ------------------------------------------------------------------------------------------------------- judging
 
     def _judge(self, session: Session, batch: Batch, pending: list[_Pending]) -> list[Call]:
-        """Answer each by itself; those that must wait for the next batch are queued again. Returns what is still to be sent before the batch's own rows."""
+        """Answer each by itself; those that must wait for the next batch are queued again. Returns what is still to be sent
+        before the batch's own rows."""
         unsent: list[Call] = []
         for number, one in enumerate(pending):
             request = one.work
@@ -311,7 +315,7 @@ class Writer:
             try:
                 session = await self._connected()
                 stored = await self._locking.is_stored(session, batch, mark)
-            except psycopg.Error as error:
+            except (psycopg.Error, WiringError) as error:
                 if session_ended := self._session:
                     session_ended.close()
                 if is_transient(error) and self._patient():

@@ -57,6 +57,8 @@ class SqliteStore:
     `guard=False` switches off what protects the file from a second SQLite library; only tests do that.
     """
 
+    remote = False
+
     def __init__(self, path: str, *, read_only: bool = False, guard: bool = True) -> None:
         self._in_memory = path.startswith("file:") and "vfs=memdb" in path
         self.path = path if self._in_memory else os.path.realpath(path)

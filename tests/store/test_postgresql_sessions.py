@@ -1,0 +1,39 @@
+"""Connections that come and go under a store: whose server is another one now, or whose store is closed."""
+
+from __future__ import annotations
+
+import pytest
+
+from ensue.errors import WiringError
+from ensue.store.postgresql import server
+from tests.store.postgresql_logs import append, opened, rows_of, told
+
+
+def test_a_server_that_is_too_old_now_refuses_what_is_written_and_breaks_no_writer(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        async with opened(postgresql_url) as store:
+            await append(store, b"1")
+            assert store._writer is not None
+            assert store._writer._session is not None
+            store._writer._session.close()  # as after a failover
+            with monkeypatch.context() as patched:
+                patched.setattr(server, "OLDEST", 99)
+                with pytest.raises(WiringError, match="needs 99 or later"):
+                    await append(store, b"2")
+            await append(store, b"3")
+            assert [row[11] for row in await rows_of(store)] == [b"1", b"3"]
+
+    told(story)
+
+
+def test_the_connection_of_a_transaction_ends_with_it_when_the_store_is_closed_meanwhile(postgresql_url: str) -> None:
+    async def story() -> None:
+        async with opened(postgresql_url) as store:
+            own = await store.begin()
+        assert own._session.lost is None
+        await own.roll_back()
+        assert own._session.lost is not None
+
+    told(story)
