@@ -1,4 +1,4 @@
-"""Connections that come and go under a store: whose server is another one now, or whose store is closed."""
+"""Connections that come and go under a store: whose server is another one now, or whose store is closed; and their locks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 
 from ensue.errors import WiringError
 from ensue.store.postgresql import server
+from ensue.store.postgresql.order import Concurrent
 from tests.store.postgresql_logs import append, opened, rows_of, told
 
 
@@ -37,3 +38,10 @@ def test_the_connection_of_a_transaction_ends_with_it_when_the_store_is_closed_m
         assert own._session.lost is not None
 
     told(story)
+
+
+def test_logs_in_one_database_have_locks_of_their_own_and_none_that_an_application_may_use() -> None:
+    one, other = Concurrent("1" * 32), Concurrent("2" * 32)
+    keys = [key for order in (one, other) for key in (order.everything, order.naming, order.taking)]
+    assert len(set(keys)) == 6
+    assert min(map(abs, keys)) > 1 << 32

@@ -135,7 +135,8 @@ class Concurrent:
     def __init__(self, log_id: str) -> None:
         seed = blake2b(log_id.encode(), digest_size=16).digest()
         self._seed = int.from_bytes(seed[:8], "big", signed=True)
-        self.everything, self.naming, self.taking = (self._key(seed, number) for number in (1, 2, 3))
+        # Of the other half: else they would be 1, 2 and 3 in every log, and locks that an application may well use itself.
+        self.everything, self.naming, self.taking = (self._key(seed[8:], number) for number in (1, 2, 3))
 
     def _key(self, name: bytes, kind: int) -> int:
         return int.from_bytes(name[:8], "big", signed=True) ^ self._seed ^ kind
