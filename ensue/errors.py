@@ -21,6 +21,8 @@
     │   └── ApplyFailed         a function inside the transaction failed; nothing was stored
     └── GiveUp                  no call will help; a person must look
         ├── HandlerFailed       something this write caused is a dead letter, or cannot run
+        ├── MessageRefused      a broker will never take this message
+        ├── AccessRefused       a broker does not let us in, or not do this
         ├── UnreadableEvent     an event that this code is too old for, or knows no way to read
         ├── CorruptLog          the log contradicts itself or is not a log
         ├── LogTooNew           a newer version of Ensue made this log
@@ -41,6 +43,7 @@ import dataclasses
 from typing import Any, dataclass_transform
 
 __all__ = [
+    "AccessRefused",
     "ApplyFailed",
     "Conflict",
     "CorruptLog",
@@ -56,6 +59,7 @@ __all__ = [
     "InvalidEvent",
     "LogFileReplaced",
     "LogTooNew",
+    "MessageRefused",
     "Misuse",
     "MissingCapability",
     "NotCaughtUp",
@@ -143,7 +147,7 @@ class NotCaughtUp(TryAgain):
 
 
 class Unavailable(TryAgain):
-    """The database cannot be reached or is busy. Certain: nothing was stored."""
+    """The database or broker cannot be reached or is busy. Certain: nothing was stored."""
 
 
 class OutcomeUnknown(TryAgain):
@@ -180,6 +184,14 @@ class HandlerFailed(GiveUp):
         self.consumer = consumer
         self.position = position
         self.dead_letter = dead_letter
+
+
+class MessageRefused(GiveUp):
+    """A broker will not take this message, however often it is sent: too large, or against a rule of the topic."""
+
+
+class AccessRefused(GiveUp):
+    """A broker does not let this user in, or does not let it do this. Not tried again: that locks accounts."""
 
 
 class UnreadableEvent(GiveUp):

@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 from ensue.errors import Unavailable, WiringError
 from ensue.store.base import Store
 from ensue.store.steps import Upgrade
-from ensue.store.urls import shown
+from ensue.urls import shown
 
 if TYPE_CHECKING:
     from pathlib import Path

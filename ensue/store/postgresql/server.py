@@ -11,7 +11,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from ensue.errors import WiringError
 from ensue.store.postgresql.session import Session, Statement
-from ensue.store.urls import is_readable
+from ensue.urls import is_readable
 
 __all__ = ["OLDEST", "Server"]
 
