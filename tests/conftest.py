@@ -13,7 +13,9 @@ from typing import NamedTuple, NoReturn, Protocol
 
 import pytest
 
-from tests.servers import disks, pgbouncer
+from tests.servers import disks, mosquitto, nats, pgbouncer
+from tests.servers.mosquitto import MosquittoAddress, MosquittoServer
+from tests.servers.nats import NatsAddress, NatsServer
 from tests.servers.pgbouncer import Pooler
 from tests.servers.postgresql import ADVICE, PostgresAddress, PostgresServer, empty_schema, installed
 from tests.servers.processes import die_with_parent
@@ -77,6 +79,50 @@ def pooler(pgbouncer_installed: None, postgresql: PostgresAddress) -> Iterator[P
     """A pooler in transaction mode in front of that server."""
     with Pooler(postgresql) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def mosquitto_installed(request: pytest.FixtureRequest) -> None:
+    """For tests that start a `MosquittoServer` themselves."""
+    if mosquitto.installed() is None:
+        _missing(request.config, mosquitto.ADVICE)
+    request.config.stash[SERVERS].used.add(f"Mosquitto {MosquittoServer().version}")
+
+
+@pytest.fixture
+def own_mosquitto(mosquitto_installed: None) -> Iterator[MosquittoServer]:
+    """An MQTT server that the test may stop and kill."""
+    with MosquittoServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session", name="mosquitto")
+def shared_mosquitto(mosquitto_installed: None) -> Iterator[MosquittoAddress]:
+    """Where the MQTT server of this process of the run is. To stop or kill one, ask for `own_mosquitto`."""
+    with MosquittoServer() as server:
+        yield server.address
+
+
+@pytest.fixture(scope="session")
+def nats_installed(request: pytest.FixtureRequest) -> None:
+    """For tests that start a `NatsServer` themselves."""
+    if nats.installed() is None:
+        _missing(request.config, nats.ADVICE)
+    request.config.stash[SERVERS].used.add(f"NATS {'.'.join(map(str, nats.version()))}")
+
+
+@pytest.fixture
+def own_nats(nats_installed: None) -> Iterator[NatsServer]:
+    """A NATS server that the test may stop and kill."""
+    with NatsServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session", name="nats")
+def shared_nats(nats_installed: None) -> Iterator[NatsAddress]:
+    """Where the NATS server of this process of the run is. To stop or kill one, ask for `own_nats`."""
+    with NatsServer() as server:
+        yield server.address
 
 
 @pytest.fixture(scope="session")
