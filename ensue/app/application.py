@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 from ensue.app.checks import (
     check_application,
     check_position,
+    checked_channels,
     checked_headers,
     checked_key,
     checked_seconds,
@@ -83,13 +84,11 @@ class App(Service):
         world: World | None = None,
     ) -> None:
         """`url` is where the log is; without it `ENSUE_URL`, else `sqlite:///NAME.db` in the current folder. See `Settings`
-        for the other settings. `observe` is called with each signal besides the logging. `inbox` and `outbox` are channels
-        whose messages are stored before they are handled, and sent after they are stored (not yet available). `store` and
-        `world` are for tests and simulation. Errors: `DefinitionError`, `NotYetAvailable`."""
+        for the other settings. `observe` is called with each signal besides the logging. `inbox` are channels
+        whose messages are stored, each once, before they are handled; `outbox` those on which the events that they carry are
+        sent, after they were stored. `store` and `world` are for tests and simulation. Errors: `DefinitionError`."""
         super().__init__(name, retry=retry)
-        channels = (*inbox, *outbox)
-        if channels:
-            raise NotYetAvailable(f"{name}: channels are declared, but this version cannot use {channels[0]!r} yet")
+        self._inbox, self._outbox = checked_channels(name, inbox, outbox)
         check_application(name, url, observe)
         self._settings: dict[str, Any] = {"url": url, "drain_seconds": drain_seconds, "payload_bytes": payload_bytes}
         self._observers: list[Observer] = [log_signal, *([observe] if observe else [])]
@@ -111,10 +110,18 @@ class App(Service):
         provides: for tests and simulation. With `observe` its signals go there instead of into the logging."""
         replaced = [factory_of(function, {}) for function in replace]
         types = {factory.provides for factory in replaced}
-        other = App(self.name, retry=self._retry, store=store, world=world, **self._settings)
+        other = App(
+            self.name,
+            retry=self._retry,
+            store=store,
+            world=world,
+            inbox=self._inbox,
+            outbox=self._outbox,
+            **self._settings,
+        )
         if observe is not None:
             other._observers = [observe]
-        other._handlers = list(self.handlers)
+        other._handlers = self._all_handlers()
         other._factories = [factory for factory in self._all_factories() if factory.provides not in types] + replaced
         other._hooks = self._all_hooks()
         return other
@@ -126,8 +133,13 @@ class App(Service):
 
     @property
     def handlers(self) -> tuple[HandlerDefinition, ...]:
-        """All registered handlers, those of included services too. Errors: `DefinitionError` for a name used twice."""
+        """All consumers: the registered handlers, those of included services too, and the channels' `inbox.NAME` and `outbox.NAME`.
+        Errors: `DefinitionError` for a name used twice."""
+        from ensue.app.traffic import channel_consumers
+
         handlers = self._all_handlers()
+        if self._inbox or self._outbox:
+            handlers += channel_consumers(self._inbox, self._outbox)
         names = [handler.name for handler in handlers]
         for name in names:
             if names.count(name) > 1:
@@ -189,6 +201,7 @@ class App(Service):
             raise DefinitionError(f"the application {self.name} is open already")
         settings = self.settings
         engine = Engine(
+            self.name,
             self._given_store or open_store(settings.url),
             self._given_world or RealWorld(),
             Registry(payload_bytes=settings.payload_bytes),

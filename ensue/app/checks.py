@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import Any
 
+from ensue.channels import Channel
 from ensue.consumers.handler import HandlerOptions
 from ensue.consumers.policy import Retries, Retry
 from ensue.errors import DefinitionError, InvalidEvent, WiringError
@@ -19,6 +20,7 @@ __all__ = [
     "check_event",
     "check_position",
     "check_types",
+    "checked_channels",
     "checked_headers",
     "checked_key",
     "checked_options",
@@ -45,6 +47,26 @@ def check_application(name: str, url: object, observe: object) -> None:
         raise DefinitionError(f"{name}: url={url!r}; give a text, such as sqlite:///shop.db")
     if observe is not None and not callable(observe):
         raise DefinitionError(f"{name}: observe={observe!r}; give a function that is called with each signal")
+
+
+def checked_channels(
+    name: str, inbox: Iterable[Any], outbox: Iterable[Any]
+) -> tuple[tuple[Channel, ...], tuple[Channel, ...]]:
+    """Errors: `DefinitionError`."""
+    both = (tuple(inbox), tuple(outbox))
+    for word, channels in zip(("inbox", "outbox"), both, strict=True):
+        for channel in channels:
+            if not isinstance(channel, Channel):
+                raise DefinitionError(f"{name}: {word}= takes channels, not {channel!r}: {word}=[orders]")
+            if not channel.carried_events:
+                raise DefinitionError(
+                    f"{name}: the channel {channel.name} carries no events, so {word}= has nothing of it"
+                )
+        names = [channel.name for channel in channels]
+        twice = next((one for one in names if names.count(one) > 1), None)
+        if twice is not None:
+            raise DefinitionError(f"{name}: two channels of {word}= are called {twice!r}")
+    return both
 
 
 def checked_retries(whose: str, retry: Any) -> Retries | None:

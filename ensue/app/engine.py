@@ -17,6 +17,7 @@ from ensue.app.health import Health
 from ensue.app.lifeline import Lifeline
 from ensue.app.receipt import Receipt
 from ensue.app.results import Results
+from ensue.app.traffic import Traffic, handling_of
 from ensue.app.transaction import OpenTransaction
 from ensue.consumers.handler import HandlerDefinition
 from ensue.consumers.handling import Handling, inside_handler
@@ -70,6 +71,7 @@ class Engine:
 
     def __init__(
         self,
+        name: str,
         store: Store,
         world: World,
         registry: Registry,
@@ -89,7 +91,8 @@ class Engine:
         self._observe = observe
         self._drain_seconds = drain_seconds
         self._bell = Bell()
-        self._handlings = [Handling(one, registry, world, dependencies, retry=retry) for one in definitions]
+        self._handlings = [handling_of(one, registry, world, dependencies, retry=retry) for one in definitions]
+        self._traffic = Traffic(name, registry, store, world, observe, drain_seconds=drain_seconds)
         self._stack = AsyncExitStack()
         self._checkup = Checkup(store, world)
         self._node: Node | None = None
@@ -121,6 +124,8 @@ class Engine:
 
     async def _consume(self, consumers: Sequence[Consumer], handlings: Sequence[Handling]) -> None:
         host, pid = here(), os.getpid()
+        self._stack.push_async_callback(self._traffic.close)
+        await self._traffic.open(handlings)
         self._node = node = Node(self.store, self.world, self._observe, self._bell, host=host, pid=pid)
 
         async def stop() -> None:
@@ -129,6 +134,8 @@ class Engine:
         self._stack.push_async_callback(stop)
         await node.start(consumers, handlings)
         self.lifeline.watch(node.tasks)
+        self._stack.push_async_callback(self._traffic.stop_receiving)
+        self.lifeline.watch(self._traffic.receive(node.runners))
 
     async def close(self) -> None:
         """Drain, release, run the rest of hooks and factories, close the store: each also when another one fails."""

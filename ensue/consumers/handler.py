@@ -5,6 +5,7 @@ Everything that is wrong with a handler is found here, when it is registered, an
 
 from __future__ import annotations
 
+import collections.abc
 import inspect
 import types
 import typing
@@ -25,7 +26,17 @@ from ensue.events.message import Event
 from ensue.events.recorded import Position, Recorded
 from ensue.events.registry import declaration
 
-__all__ = ["Declared", "HandlerDefinition", "HandlerOptions", "Parameter", "Start", "Wants", "analyse", "hints_of"]
+__all__ = [
+    "Declared",
+    "HandlerDefinition",
+    "HandlerOptions",
+    "Parameter",
+    "Role",
+    "Start",
+    "Wants",
+    "analyse",
+    "hints_of",
+]
 
 Start: TypeAlias = Literal["beginning", "now"] | Position | datetime
 
@@ -48,6 +59,19 @@ class Wants(Enum):
     CONTEXT = "context"
     TRANSACTION = "transaction"
     DEPENDENCY = "dependency"
+
+
+class Role(Enum):
+    """Where a consumer's events come from, and what becomes of them."""
+
+    LOG = "log"
+    """Events of the log, to the application's function."""
+    OUTBOX = "outbox"
+    """Events of the log, to a channel."""
+    INBOX = "inbox"
+    """A channel, to the log."""
+    DIRECT = "direct"
+    """A channel, to the application's function."""
 
 
 class Parameter(msgspec.Struct, frozen=True):
@@ -89,6 +113,10 @@ class HandlerDefinition(msgspec.Struct, frozen=True, kw_only=True):
     timeout: timedelta | None
     concurrency: int
     start: Start | None
+    role: Role = Role.LOG
+    channel: Channel | None = None
+    batch: bool = False
+    """The function takes a list of events."""
 
 
 def analyse(
@@ -98,12 +126,13 @@ def analyse(
     `NotYetAvailable` for what is declared and not built."""
     name = getattr(function, "__name__", repr(function))
     hints = hints_of(function, local_names)
-    _refuse_declared(name, hints, options)
+    _refuse_declared(name, hints)
     parameters = list(inspect.signature(function).parameters.values())
     if not parameters:
         raise DefinitionError(f"{name}: a handler takes the event it reacts to: def {name}(event: OrderPlaced)")
     first = parameters[0]
-    events, recorded = _events(name, first.name, hints.get(first.name))
+    hint, batch = _several(hints.get(first.name))
+    events, recorded = _events(name, first.name, hint)
     rest = tuple(_parameter(name, parameter, hints) for parameter in parameters[1:])
     is_async = inspect.iscoroutinefunction(function)
     inside = any(parameter.wants is Wants.TRANSACTION for parameter in rest)
@@ -124,6 +153,7 @@ def analyse(
     if options.timeout is not None and (options.timeout <= timedelta() or inside or options.pure):
         raise DefinitionError(f"{name}: timeout= is a positive duration, for handlers that run outside the transaction")
     _check_key(name, events, options.key)
+    _check_source(name, events, options.source, recorded=recorded, inside=inside, batch=batch)
     return HandlerDefinition(
         name=prefix + (options.name or name),
         function=function,
@@ -139,14 +169,45 @@ def analyse(
         timeout=options.timeout,
         concurrency=concurrency,
         start=options.start,
+        role=Role.LOG if options.source is None else Role.DIRECT,
+        channel=options.source,
+        batch=batch,
     )
 
 
-def _refuse_declared(name: str, hints: Mapping[str, Any], options: HandlerOptions) -> None:
-    if options.source is not None:
-        raise NotYetAvailable(
-            f"{name}: channels are declared, but this version cannot receive from {options.source!r} yet"
+def _several(hint: Any) -> tuple[Any, bool]:
+    """What stands in `list[…]` or `Sequence[…]`, for a handler of batches."""
+    if typing.get_origin(hint) in (list, collections.abc.Sequence):
+        (inner,) = typing.get_args(hint)
+        return inner, True
+    return hint, False
+
+
+def _check_source(
+    name: str, events: tuple[type[Event], ...], source: Channel | None, *, recorded: bool, inside: bool, batch: bool
+) -> None:
+    if source is None:
+        if batch:
+            raise DefinitionError(
+                f"{name}: a list of events is for what comes by a channel: @on(source=…). From the log each event comes alone, "
+                "and many are committed together"
+            )
+        return
+    if recorded or inside:
+        wanted = "Recorded" if recorded else "a Transaction"
+        raise DefinitionError(
+            f"{name}: source={source.name} is handled without the log, so there is no {wanted}; put the channel into the "
+            "application's inbox instead, and leave source= out"
         )
+    missing = [event.__name__ for event in events if not issubclass(event, source.carried_events)]
+    if missing:
+        raise DefinitionError(
+            f"{name}: the channel {source.name} does not carry {', '.join(missing)}; it carries "
+            f"{', '.join(message.__name__ for message in source.carries)}"
+        )
+
+
+def _refuse_declared(name: str, hints: Mapping[str, Any]) -> None:
     for parameter, hint in hints.items():
         for kind in _named(hint):
             if isinstance(kind, type) and issubclass(kind, Declared) and parameter != "return":

@@ -24,11 +24,11 @@ from ensue.events.context import Context
 from ensue.events.message import Event
 from ensue.events.recorded import Position, Recorded, microseconds
 from ensue.events.registry import Registry
-from ensue.events.stored import Draft, Row, decode_meta
+from ensue.events.stored import Draft, Meta, Row, decode_meta
 from ensue.store.base import Consumer, Emission, SqlTransaction, Store
 from ensue.world import World
 
-__all__ = ["Handling", "Mode", "Scope", "UnreadableHere", "inside_handler"]
+__all__ = ["Handling", "Mode", "Scope", "Undecodable", "UnreadableHere", "inside_handler"]
 
 DEPTH_LIMIT = 1_000
 """How long a chain of causes may grow before it is called a loop."""
@@ -58,6 +58,9 @@ class Scope(Protocol):
 
 class Handling:
     """See the module. `bind` must be called before anything is handled."""
+
+    failures_trip = True
+    """Whether many keys that fail without a success are a bug or an outage. Messages that nobody can read are neither."""
 
     def __init__(
         self, definition: HandlerDefinition, registry: Registry, world: World, scope: Scope, *, retry: Retry
@@ -127,7 +130,7 @@ class Handling:
 
     def policy(self, error: BaseException) -> Retry:
         """When to try again after this error. What cannot be decoded never gets better by itself."""
-        if isinstance(error, _Undecodable):
+        if isinstance(error, Undecodable):
             return Retry.never
         return policy_for(self._retries, error, self._retry)
 
@@ -185,7 +188,7 @@ class Handling:
         """What the handler returned, checked and encoded. Errors: `TypeError`, `InvalidEvent`."""
         if result is None:
             return ()
-        events = (result,) if isinstance(result, Event) else _several(result)
+        events = self.events_of(result)
         row = slot.row
         meta = decode_meta(row[10])
         if meta.depth >= DEPTH_LIMIT:
@@ -211,6 +214,28 @@ class Handling:
                 )
             )
         return drafts
+
+    def events_of(self, result: object) -> tuple[Event, ...]:
+        """What a handler returned. Errors: `TypeError`."""
+        return (result,) if isinstance(result, Event) else _several(result)
+
+    def after(self, event: Event, cause: Meta, *, causation: bytes, id: bytes) -> Draft:
+        """An event that something outside the log caused. Errors: `InvalidEvent`."""
+        return self._registry.draft(
+            event,
+            id=id,
+            time=self._world.now(),
+            correlation=cause.correlation,
+            causation=causation,
+            depth=cause.depth + 1,
+            traceparent=cause.traceparent,
+            tracestate=cause.tracestate,
+            maker=self._maker,
+        )
+
+    def provided(self, parameter: Parameter) -> Any:
+        """What the application provides for a parameter."""
+        return self._scope.value(parameter)
 
     def _arguments(self, slot: Slot, transaction: Transaction | None = None) -> list[Any]:
         event = self._event(slot)
@@ -245,10 +270,10 @@ class Handling:
             return decode(slot.row[11] if slot.data is None else slot.data)
         except Exception as error:
             name, version = self._types[number]
-            raise _Undecodable(f"{name} version {version} cannot be decoded: {error}") from error
+            raise Undecodable(f"{name} version {version} cannot be decoded: {error}") from error
 
 
-class _Undecodable(Exception):
+class Undecodable(Exception):
     """The payload is not what its type says."""
 
 

@@ -27,8 +27,16 @@ class Health:
     """`tripped` is the reason, or None. `changed` is called when it trips or resumes."""
 
     def __init__(
-        self, store: Checkpoints, world: World, consumer: Consumer, observe: Observer, changed: Callable[[], None]
+        self,
+        store: Checkpoints,
+        world: World,
+        consumer: Consumer,
+        observe: Observer,
+        changed: Callable[[], None],
+        *,
+        failures: int | None = TRIP_FAILURES,
     ) -> None:
+        """With `failures` None it trips by what is parked alone."""
         self.tripped = consumer.reason or "no reason is known" if consumer.status == "tripped" else None
         self.quiet = False
         """Write no status any more: the consumer is paused, or stops."""
@@ -37,6 +45,7 @@ class Health:
         self._consumer = consumer
         self._observe = observe
         self._changed = changed
+        self._failures = failures
         self._failing: set[bytes] = set()
         self._probe_at = 0.0
         self._probe_wait = PROBE_FIRST_SECONDS
@@ -47,7 +56,7 @@ class Health:
         self._failing.add(key)
         if self.tripped is not None:
             return
-        if len(self._failing) >= TRIP_FAILURES:
+        if self._failures is not None and len(self._failing) >= self._failures:
             self._trip(f"{len(self._failing)} keys in a row failed without a success; the last: {error}")
         elif parked > TRIP_PARKED:
             self._trip(f"more than {TRIP_PARKED} keys are parked; the last: {error}")

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import msgspec
 
 from ensue.consumers.calls import Calls
 from ensue.consumers.handling import Handling, Mode, UnreadableHere
-from ensue.consumers.health import Health
+from ensue.consumers.health import TRIP_FAILURES, Health
 from ensue.consumers.lease import BEAT_SECONDS, Lease
 from ensue.consumers.machine import Failure, Lookup, Machine, Slot
 from ensue.consumers.policy import Retry
@@ -92,6 +92,8 @@ class Runner:
         self.handling = handling
         self.machines: dict[int, Machine] = {}
         self.paused = consumer.status in ("paused", "retired")
+        self.changed: Callable[[], None] = _nothing
+        """Called when `owns` or `receives` may have changed, for what feeds this consumer."""
         self.standing_by = _missing(handling.missing(consumer))
         self._store = store
         self._world = world
@@ -114,7 +116,8 @@ class Runner:
         self._wall, self._wall_at = world.now(), world.monotonic()
         self._turns = 0
         self._calls = Calls(world, handling, self, name=consumer.name)
-        self._health = Health(store, world, consumer, observe, self._health_changed)
+        failures = TRIP_FAILURES if handling.failures_trip else None
+        self._health = Health(store, world, consumer, observe, self._health_changed, failures=failures)
         self._flush_at: float | None = None
         self._types: dict[int, int] = {}
         self._operated: frozenset[int] = frozenset()
@@ -277,6 +280,16 @@ class Runner:
         return not (self.paused or self._stopping or self.standing_by is not None)
 
     @property
+    def receives(self) -> bool:
+        """Whether what feeds this consumer from outside the log may go on: it runs here, and has not tripped."""
+        return self.able and self._health.tripped is None
+
+    def owns(self, segment: int) -> bool:
+        """This process owns the segment, and does not give it up."""
+        machine = self.machines.get(segment)
+        return machine is not None and not machine.draining
+
+    @property
     def _share(self) -> int:
         return self._lease.share(self.consumer.id, self._segments)
 
@@ -324,6 +337,7 @@ class Runner:
             self._read_again()
             segments = tuple(progress.segment for progress in standing.progress)
             self._observe(SegmentsClaimed(consumer=self.consumer.name, segments=segments))
+            self.changed()
 
     async def _compare(self) -> None:
         """When the lease is in doubt, drop what is another's now: it would count in the share, and run calls in vain."""
@@ -377,6 +391,7 @@ class Runner:
             segments = tuple(machine.segment for machine in lost)
             self._observe(SegmentsLost(consumer=self.consumer.name, segments=segments, reason=reason))
             self._wake.set()
+            self.changed()
 
     # ------------------------------------------------------------------------------------------------------ reading
 
@@ -603,6 +618,7 @@ class Runner:
         self._behind = True
         for machine in self.machines.values():
             machine.may_park = self._health.tripped is None
+        self.changed()
 
     def _stand_by(self, reason: str) -> None:
         """An event this code is too old for: finish what runs and give everything up, so that a newer process can go on."""
@@ -626,6 +642,8 @@ class Runner:
         if was and not self.paused:
             self._observe(ConsumerResumed(consumer=self.consumer.name))
         self._wake.set()
+        if was != self.paused:
+            self.changed()
 
     # --------------------------------------------------------------------------------------------------- committing
 
@@ -662,6 +680,7 @@ class Runner:
                 del self.machines[machine.segment]
                 self._lease.turn.give_back(machine)
                 self._observe(SegmentsReleased(consumer=self.consumer.name, segments=(machine.segment,)))
+                self.changed()
         elif isinstance(error, ApplyFailed):
             self._refused(machine, error)
         elif isinstance(error, Fenced):
@@ -688,6 +707,10 @@ class Runner:
         failure = self._failure(cause)
         slot = machine.refused(error.unit, failure)
         self._tell_failure(machine, slot, failure)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _missing(names: list[str]) -> str | None:

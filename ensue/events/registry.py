@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from hashlib import blake2b
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
@@ -22,7 +22,7 @@ from ensue.events.message import Event, EventType, tag_text
 from ensue.events.recorded import Recorded, UnknownEvent
 from ensue.events.stored import Draft, Meta, encode_meta, tag_hash
 
-__all__ = ["Fields", "Registry", "declaration", "fingerprint", "redraft", "upcast"]
+__all__ = ["Fields", "Keyed", "Registry", "declaration", "fingerprint", "redraft", "upcast"]
 
 Fields: TypeAlias = dict[str, Any]
 Upcaster: TypeAlias = Callable[[Fields], Fields]
@@ -78,6 +78,13 @@ def redraft(recorded: Recorded[Any]) -> Draft:
         meta=recorded.row[10],
         data=recorded.data,
     )
+
+
+class Keyed(NamedTuple):
+    """The key and the further tags of an event."""
+
+    key: str | None
+    tags: tuple[str, ...]
 
 
 class _Codec:
@@ -246,15 +253,7 @@ class Registry:
         """The event ready to be stored. Without a correlation it begins one, under its own id. Errors: `InvalidEvent`."""
         data = self.encode(event)
         codec = self._codecs[type(event)]
-        key = None
-        if codec.key is not None:
-            key = tag_text(event, codec.key[0], codec.key[1])
-            if key is None:
-                raise InvalidEvent(f"{codec.name}: the key {codec.key[0]} is None; every event of this type needs one")
-        tags: tuple[str, ...] = ()
-        if codec.tags:
-            texts = (tag_text(event, field, tag) for field, tag in codec.tags)
-            tags = tuple(dict.fromkeys(text for text in texts if text is not None and text != key))
+        key, tags = self.keyed(event)
         meta = Meta(time, correlation or id, causation, key, tags, depth, traceparent, tracestate, headers)
         return Draft(
             id,
@@ -269,6 +268,42 @@ class Registry:
             maker,
             nth,
         )
+
+    def arrived(self, name: str, version: int, data: bytes, *, id: bytes, meta: Callable[[Keyed], Meta]) -> Draft:
+        """What was encoded elsewhere, to be stored byte for byte: it is decoded to see that it can be, and for its key and
+        tags, which `meta` is called with. Errors: `UnreadableEvent`, `InvalidEvent`."""
+        if name not in self._by_name:
+            raise UnreadableEvent(f"no event type is called {name!r} here")
+        if len(data) > self._payload_bytes:
+            raise InvalidEvent(f"{name}: the payload has {len(data)} bytes, the limit is {self._payload_bytes}")
+        try:
+            event = self.decoder(name, version)(data)
+        except (msgspec.MsgspecError, ValueError, TypeError, KeyError) as error:
+            raise UnreadableEvent(f"{name} version {version} cannot be decoded: {error}") from error
+        keyed = self.keyed(event)
+        return Draft(
+            id,
+            name,
+            version,
+            tag_hash(keyed.key) if keyed.key is not None else None,
+            tuple(map(tag_hash, keyed.tags)) if keyed.tags else (),
+            encode_meta(meta(keyed)),
+            data,
+        )
+
+    def keyed(self, event: Event) -> Keyed:
+        """The key and the further tags of an event, as texts `name=value`. Errors: `InvalidEvent`."""
+        codec = self._codecs[type(event)]
+        key = None
+        if codec.key is not None:
+            key = tag_text(event, codec.key[0], codec.key[1])
+            if key is None:
+                raise InvalidEvent(f"{codec.name}: the key {codec.key[0]} is None; every event of this type needs one")
+        tags: tuple[str, ...] = ()
+        if codec.tags:
+            texts = (tag_text(event, field, tag) for field, tag in codec.tags)
+            tags = tuple(dict.fromkeys(text for text in texts if text is not None and text != key))
+        return Keyed(key, tags)
 
     # ----------------------------------------------------------------------------------------------------- decoding
 

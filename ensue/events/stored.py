@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import msgspec
 
-__all__ = ["Draft", "Meta", "Row", "decode_meta", "encode_meta", "tag_hash"]
+__all__ = ["Draft", "Meta", "Origin", "Row", "decode_meta", "encode_meta", "tag_hash"]
 
 Row: TypeAlias = tuple[
     int, bytes, int, bytes | None, int | None, int, int | None, int | None, int | None, int | None, bytes, bytes
@@ -49,6 +49,14 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
         return len(self.data) + len(self.meta)
 
 
+class Origin(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """By which channel an event came, and what it was called there: a message is known again by its source and id."""
+
+    channel: str
+    source: str
+    id: str
+
+
 class Meta(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What is known about an event beside its fields. Ids are UUID bytes; `time` is the event's own, in microseconds."""
 
@@ -61,6 +69,7 @@ class Meta(msgspec.Struct, frozen=True, gc=False, array_like=True):
     traceparent: str | None = None
     tracestate: str | None = None
     headers: Mapping[str, str] | None = None
+    origin: Origin | None = None
 
 
 encode_meta = msgspec.msgpack.Encoder().encode

@@ -10,6 +10,8 @@ import msgspec
 
 from ensue.observe.signals import (
     AttemptFailed,
+    ChannelLost,
+    ChannelRepaired,
     ConsumerFailed,
     ConsumerStandsBy,
     ConsumerTripped,
@@ -23,7 +25,7 @@ from ensue.observe.signals import (
 __all__ = ["log_signal"]
 
 _ERRORS = (EventParked, ConsumerFailed, ConsumerTripped, ConsumerStandsBy)
-_WARNINGS = (AttemptFailed, HandlerStuck, SegmentsLost, WriterTrouble)
+_WARNINGS = (AttemptFailed, ChannelLost, ChannelRepaired, HandlerStuck, SegmentsLost, WriterTrouble)
 
 
 def log_signal(signal: Signal) -> None:

@@ -13,6 +13,9 @@ import msgspec
 
 __all__ = [
     "AttemptFailed",
+    "ChannelConnected",
+    "ChannelLost",
+    "ChannelRepaired",
     "ConsumerFailed",
     "ConsumerResumed",
     "ConsumerStandsBy",
@@ -105,6 +108,27 @@ class WriterTrouble(Signal, frozen=True, kw_only=True):
 
     error: str
     retry_in_seconds: float
+
+
+class ChannelConnected(Signal, frozen=True, kw_only=True):
+    """The broker of a channel is reached, at first or again."""
+
+    channel: str
+
+
+class ChannelLost(Signal, frozen=True, kw_only=True):
+    """The broker of a channel cannot be reached, or does not do what it is asked. Nothing is lost: it is tried again."""
+
+    channel: str
+    error: str
+    retry_in_seconds: float
+
+
+class ChannelRepaired(Signal, frozen=True, kw_only=True):
+    """A subscription was connected and got nothing although messages waited; it was opened anew."""
+
+    channel: str
+    waiting: int
 
 
 Observer: TypeAlias = Callable[[Signal], None]

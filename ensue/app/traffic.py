@@ -1,0 +1,232 @@
+"""The channels of an open application: what is sent on them, and what is received.
+
+Each outbox, inbox and direct subscription is a consumer like any other, with a connection of its own. They are connected before
+any consumer runs, so that an application whose broker is missing, refuses it or cannot do what is needed says so at start; what
+happens to a broker later is got over without a word to the handlers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable, Sequence
+
+from ensue.app.brokers import broker_class, open_broker, place_of
+from ensue.channels import Channel
+from ensue.channels.base import Broker, Capabilities, From
+from ensue.channels.connection import Connection
+from ensue.channels.outgoing import Outgoing
+from ensue.channels.urls import Place
+from ensue.consumers.direct import Direct, DirectHandling
+from ensue.consumers.handler import HandlerDefinition, Role
+from ensue.consumers.handling import Handling, Scope
+from ensue.consumers.inbox import Inbox, InboxHandling
+from ensue.consumers.outbox import OutboxHandling
+from ensue.consumers.policy import Retry
+from ensue.consumers.receiving import Receiving, Work
+from ensue.consumers.runner import Runner
+from ensue.consumers.wire import Wire, source_of
+from ensue.errors import MissingCapability
+from ensue.events.recorded import microseconds
+from ensue.events.registry import Registry
+from ensue.observe.signals import Observer
+from ensue.store.base import Store
+from ensue.world import World
+
+__all__ = ["Traffic", "channel_consumers", "handling_of", "wire_of"]
+
+OUTBOX_CONCURRENCY = 512
+Sending = OutboxHandling | InboxHandling | DirectHandling
+
+
+def channel_consumers(inbox: Iterable[Channel], outbox: Iterable[Channel]) -> list[HandlerDefinition]:
+    """The consumers that an application's channels are: `inbox.NAME` and `outbox.NAME`."""
+    found = [_consumer(Role.INBOX, channel) for channel in inbox]
+    return found + [_consumer(Role.OUTBOX, channel) for channel in outbox]
+
+
+def _consumer(role: Role, channel: Channel) -> HandlerDefinition:
+    def of_channel() -> None:
+        """Stands for the channel where a handler stands for a consumer."""
+
+    sends = role is Role.OUTBOX
+    return HandlerDefinition(
+        name=f"{role.value}.{channel.name}",
+        function=of_channel,
+        events=channel.carried_events if sends else (),
+        recorded=False,
+        parameters=(),
+        emits=() if sends else channel.carried_events,
+        is_async=sends,
+        inside=False,
+        pure=not sends,
+        key=None,
+        retry=None,
+        timeout=None,
+        concurrency=OUTBOX_CONCURRENCY,
+        start=channel.start if sends else "beginning",
+        role=role,
+        channel=channel,
+    )
+
+
+def handling_of(
+    definition: HandlerDefinition, registry: Registry, world: World, scope: Scope, *, retry: Retry
+) -> Handling:
+    """How a consumer handles its events, by what it is."""
+    channel = definition.channel
+    if channel is None:
+        return Handling(definition, registry, world, scope, retry=retry)
+    if definition.role is Role.OUTBOX:
+        return OutboxHandling(definition, registry, world, scope, channel)
+    if definition.role is Role.INBOX:
+        return InboxHandling(definition, registry, world, scope, channel)
+    return DirectHandling(definition, registry, world, scope, channel, retry=retry)
+
+
+def wire_of(where: Place, registry: Registry, channel: Channel, *, source: str) -> Wire:
+    """How the channel is read and written at this place."""
+    return Wire(
+        registry,
+        channel,
+        source=source,
+        prefix=broker_class(where).prefix,
+        format=where.format,
+        default_type=where.parameters.get("type"),
+    )
+
+
+class Traffic:
+    """See the module. Opened once; closed once."""
+
+    def __init__(
+        self,
+        application: str,
+        registry: Registry,
+        store: Store,
+        world: World,
+        observe: Observer,
+        *,
+        drain_seconds: float,
+    ) -> None:
+        self._application = application
+        self._registry = registry
+        self._store = store
+        self._world = world
+        self._observe = observe
+        self._drain_seconds = drain_seconds
+        self._connections: dict[str, Connection] = {}
+        self._places: dict[str, Place] = {}
+        self._capabilities: dict[str, Capabilities] = {}
+        self._outgoing: list[Outgoing] = []
+        self._receiving: list[Receiving] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def open(self, handlings: Sequence[Handling]) -> None:
+        """Connect what these consumers need, all at the same time. Errors: `WiringError`, `MissingCapability`, `AccessRefused`;
+        `Unavailable` when a broker could not be reached for as long as its URL says (`wait_seconds`)."""
+        using = [handling for handling in handlings if isinstance(handling, Sending)]
+        for handling in using:
+            self._places[handling.name] = place_of(handling.channel, os.environ)
+        ends = await asyncio.gather(*map(self._connect, using), return_exceptions=True)
+        for end in ends:
+            if end is not None:
+                raise end
+
+    async def _connect(self, handling: Sending) -> None:
+        where, channel = self._places[handling.name], handling.channel
+
+        def make() -> Broker:
+            return open_broker(where)
+
+        address = where.text("address", channel.name)
+        connection = Connection(
+            make, self._world, self._observe, consumer=handling.name, channel=channel.name, address=address
+        )
+        self._connections[handling.name] = connection
+        source = source_of(self._application, self._store.log_id)
+        wire = wire_of(where, self._registry, channel, source=source)
+        broker = await connection.broker(wait_seconds=where.seconds("wait_seconds", 30.0))
+        self._capabilities[handling.name] = broker.capabilities
+        if isinstance(handling, OutboxHandling):
+            outgoing = Outgoing(connection, self._world)
+            self._outgoing.append(outgoing)
+            handling.connect(wire, outgoing)
+            return
+        handling.wire = wire
+        self._check(handling, broker.capabilities, where)
+
+    def _check(self, handling: Sending, found: Capabilities, where: Place) -> None:
+        if not found.groups:
+            raise MissingCapability(
+                f"{handling.name} receives from {where.shown}, which has no groups: what comes while it is away would be lost"
+            )
+        if handling.channel.start not in (None, "now") and not found.replay:
+            raise MissingCapability(
+                f"{handling.name} is to begin at {handling.channel.start!r}, and {where.shown} keeps nothing that was sent before a "
+                'group existed: leave start= out, or say start="now"'
+            )
+
+    def receive(self, runners: Sequence[Runner]) -> list[asyncio.Task[None]]:
+        """Begin to receive for these consumers; the tasks that do."""
+        for runner in runners:
+            handling = runner.handling
+            if isinstance(handling, InboxHandling):
+                work: Work = Inbox(handling, self._store, self._world, self._observe)
+                self._receive(runner, handling, work, group=self._application)
+            elif isinstance(handling, DirectHandling):
+                name = handling.name
+                work = Direct(
+                    handling,
+                    runner.consumer,
+                    self._store,
+                    self._world,
+                    self._observe,
+                    self._connections[name],
+                    window=self._prefetch(name),
+                    drain_seconds=self._drain_seconds,
+                    concurrency=handling.concurrency,
+                )
+                self._receive(runner, handling, work, group=f"{self._application}.{name}")
+        return self._tasks
+
+    def _prefetch(self, name: str) -> int:
+        return self._places[name].number("prefetch", 4096)
+
+    def _receive(self, runner: Runner, handling: InboxHandling | DirectHandling, work: Work, *, group: str) -> None:
+        name = handling.name
+        found = self._capabilities[name]
+        receiving = Receiving(
+            work,
+            runner,
+            self._world,
+            self._observe,
+            self._connections[name],
+            channel=handling.channel.name,
+            group=group,
+            start=_start(handling.channel, found),
+            prefetch=self._prefetch(name),
+            assigns=found.assigns,
+        )
+        self._receiving.append(receiving)
+        self._tasks.append(self._world.spawn(receiving.run(), name=f"receive {name}"))
+
+    async def stop_receiving(self) -> None:
+        """Receive no more, and let what is in work end within its limit."""
+        for receiving in self._receiving:
+            receiving.stop()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Send no more, and close the connections."""
+        for outgoing in self._outgoing:
+            await outgoing.close()
+        for connection in self._connections.values():
+            await connection.close()
+
+
+def _start(channel: Channel, found: Capabilities) -> From:
+    start = channel.start
+    if start is None:
+        return "beginning" if found.replay else "now"
+    return start if isinstance(start, str) else microseconds(start)
