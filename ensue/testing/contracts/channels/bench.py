@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
@@ -74,9 +74,9 @@ def numbered(first: int, last: int) -> list[bytes]:
     return [b"%d" % number for number in range(first, last + 1)]
 
 
-async def received_by(receiving: Awaitable[Sequence[Received]]) -> list[bytes]:
-    """What a receive that runs beside the test returned."""
-    return bodies(await receiving)
+async def received_by(subscription: Subscription, most: int) -> list[bytes]:
+    """A receive that runs beside the test."""
+    return bodies(await subscription.receive(most))
 
 
 class Bench:

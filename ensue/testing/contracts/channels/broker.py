@@ -152,7 +152,7 @@ class PublishingContract(ChannelContract):
         subscription = await bench.subscription()
         received: list[bytes] = []
         for number in range(1, 41):
-            receiving = bench.start(received_by(subscription.receive(10)))
+            receiving = bench.start(received_by(subscription, 10))
             await bench.step(number % 4)
             publishing = bench.start(bench.publish(b"%d" % number))
             if number % 2:
@@ -170,7 +170,7 @@ class PublishingContract(ChannelContract):
         subscription = await bench.subscription()
         await bench.publish(*numbered(1, 3))
         received = await bench.take(subscription, 3)
-        waiting = bench.start(received_by(subscription.receive(10)))
+        waiting = bench.start(received_by(subscription, 10))
         await bench.step(3)
         await subscription.accept(received[:1])
         assert await subscription.backlog() in (None, 0)
@@ -249,7 +249,7 @@ class AddressContract(ChannelContract):
         subscription = await bench.subscription()
         await bench.publish(b"1")
         await bench.take(subscription, 1, accept=True)
-        receiving = bench.start(received_by(subscription.receive(1)))
+        receiving = bench.start(received_by(subscription, 1))
         await bench.step(3)
         await (await bench.another()).remove(bench.address, groups=[bench.group("billing")])
         bench.waits_for = "receive goes on waiting although its address is gone"
@@ -311,7 +311,7 @@ class ClosingContract(ChannelContract):
     async def test_closing_ends_a_receive_that_waits(self, bench: Bench) -> None:
         for ending in ("subscription", "connection"):
             subscription = await bench.subscription()
-            receiving = bench.start(received_by(subscription.receive(1)))
+            receiving = bench.start(received_by(subscription, 1))
             await bench.step(3)
             await (subscription if ending == "subscription" else bench.broker).close()
             bench.waits_for = f"receive goes on waiting although its {ending} is closed"

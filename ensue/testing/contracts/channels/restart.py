@@ -35,7 +35,7 @@ class RestartContract(ChannelContract):
     async def test_a_receive_that_waits_is_told_when_the_server_ends(self, bench: Bench) -> None:
         for end in (self.stop_server, self.kill_server):
             subscription = await bench.subscription()
-            receiving = bench.start(received_by(subscription.receive(1)))
+            receiving = bench.start(received_by(subscription, 1))
             await bench.step(3)
             try:
                 await end()
