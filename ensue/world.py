@@ -16,9 +16,10 @@ import random
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-__all__ = ["LoopThread", "RealWorld", "Threads", "World"]
+__all__ = ["LoopThread", "RealWorld", "Threads", "World", "new_lock"]
 
 T = TypeVar("T")
 
@@ -207,6 +208,11 @@ class _RealThreads:
             ended = None
             self._waiting -= 1
             done(result, error)
+
+
+def new_lock() -> AbstractContextManager[object]:
+    """For what loops of several threads share. To be held for moments, and never over an `await`."""
+    return threading.Lock()
 
 
 class LoopThread:
