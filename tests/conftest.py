@@ -13,12 +13,13 @@ from typing import NamedTuple, NoReturn, Protocol
 
 import pytest
 
-from tests.servers import disks, mosquitto, nats, pgbouncer
+from tests.servers import disks, mosquitto, nats, pgbouncer, rabbitmq
 from tests.servers.mosquitto import MosquittoAddress, MosquittoServer
 from tests.servers.nats import NatsAddress, NatsServer
 from tests.servers.pgbouncer import Pooler
 from tests.servers.postgresql import ADVICE, PostgresAddress, PostgresServer, empty_schema, installed
 from tests.servers.processes import die_with_parent
+from tests.servers.rabbitmq import RabbitAddress, RabbitServer
 
 
 class _Servers(NamedTuple):
@@ -122,6 +123,28 @@ def own_nats(nats_installed: None) -> Iterator[NatsServer]:
 def shared_nats(nats_installed: None) -> Iterator[NatsAddress]:
     """Where the NATS server of this process of the run is. To stop or kill one, ask for `own_nats`."""
     with NatsServer() as server:
+        yield server.address
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_installed(request: pytest.FixtureRequest) -> None:
+    """For tests that start a `RabbitServer` themselves."""
+    if rabbitmq.installed() is None:
+        _missing(request.config, rabbitmq.ADVICE)
+    request.config.stash[SERVERS].used.add(f"RabbitMQ {rabbitmq.version()}")
+
+
+@pytest.fixture
+def own_rabbitmq(rabbitmq_installed: None) -> Iterator[RabbitServer]:
+    """A RabbitMQ server that the test may stop and kill."""
+    with RabbitServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session", name="rabbitmq")
+def shared_rabbitmq(rabbitmq_installed: None) -> Iterator[RabbitAddress]:
+    """Where the RabbitMQ server of this process of the run is. To stop or kill one, ask for `own_rabbitmq`."""
+    with RabbitServer() as server:
         yield server.address
 
 
