@@ -13,7 +13,8 @@ from typing import NamedTuple, NoReturn, Protocol
 
 import pytest
 
-from tests.servers import disks, mosquitto, nats, pgbouncer, rabbitmq
+from tests.servers import disks, kafka, mosquitto, nats, pgbouncer, rabbitmq
+from tests.servers.kafka import KafkaAddress, KafkaServer
 from tests.servers.mosquitto import MosquittoAddress, MosquittoServer
 from tests.servers.nats import NatsAddress, NatsServer
 from tests.servers.pgbouncer import Pooler
@@ -145,6 +146,28 @@ def own_rabbitmq(rabbitmq_installed: None) -> Iterator[RabbitServer]:
 def shared_rabbitmq(rabbitmq_installed: None) -> Iterator[RabbitAddress]:
     """Where the RabbitMQ server of this process of the run is. To stop or kill one, ask for `own_rabbitmq`."""
     with RabbitServer() as server:
+        yield server.address
+
+
+@pytest.fixture(scope="session")
+def kafka_installed(request: pytest.FixtureRequest) -> None:
+    """For tests that start a `KafkaServer` themselves."""
+    if kafka.installed() is None:
+        _missing(request.config, kafka.ADVICE)
+    request.config.stash[SERVERS].used.add(f"Kafka {KafkaServer().version}")
+
+
+@pytest.fixture
+def own_kafka(kafka_installed: None) -> Iterator[KafkaServer]:
+    """A Kafka server that the test may stop and kill."""
+    with KafkaServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session", name="kafka")
+def shared_kafka(kafka_installed: None) -> Iterator[KafkaAddress]:
+    """Where the Kafka server of this process of the run is. To stop or kill one, ask for `own_kafka`."""
+    with KafkaServer() as server:
         yield server.address
 
 

@@ -1,9 +1,10 @@
-"""Runs a server for as long as the process that started it: `python -m tests.servers.guard USER FOLDER COMMAND...`
+"""Runs a server for as long as the process that started it: `python -m tests.servers.guard USER FOLDER SIGNAL COMMAND...`
 
 Standard input is a pipe whose other end that process holds. The kernel closes it for whoever dies, however that happens; then
 the server is ended and its folder removed.
 
-The first line of output is the process id of the server. USER is `-` for whoever runs this.
+The first line of output is the process id of the server. USER is `-` for whoever runs this; SIGNAL is the number of the one
+that ends the server at once.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ __all__ = ["run"]
 PATIENCE_SECONDS = 10.0
 
 
-def run(user: str, folder: Path, command: list[str]) -> int:
+def run(user: str, folder: Path, ending: signal.Signals, command: list[str]) -> int:
     """The exit status of the server, once it has ended."""
     account = None if user == "-" else pwd.getpwnam(user)
     server = subprocess.Popen(
@@ -36,7 +37,7 @@ def run(user: str, folder: Path, command: list[str]) -> int:
         user=account and account.pw_uid,
         group=account and account.pw_gid,
         extra_groups=[] if account else None,
-        preexec_fn=partial(die_with_parent, signal.SIGQUIT),  # should somebody kill the guard
+        preexec_fn=partial(die_with_parent, ending),  # should somebody kill the guard
     )
     try:
         print(server.pid, flush=True)
@@ -48,14 +49,14 @@ def run(user: str, folder: Path, command: list[str]) -> int:
                 break
     finally:
         if server.poll() is None:
-            _end(server)
+            _end(server, ending)
             shutil.rmtree(folder, ignore_errors=True)
     return server.returncode
 
 
-def _end(server: subprocess.Popen[bytes]) -> None:
-    """At once, but with its children and what it shares with them: SIGQUIT is what PostgreSQL calls immediate."""
-    server.send_signal(signal.SIGQUIT)
+def _end(server: subprocess.Popen[bytes], ending: signal.Signals) -> None:
+    """At once, but with its children and what it shares with them."""
+    server.send_signal(ending)
     try:
         server.wait(PATIENCE_SECONDS)
     except subprocess.TimeoutExpired:
@@ -65,5 +66,5 @@ def _end(server: subprocess.Popen[bytes]) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    _, its_user, its_folder, *its_command = sys.argv
-    sys.exit(run(its_user, Path(its_folder), its_command))
+    _, its_user, its_folder, its_ending, *its_command = sys.argv
+    sys.exit(run(its_user, Path(its_folder), signal.Signals(int(its_ending)), its_command))

@@ -17,16 +17,25 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class GuardedProcess:
-    """A running server. It ends with this process at the latest."""
+    """A running server. It ends with this process at the latest, by the signal `ending`: SIGQUIT is what PostgreSQL calls
+    immediate, and most others die of it."""
 
-    def __init__(self, command: list[str], user: str | None, folder: Path, log: Path) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        user: str | None,
+        folder: Path,
+        log: Path,
+        *,
+        ending: signal.Signals = signal.SIGQUIT,
+    ) -> None:
         self._log = log
         self._command = command[0]
         self._writer: int | None
         reader, self._writer = os.pipe()
         with log.open("ab") as output:
             self._guard = subprocess.Popen(
-                [sys.executable, "-m", "tests.servers.guard", user or "-", str(folder), *command],
+                [sys.executable, "-m", "tests.servers.guard", user or "-", str(folder), str(int(ending)), *command],
                 cwd=ROOT,
                 stdin=reader,
                 stdout=subprocess.PIPE,
