@@ -1,13 +1,15 @@
 """The URL of a channel, taken apart: where the broker is, who asks, and what its parameters say.
 
-`scheme://user:password@host:port/path?parameter=value`; several hosts are separated by commas. A password is never shown.
+`scheme://user:password@host:port/path?parameter=value`; several hosts are separated by commas. Escapes begin with `%`, also in
+parameters, where `+` is a plus. A password is never shown.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Literal
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Any, Literal
+from urllib.parse import unquote
 
 import msgspec
 
@@ -30,6 +32,8 @@ COMMON: Mapping[str, str] = {
     "tls_key": "a file with its key",
 }
 
+LONGEST_NUMBER = 18
+
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
     """See the module. `hosts` are pairs of name and port, 0 where none is said; `parameters` are all of the URL's."""
@@ -46,6 +50,9 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         return f"Place({self.shown!r})"
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("shown", self.shown)]
+
     def check(self, known: Mapping[str, str]) -> None:
         """Errors: `WiringError` for a parameter that is neither common nor among these."""
         for name in self.parameters:
@@ -61,7 +68,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
         text = self.parameters.get(name)
         if text is None:
             return default
-        if not text.isdecimal() or int(text) < lowest:
+        if not text.isdecimal() or len(text) > LONGEST_NUMBER or int(text) < lowest:
             raise WiringError(f"{self.shown}: {name}={text!r} is not a whole number from {lowest}")
         return int(text)
 
@@ -111,34 +118,59 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
 def place(url: str) -> Place:
     """Take a URL apart. Errors: `WiringError`, which shows no password, for one that cannot be read in one way."""
-    if not is_readable(url):
-        raise WiringError(
-            f"the URL {shown(url)} of a channel cannot be read in one way; one looks like kafka://host:9092 or "
-            "amqp://user:password@host/, with %-escapes for what is not a letter or digit"
-        )
-    parts = urlsplit(url)
-    if not parts.scheme:
-        raise WiringError(f"the URL {shown(url)} of a channel has no scheme; one looks like kafka://host:9092")
-    credentials, _, rest = parts.netloc.rpartition("@")
+    parts = _PARTS.fullmatch(url)
+    # An `@` behind the hosts may be one of a password that was not escaped, and what is before it a part of that password.
+    if not is_readable(url) or _NEVER_BARE.search(url) or (parts is not None and "@" in (parts["query"] or "")):
+        raise _unreadable(url)
+    if parts is None or (parts["authority"] is None and parts["path"]):
+        raise WiringError(f"the URL {shown(url)} of a channel has no scheme or no //; one looks like kafka://host:9092")
+    credentials, _, hosts = (parts["authority"] or "").rpartition("@")
     user, colon, password = credentials.partition(":")
-    pairs = parse_qsl(parts.query, keep_blank_values=True)
-    names = [name for name, _ in pairs]
+    pairs = [pair.partition("=") for pair in (parts["query"] or "").split("&") if pair]
+    names = [_plain(url, name) for name, _, _ in pairs]
+    if any(not equals for _, equals, _ in pairs):
+        raise WiringError(f"{shown(url)}: a parameter has no value; write parameter=value")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise WiringError(f"{shown(url)}: the parameter {twice!r} is there twice")
     return Place(
-        scheme=parts.scheme,
-        hosts=tuple(_host(url, host) for host in rest.split(",") if host),
-        user=unquote(user) if user else None,
-        password=unquote(password) if colon else None,
-        path=unquote(parts.path.removeprefix("/")),
-        parameters=dict(pairs),
+        scheme=parts["scheme"].lower(),
+        hosts=tuple(_host(url, host) for host in hosts.split(",")) if hosts else (),
+        user=_plain(url, user) if user else None,
+        password=_plain(url, password) if colon else None,
+        path=_plain(url, parts["path"].removeprefix("/")),
+        parameters=dict(zip(names, (_plain(url, value) for _, _, value in pairs), strict=True)),
         shown=shown(url),
     )
 
 
+_PARTS = re.compile(
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):(//(?P<authority>[^/?#]*))?(?P<path>[^?#]*)(\?(?P<query>[^#]*))?"
+)
+_NEVER_BARE = re.compile(r"[\x00-\x20\x7f]|%(?![0-9A-Fa-f]{2})")
+"""A space, what cannot be seen, and a per cent sign that begins no escape."""
+
+
+def _unreadable(url: str) -> WiringError:
+    scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*(?=://)", url)
+    return WiringError(
+        f"the URL {scheme[0] if scheme else ''}://… of a channel cannot be read in one way; one looks like kafka://host:9092 "
+        "or amqp://user:password@host/, with %-escapes for what is not a letter or digit"
+    )
+
+
+def _plain(url: str, text: str) -> str:
+    """Without its escapes."""
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise _unreadable(url) from None
+
+
 def _host(url: str, host: str) -> tuple[str, int]:
     name, _, port = host.rpartition(":") if not host.endswith("]") and ":" in host else (host, "", "")
-    if port and not 0 < int(port) < 65536:
+    if not name:
+        raise WiringError(f"{shown(url)}: a host is missing; write host or host:port, with commas between several")
+    if port and (len(port) > 5 or not 0 < int(port) < 65536):
         raise WiringError(f"{shown(url)}: {port} is not a port")
-    return name.strip("[]"), int(port) if port else 0
+    return _plain(url, name.strip("[]")), int(port) if port else 0
