@@ -13,7 +13,7 @@ from typing import NamedTuple, NoReturn, Protocol
 
 import pytest
 
-from tests.servers import disks, kafka, mosquitto, nats, pgbouncer, rabbitmq
+from tests.servers import disks, kafka, mosquitto, nats, pgbouncer, rabbitmq, redis
 from tests.servers.kafka import KafkaAddress, KafkaServer
 from tests.servers.mosquitto import MosquittoAddress, MosquittoServer
 from tests.servers.nats import NatsAddress, NatsServer
@@ -21,6 +21,7 @@ from tests.servers.pgbouncer import Pooler
 from tests.servers.postgresql import ADVICE, PostgresAddress, PostgresServer, empty_schema, installed
 from tests.servers.processes import die_with_parent
 from tests.servers.rabbitmq import RabbitAddress, RabbitServer
+from tests.servers.redis import RedisAddress, RedisServer
 
 
 class _Servers(NamedTuple):
@@ -168,6 +169,29 @@ def own_kafka(kafka_installed: None) -> Iterator[KafkaServer]:
 def shared_kafka(kafka_installed: None) -> Iterator[KafkaAddress]:
     """Where the Kafka server of this process of the run is. To stop or kill one, ask for `own_kafka`."""
     with KafkaServer() as server:
+        yield server.address
+
+
+@pytest.fixture(scope="session")
+def redis_installed(request: pytest.FixtureRequest) -> None:
+    """For tests that start a `RedisServer` themselves."""
+    if redis.installed() is None:
+        _missing(request.config, redis.ADVICE)
+    request.config.stash[SERVERS].used.add(f"Redis {RedisServer().version}")
+
+
+@pytest.fixture
+def own_redis(redis_installed: None) -> Iterator[RedisServer]:
+    """A Redis server that the test may stop and kill."""
+    with RedisServer(durable=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session", name="redis")
+def shared_redis(redis_installed: None) -> Iterator[RedisAddress]:
+    """Where the Redis server of this process of the run is, which takes messages of 8 MB. To stop or kill one, ask for
+    `own_redis`."""
+    with RedisServer(durable=False, settings={"proto-max-bulk-len": "8mb"}) as server:
         yield server.address
 
 
