@@ -186,7 +186,7 @@ class DurableBrokerContract(RestartContract):
     @channel_test
     async def test_groups_and_where_they_stand_survive_while_they_have_no_member(self, bench: Bench) -> None:
         for name in ("billing", "shipping"):
-            member = await bench.member(name)
+            member = await bench.member(name, start="now")
             await bench.publish(name.encode())
             await bench.take(member, 1, accept=True)
             await member.close()
