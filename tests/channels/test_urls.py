@@ -120,6 +120,8 @@ def test_what_cannot_be_read_is_told(url: str) -> None:
         "amqp://shop:sesame@host/?a=1&a=2",
         "amqp://shop:sesame@ho st/",
         "amqp://host/?password=sesame&password=sesame",
+        "amqp:?password=sesame&password=sesame",
+        "amqp:host?password=sesame",
     ],
 )
 def test_what_is_told_holds_no_password(url: str) -> None:
@@ -130,14 +132,16 @@ def test_what_is_told_holds_no_password(url: str) -> None:
     assert told.value.__cause__ is None
 
 
-def test_nothing_that_is_shown_of_it_holds_a_password() -> None:
-    found = place("amqp://shop:sesame@host/vhost?sasl=sesame")
+@pytest.mark.parametrize("url", ["amqp://shop:sesame@host/vhost?sasl=sesame", "amqp:?sasl=sesame"])
+def test_nothing_that_is_shown_of_it_holds_a_password(url: str) -> None:
+    found = place(url)
     console = Console(file=StringIO(), width=200)
     console.print(found)
     assert isinstance(console.file, StringIO)
     for shown in (repr(found), str(found), found.shown, console.file.getvalue()):
         assert SECRET not in shown
-        assert "host/vhost" in shown
+        assert "amqp:" in shown
+        assert "sasl=…" in shown
 
 
 def test_a_parameter_that_there_is_not_is_told_with_all_that_there_are() -> None:
