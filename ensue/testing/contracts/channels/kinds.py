@@ -110,5 +110,7 @@ class DelayContract(ChannelContract):
     @channel_test
     async def test_delayed_messages_come_by_their_times(self, bench: Bench) -> None:
         subscription = await bench.subscription()
-        await bench.publish(bench.message(b"2", delay_seconds=DELAY_SECONDS), bench.message(b"1", delay_seconds=0.2))
+        await bench.publish(
+            bench.message(b"2", delay_seconds=DELAY_SECONDS), bench.message(b"1", delay_seconds=DELAY_SECONDS / 3)
+        )
         assert bodies(await bench.take(subscription, 2, accept=True)) == [b"1", b"2"]

@@ -1,0 +1,111 @@
+"""A broker that behaves as the one in memory, but for what a test overrides in it; and the power switch of its server."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar
+
+import msgspec
+
+from ensue.channels.base import Capabilities, From, Message, Received, Revoked, Subscription
+from ensue.channels.memory import MemoryBroker
+from ensue.channels.urls import Place
+from ensue.errors import EnsueError, Unavailable
+from ensue.world import World
+
+__all__ = ["Double", "DoubleSubscription", "Power"]
+
+
+class Power:
+    """Whether the server runs. When it ends, all connections break; what it was given stays."""
+
+    def __init__(self) -> None:
+        self.on = True
+        self.connections: set[Double] = set()
+
+    def off(self) -> None:
+        self.on = False
+        for connection in self.connections:
+            connection.breaks()
+        self.connections.clear()
+
+
+class DoubleSubscription:
+    """What `inner` is, until a subclass says otherwise."""
+
+    def __init__(self, inner: Subscription, broker: Double) -> None:
+        self.inner: Any = inner
+        self.broker = broker
+
+    async def receive(self, most: int) -> Sequence[Received]:
+        received: Sequence[Received] = await self.inner.receive(most)
+        return received
+
+    async def accept(self, received: Sequence[Received]) -> None:
+        await self.inner.accept(received)
+
+    async def reject(self, received: Sequence[Received]) -> None:
+        await self.inner.reject(received)
+
+    async def requeue(self, received: Sequence[Received]) -> None:
+        await self.inner.requeue(received)
+
+    async def backlog(self) -> int | None:
+        waiting: int | None = await self.inner.backlog()
+        return waiting
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+
+class Double:
+    """See the module."""
+
+    prefix: ClassVar[str] = MemoryBroker.prefix
+    parameters: ClassVar[Mapping[str, str]] = MemoryBroker.parameters
+    subscription: ClassVar[type[DoubleSubscription]] = DoubleSubscription
+
+    def __init__(self, place: Place, power: Power | None = None) -> None:
+        self.inner = MemoryBroker(place)
+        self.place = place
+        self.power = power or Power()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return msgspec.structs.replace(self.inner.capabilities, durable=True)
+
+    async def open(self, world: World) -> None:
+        self.world = world
+        if not self.power.on:
+            raise Unavailable(f"{self.place.shown}: nobody answers")
+        self.power.connections.add(self)
+        await self.inner.open(world)
+
+    def breaks(self) -> None:
+        """The connection is cut."""
+        self.inner._leave()
+
+    async def declare(self, address: str) -> None:
+        await self.inner.declare(address)
+
+    async def publish(self, address: str, messages: Sequence[Message]) -> Mapping[int, EnsueError]:
+        return await self.inner.publish(address, messages)
+
+    async def subscribe(
+        self,
+        address: str,
+        *,
+        group: str | None,
+        start: From = "beginning",
+        prefetch: int,
+        revoked: Revoked | None = None,
+    ) -> Subscription:
+        inner = await self.inner.subscribe(address, group=group, start=start, prefetch=prefetch, revoked=revoked)
+        return self.subscription(inner, self)
+
+    async def remove(self, address: str, *, groups: Collection[str] = ()) -> None:
+        await self.inner.remove(address, groups=groups)
+
+    async def close(self) -> None:
+        self.power.connections.discard(self)
+        await self.inner.close()
