@@ -29,7 +29,7 @@ from ensue.app.settings import Settings
 from ensue.app.transaction import OpenTransaction
 from ensue.app.urls import open_store
 from ensue.channels import Channel
-from ensue.consumers.handler import HandlerDefinition
+from ensue.consumers.handler import HandlerDefinition, channel_consumers
 from ensue.consumers.policy import Retries, Retry
 from ensue.consumers.transaction import Transaction
 from ensue.domain import View
@@ -135,8 +135,6 @@ class App(Service):
     def handlers(self) -> tuple[HandlerDefinition, ...]:
         """All consumers: the registered handlers, those of included services too, and the channels' `inbox.NAME` and `outbox.NAME`.
         Errors: `DefinitionError` for a name used twice."""
-        from ensue.app.traffic import channel_consumers
-
         handlers = self._all_handlers()
         if self._inbox or self._outbox:
             handlers += channel_consumers(self._inbox, self._outbox)

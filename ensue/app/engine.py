@@ -136,6 +136,7 @@ class Engine:
         self.lifeline.watch(node.tasks)
         self._stack.push_async_callback(self._traffic.stop_receiving)
         self.lifeline.watch(self._traffic.receive(node.runners))
+        await self._traffic.settled()
 
     async def close(self) -> None:
         """Drain, release, run the rest of hooks and factories, close the store: each also when another one fails."""

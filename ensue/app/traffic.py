@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from ensue.app.brokers import broker_class, open_broker, place_of
 from ensue.channels import Channel
@@ -33,41 +33,9 @@ from ensue.observe.signals import Observer
 from ensue.store.base import Store
 from ensue.world import World
 
-__all__ = ["Traffic", "channel_consumers", "handling_of", "wire_of"]
+__all__ = ["Traffic", "handling_of", "wire_of"]
 
-OUTBOX_CONCURRENCY = 512
 Sending = OutboxHandling | InboxHandling | DirectHandling
-
-
-def channel_consumers(inbox: Iterable[Channel], outbox: Iterable[Channel]) -> list[HandlerDefinition]:
-    """The consumers that an application's channels are: `inbox.NAME` and `outbox.NAME`."""
-    found = [_consumer(Role.INBOX, channel) for channel in inbox]
-    return found + [_consumer(Role.OUTBOX, channel) for channel in outbox]
-
-
-def _consumer(role: Role, channel: Channel) -> HandlerDefinition:
-    def of_channel() -> None:
-        """Stands for the channel where a handler stands for a consumer."""
-
-    sends = role is Role.OUTBOX
-    return HandlerDefinition(
-        name=f"{role.value}.{channel.name}",
-        function=of_channel,
-        events=channel.carried_events if sends else (),
-        recorded=False,
-        parameters=(),
-        emits=() if sends else channel.carried_events,
-        is_async=sends,
-        inside=False,
-        pure=not sends,
-        key=None,
-        retry=None,
-        timeout=None,
-        concurrency=OUTBOX_CONCURRENCY,
-        start=channel.start if sends else "beginning",
-        role=role,
-        channel=channel,
-    )
 
 
 def handling_of(
@@ -139,7 +107,7 @@ class Traffic:
         def make() -> Broker:
             return open_broker(where)
 
-        address = where.text("address", channel.name)
+        address = where.address(channel.name)
         connection = Connection(
             make, self._world, self._observe, consumer=handling.name, channel=channel.name, address=address
         )
@@ -203,13 +171,23 @@ class Traffic:
             self._observe,
             self._connections[name],
             channel=handling.channel.name,
-            group=group,
+            group=self._places[name].group(group),
             start=_start(handling.channel, found),
             prefetch=self._prefetch(name),
             assigns=found.assigns,
         )
         self._receiving.append(receiving)
         self._tasks.append(self._world.spawn(receiving.run(), name=f"receive {name}"))
+
+    async def settled(self) -> None:
+        """Until what is published on the channels from now on reaches this application, or another process of it. Errors: those
+        of receiving."""
+        for receiving, task in zip(self._receiving, self._tasks, strict=True):
+            settled = self._world.spawn(receiving.settled.wait(), name="subscribed")
+            await asyncio.wait({settled, task}, return_when=asyncio.FIRST_COMPLETED)
+            settled.cancel()
+            if task.done():
+                task.result()
 
     async def stop_receiving(self) -> None:
         """Receive no more, and let what is in work end within its limit."""

@@ -20,6 +20,7 @@ __all__ = ["COMMON", "Place", "place"]
 
 COMMON: Mapping[str, str] = {
     "address": "the topic, subject, stream or queue; without it the name of the channel",
+    "prefix": "what the names of addresses and groups begin with, so that several installations share a broker",
     "create": "what to do about topology: `yes` creates what is missing and checks the rest, `no` only checks (default: yes)",
     "format": "`binary` (default) and `structured` are CloudEvents; `json` is the bare payload",
     "type": "with `format=json`, the type of messages that do not say one",
@@ -96,6 +97,14 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
         if text not in choices:
             raise WiringError(f"{self.shown}: {name}={text!r}; it is one of: {', '.join(choices)}")
         return text
+
+    def address(self, channel: str) -> str:
+        """Where the channel of this name is at the broker."""
+        return self.text("prefix") + self.text("address", channel)
+
+    def group(self, name: str) -> str:
+        """What the group of this name is called at the broker."""
+        return self.text("prefix") + name
 
     @property
     def create(self) -> bool:

@@ -49,9 +49,20 @@ def demo() -> None:
 @click.option("--seconds", type=click.FloatRange(min=0), help="How long customers order. Without it: until Ctrl-C.")
 @click.option("--db", metavar="FILE", type=click.Path(path_type=Path), help="The database, made if it is not there.")
 @click.option("--url", help="The same as a URL, also of a server: postgresql://shop@localhost/shop")
+@click.option("--services", is_flag=True, help="Five processes with a log each, joined by --channel.")
+@click.option("--channel", metavar="URL", help="What joins the services: kafka:, amqp:, nats:, redis:, mqtt:, sqlite:")
+@click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="Where the services' logs are.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 def shop(
-    orders: Path | None, seed: int, seconds: float | None, db: Path | None, url: str | None, as_json: bool
+    orders: Path | None,
+    seed: int,
+    seconds: float | None,
+    db: Path | None,
+    url: str | None,
+    services: bool,
+    channel: str | None,
+    folder: Path | None,
+    as_json: bool,
 ) -> None:
     """A shop of five services: orders, inventory, payment, shipping, notification.
 
@@ -64,6 +75,10 @@ def shop(
       $ ensue demo shop --seconds 30
       $ ensue demo shop --url postgresql://shop@localhost/shop
       $ ensue demo shop --orders orders.csv.gz --db shop.db --json
+      $ ensue demo shop --services --channel nats://127.0.0.1:4222
+
+    With --services each of the five is a process with a log of its own in --folder, and --channel says over which broker they
+    hear of each other; one that dies is started again.
 
     The database is a new one in a temporary folder; with --orders, one in this folder that is named after the file.
     Exit codes: 0 done; 1 the file cannot be used; 2 wrong usage; 3 the database cannot be used; 130 stopped before the end.
@@ -74,6 +89,14 @@ def shop(
         raise click.UsageError("--db and --url both say where the database is; give one")
     if seconds is None and orders is None and not sys.stdout.isatty():
         seconds = PIPED_SECONDS
+    if services:
+        if db is not None or url is not None or channel is None:
+            raise click.UsageError("--services needs --channel, and its logs are in --folder: leave --db and --url out")
+        from ensue.cli.demo_services import run_services
+
+        return run_services(channel, folder, orders, seed, seconds, as_json=as_json)
+    if channel is not None or folder is not None:
+        raise click.UsageError("--channel and --folder are for --services: write --services --channel URL")
     where = url or f"sqlite:///{quote(os.fsencode(db or _database_of(orders)))}"
     logging.getLogger("ensue").addHandler(logging.NullHandler())  # what fails now and then is shown as a number
     from ensue.examples.shop.order_file import BadFile

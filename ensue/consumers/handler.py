@@ -9,7 +9,7 @@ import collections.abc
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -41,6 +41,7 @@ __all__ = [
 Start: TypeAlias = Literal["beginning", "now"] | Position | datetime
 
 ASYNC_CONCURRENCY, THREAD_CONCURRENCY = 100, 8
+OUTBOX_CONCURRENCY = 512
 
 
 class Declared:
@@ -117,6 +118,37 @@ class HandlerDefinition(msgspec.Struct, frozen=True, kw_only=True):
     channel: Channel | None = None
     batch: bool = False
     """The function takes a list of events."""
+
+
+def channel_consumers(inbox: Iterable[Channel], outbox: Iterable[Channel]) -> list[HandlerDefinition]:
+    """The consumers that an application's channels are: `inbox.NAME` and `outbox.NAME`."""
+    found = [_consumer(Role.INBOX, channel) for channel in inbox]
+    return found + [_consumer(Role.OUTBOX, channel) for channel in outbox]
+
+
+def _consumer(role: Role, channel: Channel) -> HandlerDefinition:
+    def of_channel() -> None:
+        """Stands for the channel where a handler stands for a consumer."""
+
+    sends = role is Role.OUTBOX
+    return HandlerDefinition(
+        name=f"{role.value}.{channel.name}",
+        function=of_channel,
+        events=channel.carried_events if sends else (),
+        recorded=False,
+        parameters=(),
+        emits=() if sends else channel.carried_events,
+        is_async=sends,
+        inside=False,
+        pure=not sends,
+        key=None,
+        retry=None,
+        timeout=None,
+        concurrency=OUTBOX_CONCURRENCY,
+        start=channel.start if sends else "beginning",
+        role=role,
+        channel=channel,
+    )
 
 
 def analyse(

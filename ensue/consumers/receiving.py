@@ -79,6 +79,8 @@ class Receiving:
         self._changed = asyncio.Event()
         self._stopping = False
         self._stalled = False
+        self.settled = asyncio.Event()
+        """Set once it has subscribed for the first time, or may not: from then on, what is published reaches the group."""
         runner.changed = self._changed.set
 
     async def run(self) -> None:
@@ -86,6 +88,7 @@ class Receiving:
         while not self._stopping:
             self._changed.clear()
             if not self._may_receive:
+                self.settled.set()
                 await self._changed.wait()
                 continue
             session = self._world.spawn(self._session(), name=f"receive {self._channel}")
@@ -123,6 +126,7 @@ class Receiving:
                 prefetch=self._prefetch,
                 revoked=self._work.revoked,
             )
+            self.settled.set()
             try:
                 await self._work.begin(broker, subscription)
                 await self._receive(subscription)

@@ -9,6 +9,9 @@ import pytest
 from ensue.observe.log import log_signal
 from ensue.observe.signals import (
     AttemptFailed,
+    ChannelConnected,
+    ChannelLost,
+    ChannelRepaired,
     ConsumerFailed,
     ConsumerResumed,
     ConsumerStandsBy,
@@ -34,9 +37,12 @@ ONE_OF_EACH: dict[int, list[Signal]] = {
         HandlerStuck(consumer="c", position=1, seconds=3.0),
         SegmentsLost(consumer="c", segments=(1,), reason="R"),
         WriterTrouble(consumer="c", error="E", retry_in_seconds=1.0),
+        ChannelLost(consumer="c", channel="orders", error="E", retry_in_seconds=1.0),
+        ChannelRepaired(consumer="c", channel="orders", waiting=3),
     ],
     logging.INFO: [
         ConsumerResumed(consumer="c"),
+        ChannelConnected(consumer="c", channel="orders"),
         SegmentsClaimed(consumer="c", segments=(1, 2)),
         SegmentsReleased(consumer="c", segments=(1, 2)),
     ],

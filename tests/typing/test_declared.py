@@ -85,8 +85,6 @@ USES: dict[str, Callable[[], object]] = {
     "decider": lambda: App("shop").include(
         Decider(key="card", initial=int, evolve=lambda state, event: state, decide=decide)
     ),
-    "inbox": lambda: App("shop", inbox=[Channel("payments", Payment)]),
-    "outbox": lambda: App("shop", outbox=[Channel("payments", Payment)]),
     "send": lambda: asyncio.run(App("shop").send(Pay(card="c"))),
     "ask": lambda: asyncio.run(App("shop").ask(Spent(card="c"))),
     "get": lambda: asyncio.run(App("shop").get(CardRow, "c")),
