@@ -47,7 +47,10 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     durable: bool
     """What was confirmed survives a restart of the broker."""
     groups: bool
-    """Queue: members of a group share the messages, and what no member accepted comes again."""
+    """Queue: each group gets all messages, and what no member of it accepted comes again."""
+    shares: bool = True
+    """Several members of a group receive at the same time, and share its messages. Without it the newest member takes the place
+    of the one before, whose subscription ends."""
     broadcast: bool
     """Publish and subscribe: each subscription without a group gets everything that is published from then on."""
     replay: bool

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from ensue.channels.base import Subscription
-from ensue.errors import MissingCapability
+from ensue.errors import MissingCapability, Unavailable
 from ensue.testing.contracts.channels.bench import Bench, ChannelContract, bodies, channel_test, numbered, received_by
 
 __all__ = ["CumulativeContract", "GroupsContract", "IndividualContract"]
@@ -176,6 +176,8 @@ class GroupsContract(ChannelContract):
 
     @channel_test
     async def test_members_share_without_doubles(self, bench: Bench) -> None:
+        if not bench.broker.capabilities.shares:
+            return
         members = [await bench.member(broker=broker) for broker in (bench.broker, await bench.another())]
         warm = await _all_have_received(bench, members)
         received: list[bytes] = []
@@ -196,8 +198,8 @@ class GroupsContract(ChannelContract):
 
     @channel_test
     async def test_what_one_member_holds_leaves_the_rest_to_others(self, bench: Bench) -> None:
-        if bench.broker.capabilities.assigns:
-            return  # there a member's partitions are its own; see AssignsContract
+        if bench.broker.capabilities.assigns or not bench.broker.capabilities.shares:
+            return  # where there are partitions those of a member are its own; see AssignsContract
         first = await bench.member(prefetch=5)
         await bench.publish(*numbered(1, 20))
         held = await bench.take(first, 5)
@@ -214,6 +216,21 @@ class GroupsContract(ChannelContract):
         await bench.step(3)
         await first.close()
         assert bodies(await receiving) == numbered(1, 5)
+
+    @channel_test
+    async def test_where_members_do_not_share_the_newest_takes_the_place_of_the_one_before(self, bench: Bench) -> None:
+        if bench.broker.capabilities.shares:
+            return
+        first = await bench.member(prefetch=5)
+        await bench.publish(*numbered(1, 10))
+        await first.accept((await bench.take(first, 5))[:2])
+        ending = bench.start(_receive_for_ever(first))
+        await bench.step(3)
+        second = await bench.member(broker=await bench.another())
+        bench.waits_for = "the first member goes on waiting although another one has its place"
+        with pytest.raises(Unavailable):
+            await ending
+        assert bodies(await bench.take(second, 8)) == numbered(3, 10)
 
     @channel_test
     async def test_the_backlog_is_what_waits_for_a_member(self, bench: Bench) -> None:
@@ -329,3 +346,8 @@ async def _all_have_received(bench: Bench, members: list[Subscription]) -> int:
 
 async def _first(member: Subscription) -> None:
     await member.accept(await member.receive(1))
+
+
+async def _receive_for_ever(member: Subscription) -> None:
+    while True:
+        await member.receive(100)
