@@ -1,7 +1,8 @@
 """A broker in memory: for the tests of applications, and the one that others are compared with.
 
 `memory:` and `memory://name` are brokers of this process, one for each name: whoever opens the same URL, on any event loop of any
-thread, meets there. It keeps what it is given until the address is removed or the process ends. In a simulation it is outside of
+thread, meets there. It keeps what it is given until the address is removed or the process ends: tests that are to know nothing
+of each other use names of their own. In a simulation it is outside of
 the simulated processes: there is one for each run, and it survives their deaths.
 
 It fails as real ones do: what a member held when it ended, however it ended, comes again, in order and before what is new. Other
@@ -542,11 +543,15 @@ class _Member:
 
     def _on_loop(self, call: Callable[[], None]) -> None:
         """On the loop of this member, at once if the caller is there."""
-        with contextlib.suppress(RuntimeError):  # no loop runs here
-            if asyncio.get_running_loop() is self._loop:
-                return call()
-        with contextlib.suppress(RuntimeError):  # its loop is closed: nobody waits
-            self._loop.call_soon_threadsafe(call)
+        try:
+            here = asyncio.get_running_loop() is self._loop
+        except RuntimeError:  # no loop runs here
+            here = False
+        if here:
+            call()
+        else:
+            with contextlib.suppress(RuntimeError):  # its loop is closed: nobody waits
+                self._loop.call_soon_threadsafe(call)
 
     # ------------------------------------------------------------------------------------------------------ handing over
 
