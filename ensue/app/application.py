@@ -6,12 +6,13 @@ import contextlib
 import os
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Generator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from ensue.app.checks import (
     check_application,
+    check_carried,
     check_position,
     checked_channels,
     checked_headers,
@@ -35,7 +36,7 @@ from ensue.consumers.transaction import Transaction
 from ensue.domain import View
 from ensue.errors import DefinitionError, NotYetAvailable, Unavailable
 from ensue.events.message import Command, Event, Query
-from ensue.events.recorded import Position
+from ensue.events.recorded import Position, microseconds
 from ensue.events.registry import Registry
 from ensue.observe.log import log_signal
 from ensue.observe.signals import Observer, Signal
@@ -271,6 +272,19 @@ class App(Service):
         engine = self._open_engine()
         drafts = engine.drafts(events, headers=checked_headers(headers), traceparent=checked_traceparent(traceparent))
         return await engine.append(drafts, idempotency_key=checked_key(idempotency_key))
+
+    async def publish_later(
+        self, channel: Channel, /, *events: Event, at: datetime | timedelta, idempotency_key: str | None = None
+    ) -> Receipt[None]:
+        """Send these events on a channel of the outbox at a time, or after one; returns when that is durable. They are stored for
+        sending only: handlers of this application do not see them. Late rather than early, and after a restart as well.
+
+        Errors: as `publish`; `DefinitionError` for a channel that is not in the outbox, or does not carry them.
+        """
+        check_carried(self.name, self._outbox, channel, events)
+        engine = self._open_engine()
+        due = microseconds(at) if isinstance(at, datetime) else engine.world.now() + at // timedelta(microseconds=1)
+        return await engine.append_later(channel, events, due, checked_key(idempotency_key))
 
     async def transact(
         self, function: Callable[[Transaction], T], /, *, idempotency_key: str | None = None

@@ -26,8 +26,11 @@ SCHEMES: Mapping[str, str] = {
     "rediss": "redis",
     "mqtt": "mqtt",
     "mqtts": "mqtt",
+    "sqlite": "sqlite",
+    "postgresql": "postgresql",
+    "postgres": "postgresql",
 }
-"""Scheme → the adapter's module, which is the name of its extra, too."""
+"""Scheme → the adapter's module, which is the name of its extra, too; those of logs are all in `ensue.app.log_brokers`."""
 
 
 def place_of(channel: Channel, environment: Mapping[str, str]) -> Place:
@@ -60,9 +63,9 @@ def broker_class(where: Place) -> type[Broker]:
 
             return KafkaBroker
         if module == "rabbitmq":
-            from ensue.channels.rabbitmq import RabbitmqBroker
+            from ensue.channels.rabbitmq import RabbitBroker
 
-            return RabbitmqBroker
+            return RabbitBroker
         if module == "nats":
             from ensue.channels.nats import NatsBroker
 
@@ -75,6 +78,14 @@ def broker_class(where: Place) -> type[Broker]:
             from ensue.channels.mqtt import MqttBroker
 
             return MqttBroker
+        if module == "sqlite":
+            from ensue.app.log_brokers import SqliteBroker
+
+            return SqliteBroker
+        if module == "postgresql":
+            from ensue.app.log_brokers import PostgresqlBroker
+
+            return PostgresqlBroker
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("ensue"):
             raise

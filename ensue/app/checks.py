@@ -17,6 +17,7 @@ from ensue.events.recorded import Position, UnknownEvent
 __all__ = [
     "article",
     "check_application",
+    "check_carried",
     "check_event",
     "check_position",
     "check_types",
@@ -67,6 +68,18 @@ def checked_channels(
         if twice is not None:
             raise DefinitionError(f"{name}: two channels of {word}= are called {twice!r}")
     return both
+
+
+def check_carried(name: str, outbox: tuple[Channel, ...], channel: object, events: Iterable[Event]) -> None:
+    """Errors: `DefinitionError`, `InvalidEvent`."""
+    if channel not in outbox:
+        known = ", ".join(one.name for one in outbox) or "none"
+        raise DefinitionError(f"{name}: {channel!r} is not in the outbox, so nothing is sent on it; there is: {known}")
+    assert isinstance(channel, Channel)
+    for event in events:
+        check_event(event)
+        if not isinstance(event, channel.carried_events):
+            raise DefinitionError(f"{name}: the channel {channel.name} does not carry {type(event).__name__}")
 
 
 def checked_retries(whose: str, retry: Any) -> Retries | None:

@@ -19,10 +19,12 @@ from ensue.app.receipt import Receipt
 from ensue.app.results import Results
 from ensue.app.traffic import Traffic, handling_of
 from ensue.app.transaction import OpenTransaction
+from ensue.channels import Channel
 from ensue.consumers.handler import HandlerDefinition
 from ensue.consumers.handling import Handling, inside_handler
 from ensue.consumers.node import Node, define_consumers
 from ensue.consumers.operations import release
+from ensue.consumers.outbox import later
 from ensue.consumers.policy import Retry
 from ensue.consumers.transaction import Transaction
 from ensue.consumers.waiting import Bell, wait_until_done, wait_until_settled
@@ -287,6 +289,14 @@ class Engine:
                 )
             edit = self.registry.encode(event)
         await release(self.store, self.world, letter, edit=edit, discard=discard, note=note, by=by)
+
+    async def append_later(
+        self, channel: Channel, events: Sequence[Event], due: int, idempotency_key: str | None
+    ) -> Receipt[None]:
+        """See `App.publish_later`."""
+        now = self.world.now()
+        drafts = [later(draft, channel, due=due, id=self.world.new_id(), now=now) for draft in self.drafts(events)]
+        return await self.append(drafts, idempotency_key=idempotency_key)
 
     def _receipt(self, written: Written, result: None) -> Receipt[None]:
         position = Position.of(self.store.log_id, written.first, written.last)

@@ -28,7 +28,7 @@ from ensue.events.stored import Draft, Meta, Row, decode_meta
 from ensue.store.base import Consumer, Emission, SqlTransaction, Store
 from ensue.world import World
 
-__all__ = ["Handling", "Mode", "Scope", "Undecodable", "UnreadableHere", "inside_handler"]
+__all__ = ["Handling", "Mode", "NotDue", "Scope", "Undecodable", "UnreadableHere", "inside_handler"]
 
 DEPTH_LIMIT = 1_000
 """How long a chain of causes may grow before it is called a loop."""
@@ -48,6 +48,14 @@ class Mode(Enum):
 
 class UnreadableHere(Exception):
     """The event was written by newer code: not a failure of the event but of this process."""
+
+
+class NotDue(Exception):
+    """The delivery is to be made later, at `due` (microseconds): no failure, and nobody need hear of it."""
+
+    def __init__(self, due: int) -> None:
+        super().__init__("not due yet")
+        self.due = due
 
 
 class Scope(Protocol):

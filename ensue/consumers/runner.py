@@ -20,7 +20,7 @@ from functools import partial
 import msgspec
 
 from ensue.consumers.calls import Calls
-from ensue.consumers.handling import Handling, Mode, UnreadableHere
+from ensue.consumers.handling import Handling, Mode, NotDue, UnreadableHere
 from ensue.consumers.health import TRIP_FAILURES, Health
 from ensue.consumers.lease import BEAT_SECONDS, Lease
 from ensue.consumers.machine import Failure, Lookup, Machine, Slot
@@ -567,7 +567,8 @@ class Runner:
         self._world.failpoint("delivery.failed")
         failure = self._failure(error)
         machine.failed(slot, failure, micros)
-        self._tell_failure(machine, slot, failure)
+        if not isinstance(error, NotDue):
+            self._tell_failure(machine, slot, failure)
 
     def stuck(self, machine: Machine, slot: Slot, limit_seconds: float, /) -> None:
         """See `Caller`. The others of the segment go on; the key waits for the call to return."""

@@ -126,13 +126,14 @@ class Wire:
             source, id = meta.origin.source, meta.origin.id
         return self.of(meta, name, version, row[11], source=source, id=id)
 
-    def of_draft(self, draft: Draft, *, reply_to: str | None = None) -> Message:
+    def of_draft(self, draft: Draft, *, reply_to: str | None = None, delay_seconds: float = 0.0) -> Message:
         """An event that no log has."""
         meta = decode_meta(draft.meta)
         id = str(UUID(bytes=draft.id))
-        return self.of(
+        message = self.of(
             meta, draft.type_name, draft.type_version, draft.data, source=self.source, id=id, reply_to=reply_to
         )
+        return message if not delay_seconds else msgspec.structs.replace(message, delay_seconds=delay_seconds)
 
     def of(
         self, meta: Meta, name: str, version: int, data: bytes, *, source: str, id: str, reply_to: str | None = None
