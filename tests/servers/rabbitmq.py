@@ -42,12 +42,12 @@ NODE = "ensue@localhost"
 
 def installed() -> Path | None:
     """The folder of the newest programs there are; None where there are none."""
-    folders = {
+    folders: dict[tuple[int, ...], Path] = {
         tuple(map(int, folder.parent.name.rpartition("-")[2].split("."))): folder
         for folder in Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*/sbin")
         if (folder / "rabbitmq-server").exists()
     }
-    newest = max(folders, default=(0,))
+    newest = max(folders, default=(0, 0))
     return folders[newest] if newest >= OLDEST else None
 
 
