@@ -74,6 +74,7 @@ class _Process:
     def __init__(self, name: str, folder: Path, url: str, channels: str, world: World) -> None:
         self.name = name
         self.starts = 0
+        self.ready = 0
         self.log = folder / f"{name}.log"
         self._environment = os.environ | {"ENSUE_URL": url, "ENSUE_CHANNELS": channels}
         self._world = world
@@ -111,6 +112,7 @@ class _Process:
             assert self._process.stdout is not None
             async for line in self._process.stdout:
                 if line.decode().strip() == READY:
+                    self.ready += 1
                     self._ready.set()
             code = await self._process.wait()
             if self._stopping:
@@ -204,8 +206,12 @@ class Apart:
         """The processes as they are now."""
         return {name: process.pid for name, process in self._processes.items() if process.pid is not None}
 
+    def starts(self) -> dict[str, int]:
+        """How often each was started and said that it runs."""
+        return {name: process.ready for name, process in self._processes.items()}
+
     async def look(self) -> dict[str, State]:
-        """How the services stand."""
+        """How the services stand. One call at a time."""
         for name in SERVICES:
             await self._logs[name].look(self._enter)
         return {
