@@ -56,8 +56,8 @@ RETURN_SECONDS = 1.0
 """How often to look whether the log is done with the keys that were kept."""
 PAGE = 1000
 _UNREADABLE = (NotAnEvent, UnreadableEvent, InvalidEvent)
-Lane: TypeAlias = tuple[str, object]
-"""The tag and its value: a key before it is a text."""
+Lane: TypeAlias = object
+"""A key before it is a text: the value of its field, with the name of its tag where there are several. None: no key."""
 
 
 class DirectHandling(Handling):
@@ -76,7 +76,6 @@ class DirectHandling(Handling):
         # What the log keeps is ordered by the key that it was kept under.
         super().__init__(msgspec.structs.replace(definition, key=None), registry, world, scope, retry=retry)
         self.channel = channel
-        self.handled = frozenset(registry.covering(definition.events))
         self.type_names = (stored_type(definition.name),)
         self.former_names = {}
         self.start = "beginning"
@@ -87,17 +86,9 @@ class DirectHandling(Handling):
         self.registry = registry
         self.wire: Wire | None = None
         self._tag = definition.key
-        self._fields: dict[type[Event], tuple[str, str] | None] = {}
-
-    def lane(self, event: Event) -> Lane | None:
-        """Of which key it is; None for an event that waits for nobody."""
-        kind = type(event)
-        if kind not in self._fields:
-            self._fields[kind] = self._field(kind)
-        field = self._fields[kind]
-        if field is None:
-            return None
-        return (field[1], getattr(event, field[0]) if field[0] else "")
+        self.fields = {kind: self._field(kind) for kind in registry.covering(definition.events)}
+        """Of each type that is handled, the field that its key is and the name of its tag; None where it has no key."""
+        self.one_tag = len({field[1] for field in self.fields.values() if field is not None}) < 2
 
     def _field(self, kind: type[Event]) -> tuple[str, str] | None:
         declared = declaration(kind)
@@ -107,10 +98,17 @@ class DirectHandling(Handling):
             return ("", "#")
         return next(pair for pair in (declared.key, *declared.tags) if pair is not None and pair[1] == self._tag)
 
+    def lane(self, event: Event) -> Lane:
+        """Of which key it is; None for an event that waits for nobody."""
+        field = self.fields[type(event)]
+        if field is None:
+            return None
+        value = getattr(event, field[0]) if field[0] else ""
+        return value if self.one_tag else (field[1], value)
+
     def key(self, event: Event) -> str | None:
         """The key as `name=value`. Errors: `InvalidEvent`."""
-        self.lane(event)
-        field = self._fields[type(event)]
+        field = self.fields[type(event)]
         if field is None:
             return None
         return tag_text(event, *field) if field[0] else "#="
@@ -285,9 +283,10 @@ class Direct:
 
     async def _work(self) -> None:
         inside_handler.set(self._handling.name)
-        wire, lane_of, lanes = self._handling.wire, self._handling.lane, self._lanes
+        handling, lanes, wire = self._handling, self._lanes, self._handling.wire
         assert wire is not None, "connected before it runs"
-        read, call, handled, many = wire.event, self._caller(), self._handling.handled, self._handling.batch
+        read, call, many = wire.event, self._caller(), handling.batch
+        fields, one_tag, unhandled = handling.fields, handling.one_tag, ("", "unhandled")
         quick = self._handling.quick()
         until, count = self._world.monotonic() + INLINE_SECONDS, 0
         while self._queue:
@@ -303,14 +302,18 @@ class Direct:
                     await self._unreadable(received, error)
                     self._finished(batch, index)
                     continue
-                if type(event) not in handled:
-                    self._finished(batch, index)
-                    continue
-                lane = lane_of(event)
-                if lane is None:
+                field = fields.get(type(event), unhandled)
+                if field is None:
                     await self._one(call, received, event, None)
                     self._finished(batch, index)
-                elif lane in lanes:
+                    continue
+                if field is unhandled:
+                    self._finished(batch, index)
+                    continue
+                lane: Lane = getattr(event, field[0]) if field[0] else ""
+                if not one_tag:
+                    lane = (field[1], lane)
+                if lane in lanes:
                     waiting = lanes[lane]
                     if waiting is None:
                         waiting = lanes[lane] = deque()
@@ -355,7 +358,7 @@ class Direct:
             self._finished(batch, index)
         del self._lanes[lane]
 
-    async def _one(self, call: Any, received: Received, event: Event, lane: Lane | None) -> None:
+    async def _one(self, call: Any, received: Received, event: Event, lane: Lane) -> None:
         if lane is not None and self._kept:
             key = self._handling.key(event)
             if key is not None and tag_hash(key) in self._kept:
@@ -372,7 +375,7 @@ class Direct:
         """All of the batch that can be read and whose keys are free, in one call; the rest one by one."""
         call, wire = self._caller(), self._handling.wire
         assert wire is not None, "connected before it runs"
-        chosen: list[tuple[int, Received, Event, Lane | None]] = []
+        chosen: list[tuple[int, Received, Event, Lane]] = []
         taken: set[Lane] = set()
         for index, received in batch.rest:
             try:
@@ -381,10 +384,11 @@ class Direct:
                 await self._unreadable(received, error)
                 self._finished(batch, index)
                 continue
-            lane = self._handling.lane(event)
-            if type(event) not in self._handling.handled:
+            if type(event) not in self._handling.fields:
                 self._finished(batch, index)
-            elif lane is not None and lane in self._lanes and lane not in taken:
+                continue
+            lane = self._handling.lane(event)
+            if lane is not None and lane in self._lanes and lane not in taken:
                 waiting = self._lanes[lane] = self._lanes[lane] or deque()
                 waiting.append((batch, index, received, event))
             elif lane is not None and self._is_kept(event):
@@ -401,7 +405,7 @@ class Direct:
         for lane in taken:
             await self._lane(call, lane)
 
-    async def _many(self, batch: _Batch, chosen: list[tuple[int, Received, Event, Lane | None]]) -> None:
+    async def _many(self, batch: _Batch, chosen: list[tuple[int, Received, Event, Lane]]) -> None:
         if not chosen:
             return
         try:
@@ -503,7 +507,7 @@ class Direct:
 
     # --------------------------------------------------------------------------------------------------------- failing
 
-    async def _failed(self, received: Received, event: Event, lane: Lane | None, error: Exception) -> None:
+    async def _failed(self, received: Received, event: Event, lane: Lane, error: Exception) -> None:
         told = f"{type(error).__name__}: {error}"
         key = self._handling.key(event) if lane is not None else None
         self._observe(

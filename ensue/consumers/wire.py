@@ -24,6 +24,7 @@ from ensue.events.stored import Draft, Meta, Origin, Row, decode_meta, encode_me
 
 __all__ = ["StoredMessage", "Wire", "id_of", "source_of", "stored_type"]
 
+JSON = "application/json"
 _OURS = "urn:ensue:"
 
 
@@ -114,7 +115,7 @@ class Wire:
         former = registry.former()
         names = registry.names(carried)
         self.names: Collection[str] = frozenset((*names, *(was for name in names for was in former.get(name, ()))))
-        self._decoders: dict[tuple[str, str | None], Decode] = {}
+        self._decoders: dict[tuple[str | None, str | None], Decode] = {}
 
     # ------------------------------------------------------------------------------------------------------- writing
 
@@ -164,25 +165,23 @@ class Wire:
 
     def event(self, received: Received) -> Event:
         """The event alone. Errors: `NotAnEvent`, `UnreadableEvent`."""
-        name = received.header(self._type_header)
-        if name is None or self._format == "structured":
-            envelope = self.envelope(received)
-            return self._decoder(envelope.type, str(envelope.version))(envelope.data)
+        name, version = received.header(self._type_header), received.header(self._version_header)
+        decode = self._decoders.get((name, version))
         try:
-            decoder = self._decoders.get((name, received.header(self._version_header)))
-            if decoder is None:
-                self.envelope(received)  # says what is wrong with a message that only looks like an event
-                decoder = self._decoder(name, received.header(self._version_header))
-            return decoder(received.body)
+            if decode is not None:
+                return decode(received.body)
+            envelope = self.envelope(received)
+            decode = self._decoder(envelope.type, envelope.version)
+            if name is not None and received.content_type == JSON:
+                self._decoders[name, version] = decode  # from now on, what looks like this one is read like it
+            return decode(envelope.data)
         except (msgspec.MsgspecError, ValueError, TypeError, KeyError) as error:
-            raise UnreadableEvent(f"{name} at {received.where} cannot be decoded: {error}") from error
+            raise UnreadableEvent(f"{name or 'the message'} at {received.where} cannot be decoded: {error}") from error
 
-    def _decoder(self, name: str, version: str | None) -> Decode:
+    def _decoder(self, name: str, version: int) -> Decode:
         if name not in self.names:
             raise UnreadableEvent(f"the channel {self._channel.name} does not carry {name!r}")
-        found = self._registry.decoder(name, int(version or 1))
-        self._decoders[name, version] = found
-        return found
+        return self._registry.decoder(name, version)
 
     def ours(self, envelope: Envelope) -> bool:
         """This application sent it itself."""
