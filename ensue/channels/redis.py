@@ -26,9 +26,10 @@ begin with it. `max_length` removes the oldest, *also when no group has read the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import ssl
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import hiredis
@@ -144,7 +145,7 @@ class RedisBroker:
         self._replicas = place.number("replicas", 0, lowest=0)
         self._replica_seconds = place.seconds("replica_seconds", 1.0)
         self._capabilities = Capabilities(
-            durable=place.flag("durable", True),
+            durable=place.flag("durable", False),
             groups=True,
             broadcast=True,
             replay=True,
@@ -165,20 +166,26 @@ class RedisBroker:
 
     async def open(self, world: World) -> None:
         self.world = world
-        shown = self._place.shown
         self._error = None
         try:
-            async with asyncio.timeout(self._place.connect_seconds):
+            async with self._in_time():
                 self._commands = await self.connection(self.lost)
                 await self._ask_what_it_can()
-        except TimeoutError as error:
-            late = Unavailable(f"{shown}: no answer within {self._place.connect_seconds:g} s; is it a Redis server?")
-            self.fail(late)
-            raise late from error
         except EnsueError as error:
             self.fail(error)
             raise
         self._tick()
+
+    @contextlib.asynccontextmanager
+    async def _in_time(self) -> AsyncGenerator[None, None]:
+        """What is done within has so long as connecting may take. Errors: `Unavailable`."""
+        place = self._place
+        try:
+            async with asyncio.timeout(place.connect_seconds):
+                yield
+        except TimeoutError as error:
+            text = f"{place.shown}: no answer within {place.connect_seconds:g} s; is it a Redis server?"
+            raise Unavailable(text) from error
 
     async def connection(self, lost: Callable[[BaseException | None], None]) -> Connection:
         """Another connection to the server, logged in."""
@@ -208,12 +215,12 @@ class RedisBroker:
         commands = [command("HELLO", "3", *login, "SETNAME", "ensue")]
         if place.path not in ("", "0"):
             commands.append(command("SELECT", place.path))
-        answers = await connection.ask(b"".join(commands), len(commands))
+        answers = await connection.ask(commands)
         for answer in answers:
             if isinstance(answer, hiredis.ReplyError):
                 raise error_said(answer, f"logging in to {shown}")
         if len(answers) < len(commands):
-            raise unwelcome(connection.cause, shown)
+            raise unwelcome(connection.cause, place)
         about: Mapping[bytes, Any] = answers[0]
         if about[b"mode"] != b"standalone":
             raise WiringError(f"{shown} is a {about[b'mode'].decode()}; Redis Cluster and Sentinel are not supported")
@@ -223,7 +230,7 @@ class RedisBroker:
 
     async def _ask_what_it_can(self) -> None:
         names = ("appendonly", "appendfsync", "proto-max-bulk-len")
-        answers = await self._working().ask(b"".join(command("CONFIG", "GET", name) for name in names), len(names))
+        answers = await self._working().ask(command("CONFIG", "GET", name) for name in names)
         if len(answers) < len(names):
             self._working()
         # Many users may not ask this.
@@ -253,56 +260,59 @@ class RedisBroker:
 
     async def publish(self, address: str, messages: Sequence[Message]) -> Mapping[int, EnsueError]:
         told: dict[int, EnsueError] = {}
-        what = f"{self._place.shown}: publishing to {address!r}"
-        head = ("XADD", address, "NOMKSTREAM", *self._limit, "*")
-        commands: list[bytes] = []
         sent: list[int] = []
-        for index, message in enumerate(messages):
-            made = self._adding(head, message)
-            if isinstance(made, bytes):
-                commands.append(made)
-                sent.append(index)
-            else:
-                told[index] = MessageRefused(f"{what}: message {index} {made}")
-        if self._error is not None or self._commands is None:
-            told |= dict.fromkeys(sent, self._error or Unavailable(what))
-            sent = []
-        if not sent or self._commands is None:
-            return told
-        if self._replicas:
-            commands.append(command("WAIT", self._replicas, int(1000 * self._replica_seconds)))
-        answers = await self._commands.ask(b"".join(commands), len(commands))
+        what = f"{self._place.shown}: publishing to {address!r}"
+        connection = self._commands
+        if self._error is not None or connection is None:
+            return dict.fromkeys(range(len(messages)), self._error or Unavailable(what))
+        answers = await connection.ask(self._adding(address, messages, sent, told))
         for index, answer in zip(sent, answers, strict=False):
             if type(answer) is not bytes:
-                told[index] = (
-                    error_said(answer, what) if answer is not None else WiringError(f"{what}: it is not there any more")
-                )
-        if len(answers) < len(commands):
+                gone = WiringError(f"{what}: there is no such stream any more")
+                told[index] = gone if answer is None else error_said(answer, what)
+        if len(answers) < len(sent):
             lost = OutcomeUnknown(f"{what}: the answer was lost: {self._error}")
             told |= dict.fromkeys(sent[len(answers) :], lost)
-        if self._replicas and (len(answers) < len(commands) or answers[-1] < self._replicas):
-            few = OutcomeUnknown(f"{what}: fewer than {self._replicas} replicas have it by now")
-            told = dict.fromkeys(sent, few) | told
+        if self._replicas and sent:
+            have = answers[-1] if len(answers) > len(sent) else "nothing"
+            if type(have) is not int or have < self._replicas:
+                few = OutcomeUnknown(
+                    f"{what}: {self._replicas} replicas were to have it; asked how many have, Redis says {have}"
+                )
+                told = dict.fromkeys(sent, few) | told
         return told
 
-    def _adding(self, head: tuple[str | bytes | int, ...], message: Message) -> bytes | str:
-        """The command; or what is wrong with the message."""
+    def _adding(
+        self, address: str, messages: Sequence[Message], sent: list[int], told: dict[int, EnsueError]
+    ) -> Iterator[bytes]:
+        """The commands; which messages they send, and what is told of the others."""
+        head = ("XADD", address, "NOMKSTREAM", *self._limit, "*", "data")
+        for index, message in enumerate(messages):
+            wrong = self._wrong_with(message)
+            if not wrong:
+                parts: list[str | bytes | int] = [*head, message.body, "content-type", message.content_type]
+                if message.key is not None:
+                    parts += ("key", message.key)
+                for header in message.headers.items():
+                    parts += header
+                try:
+                    packed = command(*parts)
+                    sent.append(index)
+                    yield packed
+                    continue
+                except UnicodeEncodeError as error:
+                    wrong = f"has a header that is no text: {error}"
+            told[index] = MessageRefused(f"{self._place.shown}: publishing to {address!r}: message {index} {wrong}")
+        if self._replicas and sent:
+            yield command("WAIT", self._replicas, int(1000 * self._replica_seconds))
+
+    def _wrong_with(self, message: Message) -> str:
         largest = self._capabilities.largest
         if largest is not None and len(message.body) > largest:
             return f"has {len(message.body)} bytes, and Redis takes {largest} (proto-max-bulk-len)"
         if not OWN.isdisjoint(message.headers):
             return f"has a header that is named like a field of the channel: {', '.join(sorted(OWN))}"
-        if message.delay_seconds > 0:
-            return "is to be delayed, which Redis cannot"
-        parts: list[str | bytes | int] = [*head, b"data", message.body, b"content-type", message.content_type]
-        if message.key is not None:
-            parts += (b"key", message.key)
-        for header in message.headers.items():
-            parts += header
-        try:
-            return command(*parts)
-        except UnicodeEncodeError as error:
-            return f"has a header that is no text: {error}"
+        return "is to be delayed, which Redis cannot" if message.delay_seconds > 0 else ""
 
     async def subscribe(
         self,
@@ -321,8 +331,12 @@ class RedisBroker:
         else:
             await self._declare_group(address, group, start)
             subscription = _Member(self, address, group, prefetch=prefetch)
-        await subscription.begin()
+        async with self._in_time():
+            await subscription.begin()
         self._subscriptions.add(subscription)
+        if self._error is not None:
+            subscription.fail(self._error)
+            raise self._error
         return subscription
 
     async def _declare_group(self, address: str, group: str, start: From) -> None:
@@ -334,7 +348,7 @@ class RedisBroker:
                     f"{what}: the stream has no such group, and the URL says create=no; XGROUP CREATE makes one"
                 )
             return
-        answers = await self._working().ask(command("XGROUP", "CREATE", address, group, _since(start)), 1)
+        answers = await self._working().ask((command("XGROUP", "CREATE", address, group, _since(start)),))
         if not answers:
             self._working()
         if isinstance(answers[0], hiredis.ReplyError) and not str(answers[0]).startswith("BUSYGROUP"):
@@ -352,7 +366,7 @@ class RedisBroker:
 
     async def answer(self, *parts: bytes | str | int, what: str) -> Any:
         """Of one command. Errors: by what Redis says; `Unavailable` when the connection broke."""
-        answers = await self._working().ask(command(*parts), 1)
+        answers = await self._working().ask((command(*parts),))
         if not answers:
             self._working()
         if isinstance(answers[0], hiredis.ReplyError):
@@ -361,7 +375,7 @@ class RedisBroker:
 
     def send(self, packed: bytes, answered: Callable[[list[Any]], None]) -> None:
         """One command, whose answer nobody waits for. Errors: `Unavailable` when the connection is broken already."""
-        self._working().send(packed, 1, answered)
+        self._working().send((packed,), answered)
 
     def fail(self, error: EnsueError) -> None:
         """Break for ever: whatever waits is told."""
@@ -525,7 +539,7 @@ class RedisSubscription:
             self._look_at = now + LOOK_SECONDS
             self._look(count)
         else:
-            self.connection.send(self._reading(count), 1, self._was_read)
+            self.connection.send((self._reading(count),), self._was_read)
 
     def _reading(self, count: int) -> bytes:
         return command(
@@ -540,7 +554,7 @@ class RedisSubscription:
 
     def _look(self, count: int) -> None:
         """What is to be done each second: to wait for a stream that is gone would be to wait for ever."""
-        self.connection.send(command("EXISTS", self._address), 1, self._was_looked_at)
+        self.connection.send((command("EXISTS", self._address),), self._was_looked_at)
 
     def _was_looked_at(self, answers: list[Any]) -> None:
         if (answer := self._good(answers)) is NOTHING:
@@ -583,7 +597,7 @@ class _Member(RedisSubscription):
         await super().begin()
         try:
             # Before it reads anything: who is not subscribed counts as dead.
-            answers = await self.connection.ask(command("SUBSCRIBE", self._name), 1)
+            answers = await self.connection.ask((command("SUBSCRIBE", self._name),))
             self._check()
             if not answers:
                 raise Unavailable(f"{self._what}: the connection broke")
@@ -648,7 +662,7 @@ class _Member(RedisSubscription):
     def _look(self, count: int) -> None:
         lease = int(1000 * self._broker.lease)
         claiming = command("EVAL", _CLAIM, 1, self._address, self._group, self._name, MEMBER, count, lease)
-        self.connection.send(claiming, 1, functools.partial(self._was_claimed, count))
+        self.connection.send((claiming,), functools.partial(self._was_claimed, count))
         if self._broker.trims:
             self._broker.send(command("EVAL", _TRIM, 1, self._address), self._was_told)
 

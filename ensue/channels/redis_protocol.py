@@ -11,7 +11,7 @@ import functools
 import socket
 import ssl
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import hiredis
@@ -25,6 +25,8 @@ __all__ = ["NOTHING", "OWN", "SILENCE_SECONDS", "Connection", "Entry", "command"
 
 SILENCE_SECONDS = 15.0
 """A server that owes an answer and has said nothing for so long is not there."""
+WRITE_BYTES = 32 * 1024
+"""So much is sent at once: the server begins with it."""
 NOTHING = object()
 """No answer; None is one."""
 OWN = frozenset(("data", "content-type", "key"))
@@ -99,12 +101,12 @@ class Entry(msgspec.Struct, gc=False):
     @property
     def headers(self) -> Mapping[str, str]:
         fields = self.fields
-        first = 2 if fields[0] == b"data" else 0
+        first = 2 if fields[0] == b"data" else 0  # a body can be long
         pairs = zip(fields[first::2], fields[first + 1 :: 2], strict=True)
         try:
             return {name: value.decode() for field, value in pairs if (name := _name(field)) is not None}
         except UnicodeDecodeError:
-            names = (name for field in fields[first::2] if (name := _name(field)) is not None)
+            names = {name for field in fields[first::2] if (name := _name(field)) is not None}
             return {name: text for name in names if (text := self.header(name)) is not None}
 
     def header(self, name: str) -> str | None:
@@ -129,8 +131,8 @@ class _Asked:
 
     __slots__ = ("answered", "answers", "count")
 
-    def __init__(self, count: int, answered: Callable[[list[Any]], None]) -> None:
-        self.count = count
+    def __init__(self, answered: Callable[[list[Any]], None]) -> None:
+        self.count = 0
         self.answers: list[Any] = []
         self.answered = answered
 
@@ -189,18 +191,37 @@ class Connection(asyncio.Protocol):
         if not self.ended.done():
             self.ended.set_result(None)
 
-    def send(self, commands: bytes, count: int, answered: Callable[[list[Any]], None]) -> None:
-        """Send commands; `answered` gets that many answers, or fewer when the connection breaks before."""
+    def send(self, commands: Iterable[bytes], answered: Callable[[list[Any]], None]) -> None:
+        """Send commands; `answered` gets the answer of each, or fewer when the connection breaks before. The first are on their
+        way while the last are made."""
         assert self._transport is not None
+        if self.lost:
+            answered([])
+            return
         if not self._asked:
             self._heard = self._world.monotonic()
-        self._asked.append(_Asked(count, answered))
-        self._transport.write(commands)
+        asked = _Asked(answered)
+        self._asked.append(asked)
+        pieces: list[bytes] = []
+        size = 0
+        try:
+            for one in commands:
+                asked.count += 1
+                pieces.append(one)
+                size += len(one)
+                if size > WRITE_BYTES:
+                    self._transport.write(b"".join(pieces))
+                    pieces, size = [], 0
+        finally:
+            self._transport.write(b"".join(pieces))
+            if not asked.count:
+                self._asked.pop()
+                answered([])
 
-    async def ask(self, commands: bytes, count: int) -> list[Any]:
+    async def ask(self, commands: Iterable[bytes]) -> list[Any]:
         """The same for those who wait."""
         answers: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-        self.send(commands, count, lambda come: None if answers.done() else answers.set_result(come))
+        self.send(commands, lambda come: None if answers.done() else answers.set_result(come))
         return await answers
 
     def silent(self) -> bool:
@@ -230,13 +251,14 @@ def command(*parts: bytes | str | int) -> bytes:
     return cast("bytes", hiredis.pack_command(cast("Any", parts)))
 
 
-def unwelcome(cause: BaseException | None, shown: str) -> EnsueError:
+def unwelcome(cause: BaseException | None, place: Place) -> EnsueError:
     """Why a server ends a connection that has just begun."""
-    if isinstance(cause, ssl.SSLError):
-        return AccessRefused(f"{shown}: the server does not go on with TLS: {cause}; look at tls_certificate")
     if isinstance(cause, hiredis.ProtocolError):
-        return WiringError(f"{shown} is no Redis server: {cause}")
-    return Unavailable(f"{shown}: the server ended the connection: {cause or 'it closed it'}")
+        return WiringError(f"{place.shown} is no Redis server: {cause}")
+    text = f"{place.shown}: the server ended the connection: {cause or 'it closed it'}"
+    if place.tls:
+        text += "; does it ask for a certificate (tls_certificate)?"
+    return AccessRefused(text) if isinstance(cause, ssl.SSLError) else Unavailable(text)
 
 
 def secure(place: Place) -> ssl.SSLContext:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from tests.servers.guarded import GuardedProcess
 from tests.servers.postgresql import HOST, reserved_port
 from tests.servers.processes import ServerError, until
 
-__all__ = ["ADVICE", "RedisAddress", "RedisServer", "installed"]
+__all__ = ["ADVICE", "RedisAddress", "RedisServer", "ask", "installed"]
 
 ADVICE = "Redis 7 or later is not installed; on Debian: apt install redis-server"
 OLDEST = 7
@@ -49,6 +50,17 @@ class RedisAddress:
         credentials = f"{quote(user, safe='')}:{quote(password, safe='')}@" if user or password else ""
         query = f"?{urlencode(parameters, quote_via=quote)}" if parameters else ""
         return f"redis{'s' if tls else ''}://{credentials}{HOST}:{self.tls_port if tls else self.port}/{query}"
+
+
+def ask(port: int, *commands: str, tls: ssl.SSLContext | None = None) -> list[str]:
+    """What a server answers to these commands, written as in a shell, line by line of its protocol."""
+    plain = socket.create_connection((HOST, port), timeout=10)
+    with plain if tls is None else tls.wrap_socket(plain, server_hostname=HOST) as connection:
+        connection.sendall("".join(f"{command}\r\n" for command in (*commands, "QUIT")).encode())
+        said = b""
+        while more := connection.recv(65536):
+            said += more
+        return said.decode().splitlines()[:-1]
 
 
 class RedisServer:
@@ -158,6 +170,10 @@ class RedisServer:
         """In good order: it writes what it has to write."""
         self._running.send(signal.SIGTERM)
         self._running.ended()
+
+    def send(self, number: signal.Signals) -> None:
+        """Signal it."""
+        self._running.send(number)
 
     def kill(self) -> None:
         """SIGKILL. It can be started again."""

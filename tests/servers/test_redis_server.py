@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 from tests.servers.postgresql import HOST
 from tests.servers.processes import ServerError, has_ended
-from tests.servers.redis import RedisServer
+from tests.servers.redis import RedisServer, ask
 
 
 @pytest.fixture(scope="module")
@@ -20,17 +19,6 @@ def server(redis_installed: None) -> Iterator[RedisServer]:
         durable=False, tls=True, users={"guest": ">secret ~* +@all"}, settings={"databases": 3}
     ) as started:
         yield started
-
-
-def ask(port: int, *commands: str, secure: ssl.SSLContext | None = None) -> list[str]:
-    """What it answers, line by line."""
-    plain = socket.create_connection((HOST, port), timeout=10)
-    with plain if secure is None else secure.wrap_socket(plain, server_hostname=HOST) as connection:
-        connection.sendall("".join(f"{command}\r\n" for command in (*commands, "QUIT")).encode())
-        said = b""
-        while more := connection.recv(65536):
-            said += more
-        return said.decode().splitlines()[:-1]
 
 
 def test_what_was_answered_survives_the_death_of_a_server_at_the_same_port(own_redis: RedisServer) -> None:
@@ -61,7 +49,7 @@ def test_a_user_needs_the_password(server: RedisServer) -> None:
 
 def test_its_certificate_can_be_checked(server: RedisServer) -> None:
     trusting = ssl.create_default_context(cafile=str(server.certificate))
-    assert ask(server.tls_port, "PING", secure=trusting) == ["+PONG"]
+    assert ask(server.tls_port, "PING", tls=trusting) == ["+PONG"]
 
 
 def test_a_setting_that_is_wrong_is_told_with_the_words_of_the_server(redis_installed: None) -> None:
