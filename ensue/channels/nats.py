@@ -276,7 +276,10 @@ class NatsBroker:
             return batch.errors
         reply = wire.wait(batch)
         try:
+            self._wanted(address)
             await self._send_all(wire, address, messages, batch, reply)
+        except WiringError as error:
+            batch.give_up(error)
         except Unavailable as error:
             batch.failed(error)
         finally:

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeAlias
 
 from nats import errors
 from nats.aio.client import Client
+from nats.aio.transport import TcpTransport
 from nats.protocol.parser import Parser
 
 from ensue.channels.urls import Place
@@ -28,6 +29,8 @@ __all__ = ["NoResponder", "Route", "Waiting", "Wire"]
 PORT = 4222
 PING_SECONDS = 10
 """A server that answers no three of these in a row is gone."""
+CLOSE_SECONDS = 2.0
+"""For what is still to be sent, to a server that may not take it."""
 REFUSED = ("authorization violation", "authentication", "user credentials", "account")
 """What a server says to those whom it does not let in, in lower case: `'Authorization Violation'`, `'User Authentication Expired'`."""
 
@@ -77,17 +80,19 @@ class Wire:
             async with asyncio.timeout(self._place.connect_seconds):
                 for host, port in self._place.hosts or (("localhost", 0),):
                     name = f"[{host}]" if ":" in host else host
+                    client = _Client(
+                        wants_tls=self._place.tls, has_certificate="tls_certificate" in self._place.parameters
+                    )
                     try:
-                        await self._connect(f"nats://{name}:{port or PORT}", tls)
+                        await self._connect(client, f"nats://{name}:{port or PORT}", tls)
                         return
                     except (OSError, errors.Error) as error:
-                        failure = _told(self._shown, error)
+                        failure = _told(self._shown, error, client)
         except TimeoutError:
             failure = failure or f"nothing answered within {self._place.connect_seconds:g} s"
         raise Unavailable(f"cannot connect to {self._shown}: {failure}; is the server running?")
 
-    async def _connect(self, url: str, tls: ssl.SSLContext | None) -> None:
-        client = _Client(wants_tls=self._place.tls)
+    async def _connect(self, client: _Client, url: str, tls: ssl.SSLContext | None) -> None:
         user, password = self._place.user, self._place.password
         try:
             await client.connect(
@@ -103,8 +108,6 @@ class Wire:
                 token=user if password is None else None,
                 name="ensue",
             )
-            if not client.is_connected:
-                raise errors.UnexpectedEOF  # the client takes silence for consent
         except BaseException:
             client.abandon()
             raise
@@ -125,7 +128,11 @@ class Wire:
         self.broke(Unavailable(f"{self._shown}: the connection is closed"))
         client, self._client = self._client, None
         if client is not None:
-            await client.close()
+            try:
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await client.close()
+            except TimeoutError:
+                client.abandon()
 
     def check(self) -> None:
         """Errors: `Unavailable` when it is closed or broken."""
@@ -149,7 +156,7 @@ class Wire:
 
     async def _said(self, error: Exception) -> None:
         """What the server, or the client, has to say beside the answers. What ends the connection comes to `_closed` too."""
-        refused = _permission(str(error))
+        refused = _permission(str(error).lower())
         if refused is None:
             return
         kind, subject = refused.groups()
@@ -257,13 +264,25 @@ class _Request:
 # --------------------------------------------------------------------------------------------------------- the client
 
 
+class _Transport(TcpTransport):
+    async def readline(self) -> bytes:
+        """The original's caller takes an end for consent."""
+        line: bytes = await super().readline()  # type: ignore[no-untyped-call]
+        if not line:
+            raise ConnectionResetError("the server closed the connection")
+        return line
+
+
 class _Client(Client):
     """nats-py's, that tries one server once, never sends a password in the clear when TLS was wanted, and hands out messages."""
 
-    def __init__(self, *, wants_tls: bool) -> None:
+    def __init__(self, *, wants_tls: bool = False, has_certificate: bool = False) -> None:
         super().__init__()
         self.routes: dict[int, Route] = {}
+        self.verifies = False
+        """The server wants a certificate."""
         self._wants_tls = wants_tls
+        self._has_certificate = has_certificate
         self._ps = _Parser(self)
 
     def write(self, data: bytes) -> None:
@@ -275,14 +294,16 @@ class _Client(Client):
         await self._transport.drain()  # type: ignore[no-untyped-call]
 
     def abandon(self) -> None:
-        """Close what a failed attempt to connect has left."""
-        if self._transport is not None:
-            self._transport.close()  # type: ignore[no-untyped-call]
+        """Close what a failed attempt to connect has left, or what cannot be closed in good order."""
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
 
     async def _select_next_server(self) -> None:
         """The original goes on for minutes."""
         (server,) = self._server_pool
-        await self._connect_to_server(server)
+        self._transport = _Transport()  # type: ignore[no-untyped-call]
+        await self._transport.connect(server.uri, 1 << 16, self.options["connect_timeout"])
         self._current_server = server
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
@@ -291,6 +312,9 @@ class _Client(Client):
             if not (info.get("tls_required") or info.get("tls_available")):
                 raise errors.SecureConnWantedError
             info["tls_required"] = True
+        self.verifies = bool(info.get("tls_verify"))
+        if self.verifies and not self._has_certificate:
+            raise errors.SecureConnRequiredError
         await super()._process_info(info, initial_connection)
 
 
@@ -355,15 +379,19 @@ def _tls(place: Place) -> ssl.SSLContext | None:
     return context
 
 
-def _told(shown: str, error: Exception) -> str:
+def _told(shown: str, error: Exception, client: _Client) -> str:
     """What a failed attempt to connect means. Errors: `AccessRefused`, `WiringError`."""
     text = str(error) or type(error).__name__
     if isinstance(error, ssl.SSLCertVerificationError):
         raise WiringError(
             f"{shown}: the server's certificate is not to be trusted: {error.verify_message}; tls_ca names others to trust"
         ) from error
-    if isinstance(error, ssl.SSLError):
-        raise AccessRefused(f"{shown}: no TLS with this server: {error.reason}; it may want tls_certificate") from error
+    if isinstance(error, errors.SecureConnRequiredError):
+        raise AccessRefused(
+            f"{shown}: the server wants a certificate of its clients: tls_certificate, tls_key"
+        ) from error
+    if client.verifies and isinstance(error, ssl.SSLError | ConnectionError):
+        raise AccessRefused(f"{shown}: the server does not take the certificate of tls_certificate: {text}") from error
     if isinstance(error, errors.SecureConnWantedError):
         raise WiringError(f"{shown}: the server does not speak TLS") from error
     if any(part in text.lower() for part in REFUSED):

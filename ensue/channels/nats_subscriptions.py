@@ -21,6 +21,7 @@ SILENCE_SECONDS = 4.0 * HEARTBEAT_SECONDS
 LIVING_SECONDS = 2.0
 """A member that does not answer within this time is taken for dead, as after a loss of its machine."""
 ANSWER_SECONDS = 10.0
+LEAVE_SECONDS = 5.0
 WRITTEN_SECONDS = 0.12
 """The server writes what a group has acknowledged to its disk at most every 100 ms, and says nothing of it."""
 GIVEN_BACK = 4096
@@ -224,7 +225,8 @@ class Member(_Subscription):
         count: int = info["num_ack_pending"]
         if not count:
             return
-        first, last = info["ack_floor"]["stream_seq"] + 1, info["delivered"]["stream_seq"]
+        first = info["ack_floor"]["stream_seq"] + 1
+        last = max(info["delivered"]["stream_seq"], first + count - 1)  # 2.9 forgets the first of a stream here
         newest = info["delivered"]["consumer_seq"]
         for start in range(first, last + 1, GIVEN_BACK):
             numbers = range(start, min(start + GIVEN_BACK, last + 1))
@@ -359,8 +361,9 @@ class Member(_Subscription):
         if self._beating is not None:
             self._beating.cancel()
         self._wake()
-        with suppress(Unavailable, AccessRefused):
-            await self._leave()
+        with suppress(Unavailable, AccessRefused, TimeoutError):
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self._leave()
         for subscription in self._subscribed:
             self._wire.forget(subscription)
         self._ended(self)

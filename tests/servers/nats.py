@@ -76,9 +76,15 @@ class NatsServer:
     """
 
     def __init__(
-        self, *, tls: bool | str = False, users: Mapping[str, str] | None = None, settings: tuple[str, ...] = ()
+        self,
+        *,
+        jetstream: bool = True,
+        tls: bool | str = False,
+        users: Mapping[str, str] | None = None,
+        settings: tuple[str, ...] = (),
     ) -> None:
         self.settings = list(settings)
+        self._jetstream = jetstream
         self._tls = tls
         self._users = dict(users or {})
         self._folder: Path | None = None
@@ -118,6 +124,11 @@ class NatsServer:
         return self._folder
 
     @property
+    def log(self) -> Path:
+        """What it said since its last start."""
+        return self.folder / "server.log"
+
+    @property
     def certificate(self) -> Path:
         """What to give as `tls_ca`; it is for the host 127.0.0.1, and is also a client's."""
         return self.folder / "server.crt"
@@ -144,7 +155,7 @@ class NatsServer:
             self._port = reserved_port()
             if self._tls:
                 self._make_certificate()
-        log = self.folder / "server.log"
+        log = self.log
         log.write_text("")
         settings = self.folder / "server.conf"
         settings.write_text("\n".join((*self._own_settings(), *self.settings, "")))
@@ -183,7 +194,9 @@ class NatsServer:
         return self._process
 
     def _own_settings(self) -> list[str]:
-        lines = [f'listen: "{HOST}:{self.port}"', f'jetstream {{ store_dir: "{self.folder}/data" }}']
+        lines = [f'listen: "{HOST}:{self.port}"']
+        if self._jetstream:
+            lines.append(f'jetstream {{ store_dir: "{self.folder}/data" }}')
         if self._tls:
             verify = f'ca_file: "{self.certificate}", verify: true' if self._tls == "verify" else ""
             lines.append(f'tls {{ cert_file: "{self.certificate}", key_file: "{self.key}", {verify} }}')
