@@ -184,7 +184,8 @@ class RedisBroker:
             async with asyncio.timeout(place.connect_seconds):
                 yield
         except TimeoutError as error:
-            text = f"{place.shown}: no answer within {place.connect_seconds:g} s; is it a Redis server?"
+            kind = "a Redis server that speaks TLS there" if place.tls else "a Redis server"
+            text = f"{place.shown}: no answer within {place.connect_seconds:g} s; is it {kind}?"
             raise Unavailable(text) from error
 
     async def connection(self, lost: Callable[[BaseException | None], None]) -> Connection:

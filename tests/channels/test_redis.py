@@ -92,7 +92,7 @@ class TestMembers(OnRedis):
 
     @channel_test
     async def test_what_a_living_member_holds_stays_with_it_however_long_it_works(self, bench: Bench) -> None:
-        lease = {"lease_seconds": "0.4"}
+        lease = {"lease_seconds": "0.3"}
         first = await bench.member(broker=await bench.another(**lease), prefetch=5)
         await bench.publish(*numbered(1, 5))
         held = await bench.take(first, 5)
@@ -100,7 +100,9 @@ class TestMembers(OnRedis):
         receiving = bench.start(received_by(second, 10))
         begun = bench.world.monotonic()
         # The second one looks for orphans each second.
-        await bench.until(lambda: bench.world.monotonic() > begun + 2.2, "several leases have passed")
+        await bench.until(
+            lambda: bench.world.monotonic() > begun + 1.3, "it has looked twice, and several leases have passed"
+        )
         assert not receiving.done(), f"{receiving.result()} came although a living member holds it"
         await first.accept(held)
         await bench.publish(b"6")
@@ -155,9 +157,9 @@ class TestMembers(OnRedis):
         await bench.publish(b"1")
         member = await bench.member()
         for count in (1, 2):
-            received = await bench.take(member, 1)
-            assert received[0].deliveries == count
-            await member.requeue(received)
+            taken = await bench.take(member, 1)
+            assert taken[0].deliveries == count
+            await member.requeue(taken)
         await member.close()
         (received,) = await bench.take(await bench.member(), 1)
         assert received.deliveries >= 4
