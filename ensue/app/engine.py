@@ -200,11 +200,13 @@ class Engine:
         expected: tuple[Expected, ...] = (),
         conditions: tuple[Condition, ...] = (),
         idempotency_key: str | None = None,
+        *,
+        same: bytes | None = None,
     ) -> Receipt[None]:
-        """Store, wait until durable."""
+        """Store, wait until durable. `same` stands for the fingerprint of the drafts."""
         key = print_ = b""
         if idempotency_key is not None:
-            key, print_ = tag_hash(f"idempotency={idempotency_key}"), fingerprint(drafts)
+            key, print_ = tag_hash(f"idempotency={idempotency_key}"), same or fingerprint(drafts)
         request = Request(
             events=drafts,
             expected=expected,
@@ -294,9 +296,10 @@ class Engine:
         self, channel: Channel, events: Sequence[Event], due: int, idempotency_key: str | None
     ) -> Receipt[None]:
         """See `App.publish_later`."""
-        now = self.world.now()
-        drafts = [later(draft, channel, due=due, id=self.world.new_id(), now=now) for draft in self.drafts(events)]
-        return await self.append(drafts, idempotency_key=idempotency_key)
+        now, drafts = self.world.now(), self.drafts(events)
+        kept = [later(draft, channel, due=due, id=self.world.new_id(), now=now) for draft in drafts]
+        # The same events are the same write, whenever they are to be sent.
+        return await self.append(kept, idempotency_key=idempotency_key, same=fingerprint(drafts))
 
     def _receipt(self, written: Written, result: None) -> Receipt[None]:
         position = Position.of(self.store.log_id, written.first, written.last)

@@ -187,6 +187,7 @@ class Direct:
         self._threads: Threads | None = None
         self._subscription: Subscription | None = None
         self._cumulative = False
+        self._session: asyncio.Task[object] | None = None
         self._reset()
         self._kept: dict[bytes, int] = {}
         """Keys that the log holds messages of, with the position of the last one."""
@@ -201,7 +202,7 @@ class Direct:
         self._done: list[Received] = []
         self._held = 0
         self._moved = asyncio.Event()
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
         self._yielding = False
         self._partitions: set[int] = set()
 
@@ -210,6 +211,7 @@ class Direct:
     async def begin(self, broker: Broker, subscription: Subscription) -> None:
         self._reset()
         self._subscription = subscription
+        self._session = asyncio.current_task()
         self._cumulative = broker.capabilities.cumulative
 
     async def take(self, batch: Sequence[Received]) -> None:
@@ -228,7 +230,7 @@ class Direct:
             self._workers.add(worker)
             worker.add_done_callback(self._worker_ended)
             await self._world.sleep(0)
-        while self._held >= self._window and self._error is None:
+        while self._held >= self._window and self.error is None:
             self._moved.clear()
             try:
                 async with asyncio.timeout(SLOW_SECONDS):
@@ -239,13 +241,14 @@ class Direct:
 
     async def revoked(self, partitions: frozenset[int]) -> None:
         """What is in hand of any partition is finished; the others lose no time by it."""
-        while self._held and self._error is None:
+        while self._held and self.error is None:
             self._moved.clear()
             await self._moved.wait()
         self._partitions -= partitions
 
     async def end(self) -> None:
         """What was not begun comes again. What works has its time."""
+        self._session = None
         self._queue.clear()
         for batch in self._batches:
             deque(batch.rest, maxlen=0)  # the workers take no more of it
@@ -270,13 +273,20 @@ class Direct:
             self._threads = None
 
     def _check(self) -> None:
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
+
+    def _fail(self, error: BaseException) -> None:
+        """End the session: nothing more can be done on this subscription."""
+        self.error = self.error or error
+        self._moved.set()
+        if self._session is not None and self._subscription is not None:
+            self._session.cancel()
 
     def _worker_ended(self, worker: asyncio.Task[None]) -> None:
         self._workers.discard(worker)
         if not worker.cancelled() and (error := worker.exception()) is not None:
-            self._error = self._error or error
+            self._fail(error)
         self._moved.set()
 
     # -------------------------------------------------------------------------------------------------------- working
@@ -624,7 +634,6 @@ class Direct:
                 self._held -= len(done)
                 self._moved.set()
         except BROKEN as error:
-            self._error = error
-            self._moved.set()
+            self._fail(error)
         finally:
             self._accepting = None

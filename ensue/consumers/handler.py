@@ -226,7 +226,7 @@ def _check_source(
             )
         return
     if recorded or inside:
-        wanted = "Recorded" if recorded else "a Transaction"
+        wanted = "Recorded" if recorded else "Transaction"
         raise DefinitionError(
             f"{name}: source={source.name} is handled without the log, so there is no {wanted}; put the channel into the "
             "application's inbox instead, and leave source= out"

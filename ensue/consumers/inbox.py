@@ -109,6 +109,8 @@ class Writer:
 class Inbox:
     """The work of an inbox on what is received, see `ensue.consumers.receiving`."""
 
+    error: BaseException | None = None
+
     def __init__(self, handling: InboxHandling, store: Store, world: World, observe: Observer) -> None:
         self._handling = handling
         self._world = world

@@ -26,6 +26,8 @@ MOST_AHEAD = 10_000
 """So many messages of a partition may be accepted behind one that is not."""
 PAGE = 1000
 BACKLOG_PAGES = 10
+FLUSH_POSITIONS = 1000
+"""How far a mark may be behind for want of messages: so much is read again by who takes the partition next."""
 PATIENCE_SECONDS = 30.0
 """How long a member may take to finish what is revoked."""
 _DIGEST = (1 << 64) - 1
@@ -322,9 +324,14 @@ class _Part:
         return bool(self._open) and len(self.ahead) >= MOST_AHEAD
 
     @property
+    def done_to(self) -> int:
+        """All up to here is accepted, or is no message of this partition."""
+        return next(iter(self._open), self.routed + 1) - 1
+
+    @property
     def dirty(self) -> bool:
         """There is something to commit."""
-        return self.count > 0 or self.release
+        return self.count > 0 or self.release or self.done_to - self.mark > FLUSH_POSITIONS
 
     def waits(self, position: int) -> bool:
         return position > self.routed and not self.leaving and position not in self.ahead
@@ -346,7 +353,7 @@ class _Part:
 
     def commit(self) -> ConsumerCommit:
         """All that was accepted since the last one. It must be stored, or the partition given up."""
-        self.mark = next(iter(self._open), self.routed + 1) - 1
+        self.mark = self.done_to
         self.ahead = {position for position in self.ahead if position > self.mark}
         commit = ConsumerCommit(
             fence=self._fence,
@@ -528,7 +535,10 @@ class LogMember(LogSubscription):
     async def _commit_all(self) -> None:
         while dirty := {number: part for number, part in self._parts.items() if part.dirty}:
             releases = {number for number, part in dirty.items() if part.release}
+            was_full = not self._reads
             requests = [Request(commit=part.commit()) for part in dirty.values()]
+            if was_full:
+                self._wake.set()
             answers = await asyncio.gather(*map(self._store.write, requests), return_exceptions=True)
             self._world.failpoint("log broker.accepted")
             for number, answer in zip(dirty, answers, strict=True):

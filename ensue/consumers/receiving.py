@@ -32,6 +32,9 @@ STALL_SECONDS = 30.0
 class Work(Protocol):
     """What is done with what is received."""
 
+    error: BaseException | None
+    """Why no more can be accepted on this subscription. Who sets it cancels the task that called `begin`."""
+
     async def begin(self, broker: Broker, subscription: Subscription) -> None:
         """Messages come from this subscription now."""
         ...
@@ -148,6 +151,10 @@ class Receiving:
                 if await self._stalls(subscription):
                     return
                 continue
+            except asyncio.CancelledError:
+                if self._work.error is not None:
+                    raise self._work.error from None
+                raise
             self._stalled = False
             await self._work.take(batch)
             self._connection.worked()
