@@ -11,6 +11,7 @@ Nothing here knows what a message means. A connection that broke stays broken, a
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -259,6 +260,9 @@ class Link:
 
     async def open(self, host: str, port: int, user: str, password: str, path: str) -> None:
         """Connect to this virtual host, once. Errors: `Unavailable`, `AccessRefused`, `WiringError`."""
+        library = logging.getLogger("aiormq")
+        if library.level == logging.NOTSET:  # else a lost connection is two tracebacks, of what is raised here anyway
+            library.setLevel(logging.CRITICAL)
         query = {"heartbeat": str(self._heartbeat_seconds), "name": "ensue"}
         url = URL.build(scheme="amqp", user=user, password=password, host=host, port=port, query=query)
         connection = aiormq.Connection(url, transport_factory=_Transport(self))

@@ -23,6 +23,7 @@ from typing import ClassVar
 
 from aiormq.abc import AbstractChannel, DeliveredMessage
 from aiormq.exceptions import ChannelNotFoundEntity
+from pamqp.commands import Basic
 
 from ensue.channels.amqp import Encoder, Line, Link, Properties, acknowledgement, read_properties
 from ensue.channels.base import Capabilities, From, Message, Received, Revoked
@@ -45,6 +46,7 @@ LARGEST, LARGEST_SINCE_4 = 128 << 20, 16 << 20
 """What the server takes where nobody has changed its `max_message_size`. It does not tell."""
 WRITE_BYTES = 256 * 1024
 """So much is encoded before it is written: the server begins with a batch while the rest of it is being encoded."""
+DEAD_SECONDS = 0.5
 MOST_PREFETCH = 65535
 TAG = "ensue"
 
@@ -436,6 +438,8 @@ class RabbitBroker:
         "(`x-max-length`, `x-overflow=reject-publish`)",
         "dead_letter_exchange": "where rejected messages go; made, with a queue of its name, if it is not there; part of the "
         "queue (`x-dead-letter-exchange`, at least once)",
+        "settle_seconds": "how long a new queue exists before it is bound, and anything confirmed in it: RabbitMQ loses one that "
+        "was made less than a second before its server is killed (default: 1.5)",
         "max_message_bytes": "the server's `max_message_size`, where it is not as usual",
         "heartbeat_seconds": "how often each side must hear the other; three times that without a sign is the end (default: 15)",
     }
@@ -447,6 +451,7 @@ class RabbitBroker:
         self._create = place.create
         self._seconds = place.connect_seconds
         self._groups = [group for group in place.text("groups").split(",") if group]
+        self._settle_seconds = place.seconds("settle_seconds", 1.5)
         self._heartbeat_seconds = place.number("heartbeat_seconds", 15)
         self.mandatory = place.flag("mandatory", False)
         self.routes_by_type = place.choice("routing", "type", "key") == "type"
@@ -554,7 +559,9 @@ class RabbitBroker:
     # --------------------------------------------------------------------------------------------------------- topology
 
     async def declare(self, address: str) -> None:
-        async with self._working().asking(f"declare the exchange {address}", self._seconds) as channel:
+        async with self._working().asking(
+            f"declare the exchange {address}", self._seconds + self._settle_seconds * len(self._groups)
+        ) as channel:
             await self._declare(channel, address)
             for group in self._groups:
                 await self._declare_group(channel, address, group)
@@ -568,9 +575,36 @@ class RabbitBroker:
             await channel.queue_declare(queue, passive=True)
             return queue
         await self._declare_dead_letters()
+        is_new = await _missing(self._working(), queue, self._seconds) is not None
         await channel.queue_declare(queue, durable=True, arguments=dict(self._arguments))
+        if is_new:
+            # Queues are noted in a table that is written when nothing was noted for half a second (seen with 3.10).
+            assert self._world is not None
+            await self._world.sleep(self._settle_seconds)
         await channel.queue_bind(queue, address, "#")
         return queue
+
+    async def _wait_for_the_dead(self, queue: str) -> None:
+        """A member that died may not have been noticed yet: what it held would come behind what is new. One that lives is waited
+        for in vain, and no longer than noticing takes.
+
+        A server that just came back says that there is nothing, until it knows what there is: to try and get a message waits
+        for that. If there is one, it is given back behind those that the dead held, which were before it.
+        """
+        if "x-single-active-consumer" in self._arguments:
+            return  # there the next one becomes active after what the one before held was put back
+        async with self._working().asking(f"look for members of {queue}", self._seconds) as channel:
+            found = await channel.queue_declare(queue, passive=True)
+            if not found.message_count and not found.consumer_count:
+                got = await channel.basic_get(queue)
+                if isinstance(got.delivery, Basic.GetEmpty):
+                    return
+                found = await channel.queue_declare(queue, passive=True)
+            assert self._world is not None
+            deadline = self._world.monotonic() + DEAD_SECONDS
+            while found.consumer_count and self._world.monotonic() < deadline:
+                await self._world.sleep(0.02)
+                found = await channel.queue_declare(queue, passive=True)
 
     async def _declare_dead_letters(self) -> None:
         """As it is, if it is there."""
@@ -641,11 +675,12 @@ class RabbitBroker:
         link = self._working()
         subscription = RabbitSubscription(link, address, self._seconds)
         try:
-            async with link.translating(f"subscribe to {address}", self._seconds):
+            async with link.translating(f"subscribe to {address}", self._seconds + self._settle_seconds):
                 channel = await link.channel(subscription)
                 await self._declare(channel, address)
                 if group is not None:
                     queue = await self._declare_group(channel, address, group)
+                    await self._wait_for_the_dead(queue)
                 else:
                     made = await channel.queue_declare("", exclusive=True, auto_delete=True)
                     queue = made.queue or ""
