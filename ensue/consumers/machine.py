@@ -210,6 +210,8 @@ class Machine:
         self.may_retry_died = True
         self.trying_died: bytes | None = None
         self.draining = False
+        self.fed = False
+        """What brings it messages from outside the log still works on some: they are this owner's to finish."""
         self.slots: dict[int, Slot] = {}
         self.waiting: deque[Slot] = deque()
         self.keys: dict[bytes, deque[Slot]] = {}
@@ -448,7 +450,7 @@ class Machine:
         over events the consumer does not handle. It gives the segment up when it drains and no call runs."""
         if self.flight is not None:
             return None
-        release = self.draining and not self.running
+        release = self.draining and not (self.running or self.fed)
         if release:
             for run in self.active.values():
                 self._take_back(run)

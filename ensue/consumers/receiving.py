@@ -4,7 +4,8 @@
 
 A process *may* receive while its consumer runs here and has not tripped and, where the broker does not assign partitions to the
 members of a group, while it owns segment 0 of the consumer: then one process receives at a time, and the order of each key is
-the broker's. A take-over needs no more than that of the segment: what the former receiver had not accepted comes again.
+the broker's. A take-over needs no more than that of the segment, which is not given up before what was received is done with:
+what the former receiver had not accepted comes again.
 
 When a connection breaks, or a subscription gets nothing although messages wait, the session ends and a new one begins from the
 connection on. There is no other way back.
@@ -121,25 +122,31 @@ class Receiving:
 
     async def _session(self) -> None:
         broker = await self._connection.broker()
+        self._runner.feeding(0, not self._assigns)
         try:
-            subscription = await broker.subscribe(
-                self._connection.address,
-                group=self._group,
-                start=self._start,
-                prefetch=self._prefetch,
-                revoked=self._work.revoked,
-            )
-            self.settled.set()
-            try:
-                await self._work.begin(broker, subscription)
-                await self._receive(subscription)
-            finally:
-                try:
-                    await self._work.end()
-                finally:
-                    await subscription.close()
+            await self._subscribed(broker)
         except BROKEN as error:
             self._connection.broke(broker, error)
+        finally:
+            self._runner.feeding(0, False)
+
+    async def _subscribed(self, broker: Broker) -> None:
+        subscription = await broker.subscribe(
+            self._connection.address,
+            group=self._group,
+            start=self._start,
+            prefetch=self._prefetch,
+            revoked=self._work.revoked,
+        )
+        self.settled.set()
+        try:
+            await self._work.begin(broker, subscription)
+            await self._receive(subscription)
+        finally:
+            try:
+                await self._work.end()
+            finally:
+                await subscription.close()
 
     async def _receive(self, subscription: Subscription) -> None:
         self._stalled = False

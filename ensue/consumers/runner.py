@@ -289,6 +289,13 @@ class Runner:
         machine = self.machines.get(segment)
         return machine is not None and not machine.draining
 
+    def feeding(self, segment: int, feeds: bool) -> None:
+        """Something outside the log works for this segment, or no more: it is not given up meanwhile."""
+        machine = self.machines.get(segment)
+        if machine is not None:
+            machine.fed = feeds
+        self._wake.set()
+
     @property
     def _share(self) -> int:
         return self._lease.share(self.consumer.id, self._segments)
@@ -362,15 +369,18 @@ class Runner:
         draining = [machine for machine in self.machines.values() if machine.draining]
         if above > 0 and not draining:
             min(self.machines.values(), key=lambda machine: (machine.running, machine.load)).drain()
+            self.changed()
         elif above <= 0:
             for machine in draining:
                 machine.go_on()
             self._read_again()
+            self.changed()
         self._drains = above > 0
 
     def _drain_all(self) -> None:
         for machine in self.machines.values():
             machine.drain()
+        self.changed()
 
     def _read_again(self) -> None:
         """From where the first of the machines has read to. Those that drain read no more."""
