@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from ensue.channels.base import From, Message, Received, Revoked, Subscription
+from ensue.channels.base import Capabilities, From, Message, Received, Revoked, Subscription
 from ensue.channels.memory import MemoryBroker, _Group, _Member
 from ensue.channels.urls import Place
 from ensue.errors import EnsueError, MessageRefused, Unavailable
@@ -258,6 +258,17 @@ class AcceptsWhenTheSubscriptionIsClosed(Double):
         async def close(self) -> None:
             await super().accept(self.accepted)
             await super().close()
+
+
+class AcceptsWhenTheConnectionIsClosed(Double):
+    """And not when the subscription is."""
+
+    class subscription(DoubleSubscription):
+        async def accept(self, received: Sequence[Received]) -> None:
+            self.broker.at_its_end.append(lambda: DoubleSubscription.accept(self, received))
+
+        async def close(self) -> None:
+            self.broker.at_its_end.append(lambda: DoubleSubscription.close(self))
 
 
 class AcceptsAllBefore(Double):
@@ -543,6 +554,53 @@ class GoesOnReceivingWhatIsRevoked(Double):
             self.inner._group._assign = False
 
 
+class KeepsReceivingWhatWentToAnother(_Subscribes):
+    def as_what(self, given: dict[str, Any]) -> None:
+        revoked = given["revoked"]
+
+        async def in_vain(partitions: frozenset[int]) -> None:
+            await revoked(partitions)
+            for member in self.inner._members:
+                member._group._assign = False
+
+        given["revoked"] = revoked and in_vain
+
+
+class TakesThePlaceAndDoesNotTell(Double):
+    """One member at a time, and the one before waits for ever."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return msgspec.structs.replace(super().capabilities, shares=False)
+
+    async def subscribe(
+        self,
+        address: str,
+        *,
+        group: str | None,
+        start: From = "beginning",
+        prefetch: int,
+        revoked: Revoked | None = None,
+    ) -> Subscription:
+        for connection in self.power.connections:
+            for member in list(connection.inner._members):
+                if member._group._name == group and group is not None:
+                    self.takes_the_place(member)
+        return await super().subscribe(address, group=group, start=start, prefetch=prefetch, revoked=revoked)
+
+    def takes_the_place(self, member: _Member) -> None:
+        held, member._held = member._held, {}
+        member._group.members.remove(member)
+        member._group.give_back(list(held.values()))
+
+
+class TakesThePlace(TakesThePlaceAndDoesNotTell):
+    """No bug: this is how it is to be."""
+
+    def takes_the_place(self, member: _Member) -> None:
+        member.leave(Unavailable("another one has its place"))
+
+
 class KeepsThePartitionsOfWhoLeft(Double):
     class subscription(DoubleSubscription):
         async def close(self) -> None:
@@ -591,6 +649,7 @@ class ConfirmsBeforeStoring(Double):
 class OpensWithoutAServer(Double):
     async def open(self, world: World) -> None:
         self.world = world
+        self.power.connections.add(self)
         await self.inner.open(world)
 
 
@@ -617,6 +676,15 @@ class ForgetsMessagesWithItsServer(Double):
                 for log in topic.logs:
                     log.clear()
                 topic._groups.clear()
+        super().breaks()
+
+
+class LosesTheNewestWithItsServer(Double):
+    def breaks(self) -> None:
+        if self.inner._server is not None:
+            for topic in self.inner._server.topics.values():
+                for log in topic.logs:
+                    del log[-10:]
         super().breaks()
 
 

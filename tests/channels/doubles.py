@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -69,6 +70,8 @@ class Double:
         self.inner = MemoryBroker(place)
         self.place = place
         self.power = power or Power()
+        self.at_its_end: list[Callable[[], Awaitable[None]]] = []
+        """What is left to do when it is closed, and not when it breaks."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -108,4 +111,7 @@ class Double:
 
     async def close(self) -> None:
         self.power.connections.discard(self)
+        for call in self.at_its_end:
+            with contextlib.suppress(EnsueError):
+                await call()
         await self.inner.close()

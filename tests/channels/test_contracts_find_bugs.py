@@ -121,6 +121,10 @@ class HeldAssigned(Held, AssignsContract):
             bugs.ForgetsToGiveBackWithTheConnection,
             Held.test_what_was_not_accepted_comes_again_when_the_connection_is_closed,
         ),
+        (
+            bugs.ForgetsToGiveBackWithTheConnection,
+            Held.test_thousands_that_are_held_do_not_hold_up_the_close_and_come_again,
+        ),
         (bugs.GivesBackWhenItIsReopened, Held.test_what_a_member_gave_back_goes_to_another),
         (bugs.ForgetsWhatItFetched, Held.test_what_came_and_was_never_received_comes_again),
         (bugs.CountsNothing, Held.test_deliveries_are_counted_where_the_broker_counts),
@@ -148,18 +152,51 @@ class HeldAssigned(Held, AssignsContract):
         (bugs.ForgetsDelays, Held.test_delayed_messages_come_by_their_times),
         (bugs.DelaysAllBehindIt, Held.test_a_delayed_message_comes_when_its_time_has_passed_and_holds_up_no_other),
         # the server ends
-        (bugs.WaitsForEver, Held.test_a_receive_that_waits_is_told_when_the_server_ends),
-        (bugs.MendsItself, Held.test_a_broken_connection_stays_broken_and_can_be_closed),
-        (bugs.OpensWithoutAServer, Held.test_a_server_that_is_not_there_is_told_by_open),
-        (bugs.ConfirmsWhatItCannotSend, Held.test_what_is_published_to_no_server_is_told_and_not_confirmed),
-        (bugs.ForgetsMessagesWithItsServer, Held.test_what_was_confirmed_comes_in_order_after_a_restart),
-        (bugs.ForgetsMessagesWithItsServer, Held.test_what_was_confirmed_comes_in_order_after_the_server_was_killed),
-        (bugs.ForgetsWhatWasHeldWithItsServer, Held.test_what_was_held_when_the_server_was_killed_comes_again_in_order),
+        (
+            bugs.WaitsForEver,
+            Held.test_all_that_waits_is_told_when_the_server_stops_and_another_connection_works_when_it_is_back,
+        ),
+        (
+            bugs.WaitsForEver,
+            Held.test_all_that_waits_is_told_when_the_server_is_killed_and_another_connection_works_when_it_is_back,
+        ),
+        (
+            bugs.MendsItself,
+            Held.test_all_that_waits_is_told_when_the_server_is_killed_and_another_connection_works_when_it_is_back,
+        ),
+        (
+            bugs.OpensWithoutAServer,
+            Held.test_all_that_waits_is_told_when_the_server_stops_and_another_connection_works_when_it_is_back,
+        ),
+        (
+            bugs.ConfirmsWhatItCannotSend,
+            Held.test_all_that_waits_is_told_when_the_server_is_killed_and_another_connection_works_when_it_is_back,
+        ),
+        (
+            bugs.ForgetsMessagesWithItsServer,
+            Held.test_what_was_confirmed_accepted_and_held_is_as_it_was_after_a_restart,
+        ),
+        (bugs.ForgetsGroupsWithItsServer, Held.test_what_was_confirmed_accepted_and_held_is_as_it_was_after_a_restart),
+        (
+            bugs.ForgetsMessagesWithItsServer,
+            Held.test_what_was_confirmed_accepted_and_held_is_as_it_was_after_the_server_was_killed,
+        ),
+        (
+            bugs.ForgetsWhatWasHeldWithItsServer,
+            Held.test_what_was_confirmed_accepted_and_held_is_as_it_was_after_the_server_was_killed,
+        ),
+        (
+            bugs.AcceptsWhenTheConnectionIsClosed,
+            Held.test_what_was_confirmed_accepted_and_held_is_as_it_was_after_the_server_was_killed,
+        ),
         (
             bugs.ConfirmsBeforeStoring,
             Held.test_a_server_that_is_killed_while_it_is_published_to_loses_nothing_confirmed,
         ),
-        (bugs.ForgetsGroupsWithItsServer, Held.test_groups_and_where_they_stand_survive_while_they_have_no_member),
+        (
+            bugs.LosesTheNewestWithItsServer,
+            Held.test_a_server_that_is_killed_while_it_is_published_to_loses_nothing_confirmed,
+        ),
     ],
 )
 def test_a_planted_bug_is_found(
@@ -195,6 +232,7 @@ def test_a_planted_bug_is_found(
             HeldAssigned.test_members_come_and_go_and_nothing_is_lost_and_each_key_keeps_its_order,
         ),
         (bugs.GoesOnReceivingWhatIsRevoked, HeldAssigned.test_a_partition_that_is_revoked_is_not_received_any_more),
+        (bugs.KeepsReceivingWhatWentToAnother, HeldAssigned.test_a_partition_that_is_revoked_is_not_received_any_more),
         (bugs.LosesThePlaceOfTheSlow, HeldAssigned.test_a_member_that_is_slow_keeps_its_place),
         (bugs.EveryMemberAGroup, HeldAssigned.test_members_share_without_doubles),
     ],
@@ -205,9 +243,21 @@ def test_a_planted_bug_of_one_that_assigns_is_found(
     _find(HeldAssigned, bug, test, monkeypatch)
 
 
-def _find(held: type[Held], bug: type[Double], test: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_bug_of_one_that_does_not_share_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    test = Held.test_where_members_do_not_share_the_newest_takes_the_place_of_the_one_before
+    _find(Held, bugs.TakesThePlaceAndDoesNotTell, test, monkeypatch, right=bugs.TakesThePlace)
+
+
+def _find(
+    held: type[Held],
+    bug: type[Double],
+    test: Callable[[Any], None],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    right: type[Double] = Double,
+) -> None:
     monkeypatch.setattr("ensue.testing.contracts.channels.kinds.DELAY_SECONDS", 0.1)
-    test(held(Double))
+    test(held(right))
     monkeypatch.setattr("ensue.testing.contracts.channels.bench.LIMIT_SECONDS", 0.6)
     with pytest.raises((AssertionError, pytest.fail.Exception, EnsueError)):
         test(held(bug))

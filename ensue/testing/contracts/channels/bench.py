@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
@@ -14,14 +15,15 @@ from ensue.channels.base import Broker, From, Message, Received, Revoked, Subscr
 from ensue.errors import EnsueError
 from ensue.world import RealWorld, World
 
-__all__ = ["KEY", "Bench", "ChannelContract", "bodies", "channel_test", "numbered", "received_by"]
+__all__ = ["CLOSING_SECONDS", "KEY", "Bench", "ChannelContract", "bodies", "channel_test", "numbered", "received_by"]
 
 S = TypeVar("S", bound="ChannelContract")
 T = TypeVar("T")
 
 LIMIT_SECONDS = 60.0
 """A test that takes longer than this waits for something that never comes."""
-CLOSING_SECONDS = 20.0
+CLOSING_SECONDS = 10.0
+"""How long a connection may take to be closed."""
 KEY = "k"
 """Of messages for which no other is said: so all of them are in one partition, and have an order."""
 
@@ -46,7 +48,7 @@ def channel_test(test: Callable[[S, Bench], Awaitable[None]]) -> Callable[[S], N
     def run(self: S) -> None:
         async def story() -> None:
             bench = Bench(self)
-            limit = asyncio.timeout(LIMIT_SECONDS)
+            limit = bench.limit
             try:
                 async with limit:
                     await bench.open()
@@ -88,6 +90,7 @@ class Bench:
         self.broker: Broker = contract.broker()
         self.waits_for = "it was being opened"
         """For people: what the test waits for."""
+        self.limit = asyncio.timeout(LIMIT_SECONDS)
         self._contract = contract
         self._opened: list[Broker] = []
         self._groups: set[str] = set()
@@ -118,7 +121,7 @@ class Bench:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        async with asyncio.timeout(CLOSING_SECONDS):
+        async with asyncio.timeout(2 * CLOSING_SECONDS):
             for broker in self._opened:
                 await broker.close()
             remover = self._contract.broker()
@@ -140,6 +143,15 @@ class Bench:
         """Let what was started come as far as it gets."""
         for _ in range(times):
             await self.world.sleep(0)
+
+    @contextlib.asynccontextmanager
+    async def not_counted(self) -> AsyncGenerator[None]:
+        """How long this takes does not count for the limit of the test, which begins anew."""
+        if not self.limit.expired():
+            self.limit.reschedule(None)
+        yield
+        if not self.limit.expired():
+            self.limit.reschedule(asyncio.get_running_loop().time() + LIMIT_SECONDS)
 
     async def until(self, condition: Callable[[], bool], what: str) -> None:
         """Wait until it holds."""

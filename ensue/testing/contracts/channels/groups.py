@@ -8,7 +8,15 @@ import pytest
 
 from ensue.channels.base import Subscription
 from ensue.errors import MissingCapability, Unavailable
-from ensue.testing.contracts.channels.bench import Bench, ChannelContract, bodies, channel_test, numbered, received_by
+from ensue.testing.contracts.channels.bench import (
+    CLOSING_SECONDS,
+    Bench,
+    ChannelContract,
+    bodies,
+    channel_test,
+    numbered,
+    received_by,
+)
 
 __all__ = ["CumulativeContract", "GroupsContract", "IndividualContract"]
 
@@ -64,6 +72,19 @@ class GroupsContract(ChannelContract):
         assert bodies(await bench.take(member, 1, accept=True)) == [b"1"]
         await member.close()
         assert bodies(await bench.take(await bench.member(), 9)) == numbered(2, 10)
+
+    @channel_test
+    async def test_thousands_that_are_held_do_not_hold_up_the_close_and_come_again(self, bench: Bench) -> None:
+        member = await bench.member(prefetch=5000)
+        for first in range(1, 5000, 500):
+            await bench.publish(*numbered(first, first + 499))
+        received = await bench.take(member, 3000)
+        await member.accept(received[:1000])
+        bench.waits_for = "close does not return"
+        async with asyncio.timeout(CLOSING_SECONDS):
+            await bench.broker.close()
+        await bench.reopen()
+        assert bodies(await bench.take(await bench.member(prefetch=5000), 4000)) == numbered(1001, 5000)
 
     @channel_test
     async def test_a_member_that_comes_back_again_and_again_gets_all_in_order(self, bench: Bench) -> None:
