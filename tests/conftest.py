@@ -13,7 +13,7 @@ from typing import NamedTuple, NoReturn, Protocol
 
 import pytest
 
-from tests.servers import disks, kafka, mosquitto, nats, pgbouncer, rabbitmq, redis
+from tests.servers import disks, javascript, kafka, mosquitto, nats, pgbouncer, rabbitmq, redis
 from tests.servers.kafka import KafkaAddress, KafkaServer
 from tests.servers.mosquitto import MosquittoAddress, MosquittoServer
 from tests.servers.nats import NatsAddress, NatsServer
@@ -193,6 +193,14 @@ def shared_redis(redis_installed: None) -> Iterator[RedisAddress]:
     `own_redis`."""
     with RedisServer(durable=False, settings={"proto-max-bulk-len": "8mb"}) as server:
         yield server.address
+
+
+@pytest.fixture(scope="session")
+def javascript_installed(request: pytest.FixtureRequest) -> None:
+    """For tests that run a `JavaScript` program."""
+    if javascript.installed() is None:
+        _missing(request.config, javascript.ADVICE)
+    request.config.stash[SERVERS].used.add("CloudEvents' SDK of JavaScript")
 
 
 @pytest.fixture(scope="session")

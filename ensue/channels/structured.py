@@ -27,7 +27,7 @@ from ensue.channels.base import Message, Received
 
 __all__ = ["looks_structured", "raw_json", "read_structured", "write_structured"]
 
-STRUCTURED = "application/cloudevents+json; charset=UTF-8"
+STRUCTURED = "application/cloudevents+json; charset=utf-8"
 
 raw_json = msgspec.json.Decoder(msgspec.Raw).decode
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode

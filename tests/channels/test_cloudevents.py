@@ -19,7 +19,7 @@ from ensue.errors import InvalidEvent
 from tests.channels.arrivals import Arrival, arrival
 
 PREFIXES = ("ce_", "cloudEvents:", "cloudEvents_", "ce-", "")
-STRUCTURED = "application/cloudevents+json; charset=UTF-8"
+STRUCTURED = "application/cloudevents+json; charset=utf-8"
 
 ORDER = Envelope(
     id="0192f0c1-7e5a-7c5b-9a5e-0123456789ab",
@@ -54,12 +54,16 @@ def instant(text: str) -> int:
 
 # ----------------------------------------------------------------------------------------------------- any legal event
 
-NONCHARACTERS = [chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF)]
-NONCHARACTERS += [chr(code) for code in range(0xFDD0, 0xFDF0)]
+NONCHARACTERS = [
+    *(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF)),
+    *(chr(code) for code in range(0xFDD0, 0xFDF0)),
+]
 LEGAL = st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="".join(NONCHARACTERS))
 TEXT = st.text(LEGAL, min_size=1, max_size=20)
-OWN = {*MINIMAL, "time", "dataversion", "partitionkey", "correlationid", "causationid", "traceparent", "tracestate"}
-OWN |= {"replyto", "headers", "datacontenttype", "data"}
+OWN = {
+    *(*MINIMAL, "time", "dataversion", "partitionkey", "correlationid", "causationid", "traceparent", "tracestate"),
+    *("replyto", "headers", "datacontenttype", "data"),
+}
 NAME = st.from_regex(r"[a-z0-9]{1,20}", fullmatch=True).filter(lambda name: name not in OWN)
 JSON_DATA = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=10),
