@@ -15,6 +15,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
+import msgspec
 from nats import errors
 from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
@@ -98,7 +99,6 @@ class Wire:
             await client.connect(
                 url,
                 error_cb=self._said,
-                closed_cb=self._closed,
                 allow_reconnect=False,
                 connect_timeout=max(1, int(self._place.connect_seconds)),
                 ping_interval=PING_SECONDS,
@@ -112,6 +112,7 @@ class Wire:
             client.abandon()
             raise
         self._client, self._error = client, None
+        client.when_over(self._over)
         self.subscribe(self._inbox + b".>", self._answer, self.broke)
 
     @property
@@ -150,12 +151,12 @@ class Wire:
             for end in ends.values():
                 end(error)
 
-    async def _closed(self) -> None:
+    def _over(self) -> None:
         reason = self._client.last_error if self._client is not None else None
         self.broke(Unavailable(f"{self._shown}: the connection broke{f' ({reason})' if reason else ''}"))
 
     async def _said(self, error: Exception) -> None:
-        """What the server, or the client, has to say beside the answers. What ends the connection comes to `_closed` too."""
+        """What the server, or the client, has to say beside the answers. What ends the connection comes to `_over`."""
         refused = _permission(str(error).lower())
         if refused is None:
             return
@@ -264,15 +265,6 @@ class _Request:
 # --------------------------------------------------------------------------------------------------------- the client
 
 
-class _Transport(TcpTransport):
-    async def readline(self) -> bytes:
-        """The original's caller takes an end for consent."""
-        line: bytes = await super().readline()  # type: ignore[no-untyped-call]
-        if not line:
-            raise ConnectionResetError("the server closed the connection")
-        return line
-
-
 class _Client(Client):
     """nats-py's, that tries one server once, never sends a password in the clear when TLS was wanted, and hands out messages."""
 
@@ -285,6 +277,20 @@ class _Client(Client):
         self._has_certificate = has_certificate
         self._ps = _Parser(self)
 
+    def greeted(self, line: bytes) -> bytes:
+        """What a server says first, as it is to be understood: the original speaks TLS only when the server demands it, whatever
+        the URL says."""
+        if not line.startswith(b"INFO {"):
+            return line
+        info = msgspec.json.decode(line[5:])
+        if self._wants_tls and not (info.get("tls_required") or info.get("tls_available")):
+            raise errors.SecureConnWantedError
+        self.verifies = bool(info.get("tls_verify"))
+        if self.verifies and not self._has_certificate:
+            raise errors.SecureConnRequiredError
+        info["tls_required"] = self._wants_tls or bool(info.get("tls_required"))
+        return b"INFO %b\r\n" % msgspec.json.encode(info)
+
     def write(self, data: bytes) -> None:
         assert self._transport is not None
         self._transport.write(data)
@@ -292,6 +298,11 @@ class _Client(Client):
     async def drained(self) -> None:
         assert self._transport is not None
         await self._transport.drain()  # type: ignore[no-untyped-call]
+
+    def when_over(self, over: Callable[[], None]) -> None:
+        """Call back when nothing is read any more, for whatever reason: not all of them come to the callbacks of the original."""
+        assert self._reading_task is not None
+        self._reading_task.add_done_callback(lambda _: over())
 
     def abandon(self) -> None:
         """Close what a failed attempt to connect has left, or what cannot be closed in good order."""
@@ -302,20 +313,22 @@ class _Client(Client):
     async def _select_next_server(self) -> None:
         """The original goes on for minutes."""
         (server,) = self._server_pool
-        self._transport = _Transport()  # type: ignore[no-untyped-call]
+        self._transport = _Transport(self)
         await self._transport.connect(server.uri, 1 << 16, self.options["connect_timeout"])
         self._current_server = server
 
-    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
-        """The original speaks TLS only when the server demands it, whatever the URL says."""
-        if initial_connection and self._wants_tls:
-            if not (info.get("tls_required") or info.get("tls_available")):
-                raise errors.SecureConnWantedError
-            info["tls_required"] = True
-        self.verifies = bool(info.get("tls_verify"))
-        if self.verifies and not self._has_certificate:
-            raise errors.SecureConnRequiredError
-        await super()._process_info(info, initial_connection)
+
+class _Transport(TcpTransport):
+    def __init__(self, client: _Client) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._client = client
+
+    async def readline(self) -> bytes:
+        """Read only while connecting. The original's caller takes an end for consent."""
+        line: bytes = await super().readline()  # type: ignore[no-untyped-call]
+        if not line:
+            raise ConnectionResetError("the server closed the connection")
+        return self._client.greeted(line)
 
 
 class _Parser(Parser):
