@@ -548,6 +548,7 @@ class RedisSubscription:
         )
 
     def _was_read(self, answers: list[Any]) -> None:
+        self._asked = False
         if (answer := self._good(answers)) is NOTHING:
             return
         entries = [] if answer is None else next(iter(answer.values()))
@@ -558,6 +559,7 @@ class RedisSubscription:
         self.connection.send((command("EXISTS", self._address),), self._was_looked_at)
 
     def _was_looked_at(self, answers: list[Any]) -> None:
+        self._asked = False
         if (answer := self._good(answers)) is NOTHING:
             return
         if answer == 0:
@@ -574,7 +576,6 @@ class RedisSubscription:
         return answers[0]
 
     def _come(self, entries: list[Entry]) -> None:
-        self._asked = False
         if entries:
             self._since = entries[-1].id
             self._held += len(entries)
@@ -635,11 +636,9 @@ class _Member(RedisSubscription):
         entries = await self._broker.answer(
             "XCLAIM", self._address, self._group, self._name, 0, *counts, what=f"{self._what}: requeueing"
         )
-        self._held -= len(received)
-        again = [Entry(id, fields, self._address, counts[id]) for id, fields in entries]
-        waiting, self._buffer = self._buffer, []
-        self._come(again)
-        self._buffer += waiting
+        self._held -= len(received) - len(entries)
+        self._buffer[:0] = [Entry(id, fields, self._address, counts[id]) for id, fields in entries]
+        self._wake()
 
     async def backlog(self) -> int | None:
         self._check()
@@ -668,6 +667,7 @@ class _Member(RedisSubscription):
             self._broker.send(command("EVAL", _TRIM, 1, self._address), self._was_told)
 
     def _was_claimed(self, count: int, answers: list[Any]) -> None:
+        self._asked = False
         if (answer := self._good(answers)) is NOTHING:
             return
         seen, claimed = answer

@@ -142,6 +142,20 @@ class TestMembers(OnRedis):
         assert bodies(await bench.take(second, 1010, accept=True)) == numbered(1, 1010)
 
     @channel_test
+    async def test_orphans_come_before_what_is_new_also_to_one_that_requeues(self, bench: Bench) -> None:
+        first = await bench.member()
+        await bench.publish(*numbered(1, 300))
+        await bench.take(first, 300)
+        await first.close()
+        await bench.publish(*numbered(301, 310))
+        second = await bench.member()
+        received: list[Received] = []
+        while len(received) < 310:
+            await second.requeue(await second.receive(10))
+            received += await bench.take(second, 10, accept=True)
+        assert bodies(received) == numbered(1, 310)
+
+    @channel_test
     async def test_each_time_that_a_message_is_orphaned_is_counted(self, bench: Bench) -> None:
         await bench.publish(b"1")
         for count in (1, 2, 3):
