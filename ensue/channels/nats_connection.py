@@ -13,6 +13,7 @@ import asyncio
 import re
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
@@ -129,11 +130,10 @@ class Wire:
         self.broke(Unavailable(f"{self._shown}: the connection is closed"))
         client, self._client = self._client, None
         if client is not None:
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await client.close()
-            except TimeoutError:
-                client.abandon()
+            client.abandon()
 
     def check(self) -> None:
         """Errors: `Unavailable` when it is closed or broken."""
