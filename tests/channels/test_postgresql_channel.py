@@ -26,6 +26,7 @@ from ensue.testing.contracts.channels import (
     ReplayContract,
 )
 from ensue.world import RealWorld
+from tests.channels.log_members import MembersContract
 from tests.servers.postgresql import PostgresAddress, PostgresServer, empty_schema, new_role
 
 WORLD = RealWorld()
@@ -56,7 +57,7 @@ class _Database(ChannelContract):
 
 class TestPostgresql(
     _Database, BrokerContract, GroupsContract, IndividualContract, BroadcastContract, ReplayContract, AssignsContract,
-    DurableBrokerContract, ProcessesContract,
+    DurableBrokerContract, ProcessesContract, MembersContract,
 ):  # fmt: skip
     slow_seconds = 0.5
 

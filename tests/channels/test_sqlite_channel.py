@@ -38,6 +38,7 @@ from ensue.testing.contracts.channels import (
     numbered,
 )
 from ensue.world import RealWorld
+from tests.channels.log_members import MembersContract
 
 WORLD = RealWorld()
 
@@ -73,7 +74,7 @@ class _File(ChannelContract):
 
 class TestSqlite(
     _File, BrokerContract, GroupsContract, IndividualContract, BroadcastContract, ReplayContract, AssignsContract,
-    DurableBrokerContract, ProcessesContract,
+    DurableBrokerContract, ProcessesContract, MembersContract,
 ):  # fmt: skip
     slow_seconds = 0.2
 
@@ -138,6 +139,32 @@ class TestFile(_File):
         await bench.reopen()
         async with self.store() as store:
             assert (await verify(store, WORLD)).findings == ()
+
+    @channel_test
+    async def test_who_does_not_know_that_the_address_was_removed_and_declared_again_publishes_there(
+        self, bench: Bench
+    ) -> None:
+        await bench.publish(b"before")
+        other = await bench.another()
+        await other.remove(bench.address)
+        await other.declare(bench.address)
+        await bench.publish(b"after")
+        assert bodies(await bench.take(await bench.member(), 1)) == [b"after"]
+
+    @channel_test
+    async def test_where_few_partitions_have_messages_little_is_read_again(self, bench: Bench) -> None:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(log_subscription, "FLUSH_POSITIONS", 10)
+            member = await bench.member()
+            await bench.publish(*numbered(1, 50))
+            await bench.take(member, 50, accept=True)
+            async with self.store() as store:
+                (consumer,) = await store.consumers()
+                lowest = 0
+                while lowest < 40:
+                    bench.waits_for = f"the lowest mark is {lowest}"
+                    await bench.world.sleep(0.005)
+                    lowest = min(row.position for row in (await store.standing(consumer.id)).progress)
 
     @channel_test
     async def test_a_batch_is_stored_as_one(self, bench: Bench) -> None:
