@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from ensue.channels.base import Message
+from ensue.channels.base import Message, Received
 from ensue.channels.redis import RedisBroker
 from ensue.channels.urls import place
 from ensue.errors import MessageRefused, WiringError
