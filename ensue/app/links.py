@@ -13,20 +13,19 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar
-from uuid import UUID
 
 from ensue.app.brokers import open_broker, place_of
 from ensue.app.checks import check_event, checked_headers, checked_seconds, checked_traceparent
 from ensue.app.traffic import wire_of
 from ensue.channels import Channel
 from ensue.channels.base import Broker, Capabilities, From, Message, Received, Subscription
-from ensue.channels.cloudevents import NotAnEvent
+from ensue.channels.cloudevents import Envelope, NotAnEvent
 from ensue.channels.connection import Connection
-from ensue.consumers.wire import Wire
+from ensue.consumers.wire import Wire, uuid_text
 from ensue.errors import EnsueError, MissingCapability, Unavailable
 from ensue.events.message import Event
 from ensue.events.recorded import instant, microseconds
-from ensue.events.registry import Registry
+from ensue.events.registry import Registry, declaration
 from ensue.observe.log import log_signal
 from ensue.observe.signals import Observer
 from ensue.world import RealWorld, World
@@ -230,14 +229,24 @@ class Link:
         id: bytes | None = None,
     ) -> Message:
         check_event(event)
-        draft = self._registry.draft(
-            event,
-            id=id or self._world.new_id(),
-            time=self._world.now(),
-            headers=headers,
-            traceparent=traceparent,
+        data = self._registry.encode(event)
+        key = self._registry.keyed(event).key
+        declared = declaration(type(event))
+        return self._wire.fresh(
+            Envelope(
+                id=uuid_text(id or self._world.new_id()),
+                source=self._source,
+                type=declared.name,
+                version=declared.version,
+                time=self._world.now(),
+                key=None if key is None else key[key.index("=") + 1 :],
+                traceparent=traceparent,
+                reply_to=reply_to,
+                headers=headers,
+                data=data,
+            ),
+            delay_seconds,
         )
-        return self._wire.of_draft(draft, reply_to=reply_to, delay_seconds=delay_seconds)
 
     # -------------------------------------------------------------------------------------------------------- receiving
 
@@ -281,7 +290,7 @@ class Link:
         answer: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
         carried = Channel(self._channel.name, reply)
         wire = wire_of(self._where, self._registry, carried, source=self._source)
-        self._asking[str(UUID(bytes=id))] = (answer, wire)
+        self._asking[uuid_text(id)] = (answer, wire)
         try:
             async with asyncio.timeout(seconds):
                 await self._publish([self._message(event, None, None, broker, 0.0, id)])
@@ -292,7 +301,7 @@ class Link:
                 f"no {reply.__name__} came within {seconds:g} s for the {type(event).__name__} on {self._where.shown}"
             ) from None
         finally:
-            del self._asking[str(UUID(bytes=id))]
+            del self._asking[uuid_text(id)]
 
     async def _answered_at(self) -> str:
         """The address of answers, once they are received."""

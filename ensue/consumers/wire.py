@@ -22,7 +22,7 @@ from ensue.events.message import Event
 from ensue.events.registry import Decode, Keyed, Registry
 from ensue.events.stored import Draft, Meta, Origin, Row, decode_meta, encode_meta, tag_hash
 
-__all__ = ["StoredMessage", "Wire", "id_of", "source_of", "stored_type"]
+__all__ = ["StoredMessage", "Wire", "id_of", "source_of", "stored_type", "uuid_text"]
 
 JSON = "application/json"
 _OURS = "urn:ensue:"
@@ -41,6 +41,12 @@ def id_of(source: str, id: str) -> bytes:
         except ValueError:
             pass
     return blake2b(f"{source}\0{id}".encode(), digest_size=16).digest()
+
+
+def uuid_text(id: bytes) -> str:
+    """As `str(UUID(bytes=id))`, in a fifth of the time."""
+    text = id.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def stored_type(consumer: str) -> str:
@@ -102,13 +108,17 @@ class Wire:
         prefix: str,
         format: Literal["binary", "structured", "json"],
         default_type: str | None = None,
+        id_from: str | None = None,
     ) -> None:
         self.source = source
+        self.lasting = False
+        """`Received.where` means a message for ever, as it does in a stream: with it bare JSON that says no id is known again."""
         self._registry = registry
         self._channel = channel
         self._prefix = prefix
         self._format = format
         self._default_type = default_type
+        self._id_from = id_from
         self._type_header = f"{prefix}type"
         self._version_header = f"{prefix}dataversion"
         carried = registry.covering(channel.carried_events)
@@ -122,23 +132,24 @@ class Wire:
     def of_row(self, row: Row, name: str, version: int) -> Message:
         """An event of the log, as it is stored there."""
         meta = decode_meta(row[10])
-        source, id = self.source, str(UUID(bytes=row[1]))
+        source, id = self.source, uuid_text(row[1])
         if meta.origin is not None:
             source, id = meta.origin.source, meta.origin.id
         return self.of(meta, name, version, row[11], source=source, id=id)
 
-    def of_draft(self, draft: Draft, *, reply_to: str | None = None, delay_seconds: float = 0.0) -> Message:
-        """An event that no log has."""
+    def of_draft(self, draft: Draft) -> Message:
+        """An event that came of one of no log."""
         meta = decode_meta(draft.meta)
-        id = str(UUID(bytes=draft.id))
-        message = self.of(
-            meta, draft.type_name, draft.type_version, draft.data, source=self.source, id=id, reply_to=reply_to
+        return self.of(
+            meta, draft.type_name, draft.type_version, draft.data, source=self.source, id=uuid_text(draft.id)
         )
+
+    def fresh(self, envelope: Envelope, delay_seconds: float) -> Message:
+        """What no log has."""
+        message = encode(envelope, prefix=self._prefix, format=self._format)
         return message if not delay_seconds else msgspec.structs.replace(message, delay_seconds=delay_seconds)
 
-    def of(
-        self, meta: Meta, name: str, version: int, data: bytes, *, source: str, id: str, reply_to: str | None = None
-    ) -> Message:
+    def of(self, meta: Meta, name: str, version: int, data: bytes, *, source: str, id: str) -> Message:
         """A message from its parts."""
         envelope = Envelope(
             id=id,
@@ -147,11 +158,10 @@ class Wire:
             version=version,
             time=meta.time,
             key=meta.key.partition("=")[2] if meta.key is not None else None,
-            correlation=str(UUID(bytes=meta.correlation)),
-            causation=str(UUID(bytes=meta.causation)) if meta.causation is not None else None,
+            correlation=uuid_text(meta.correlation),
+            causation=uuid_text(meta.causation) if meta.causation is not None else None,
             traceparent=meta.traceparent,
             tracestate=meta.tracestate,
-            reply_to=reply_to,
             headers=meta.headers,
             data=data,
         )
@@ -161,7 +171,14 @@ class Wire:
 
     def envelope(self, received: Received) -> Envelope:
         """Errors: `NotAnEvent`."""
-        return decode(received, prefix=self._prefix, default_type=self._default_type, default_source=self._channel.name)
+        return decode(
+            received,
+            prefix=self._prefix,
+            default_type=self._default_type,
+            default_source=self._channel.name,
+            id_from=self._id_from,
+            lasting=self.lasting,
+        )
 
     def event(self, received: Received) -> Event:
         """The event alone. Errors: `NotAnEvent`, `UnreadableEvent`."""
