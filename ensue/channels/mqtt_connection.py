@@ -154,9 +154,13 @@ class Connection(asyncio.Protocol):
 
     def fail(self, why: str, kind: type[EnsueError] = Unavailable) -> None:
         """It is broken, from now on. Idempotent."""
+        self.end(kind(f"the connection to {self._shown} broke: {why}"))
+
+    def end(self, error: EnsueError) -> None:
+        """The same, because of another one that broke."""
         if self.error is not None:
             return
-        self.error = error = kind(f"the connection to {self._shown} broke: {why}")
+        self.error = error
         if self._timer is not None:
             self._timer.cancel()
         if self._transport is not None:
@@ -239,10 +243,13 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._lost.done():
             self._lost.set_result(None)
-        if self._greeting is not None and isinstance(exc, ssl.SSLError) and "CERTIFICATE" in (exc.reason or ""):
-            self.fail(f"it does not take our certificate: {exc}", AccessRefused)
-        else:
-            self.fail(f"{exc}" if exc else "the server ended it, or another client of this name took its place")
+        why = f"{exc}" if exc else "the server ended it, or another client of this name took its place"
+        if self._greeting is None or self._transport is None or self._transport.get_extra_info("sslcontext") is None:
+            self.fail(why)
+        elif isinstance(exc, ssl.SSLError) and "CERTIFICATE" in (exc.reason or ""):
+            self.fail(f"it does not take our certificate, or wants one: {why}; see tls_certificate", AccessRefused)
+        else:  # that may be hidden by the end of the connection, which comes at the same time
+            self.fail(f"{why}; if it wants a certificate of ours, see tls_certificate")
 
 
 async def connect(

@@ -217,8 +217,9 @@ class MosquittoServer:
         }
         if self.users:
             passwords = self._place / "passwords"
-            passwords.write_text("".join(f"{user}:{password}\n" for user, password in self.users.items()))
-            _run("mosquitto_passwd", "-U", str(passwords))
+            passwords.write_text("")
+            for name, password in self.users.items():
+                _run("mosquitto_passwd", "-b", str(passwords), name, password)
             ours["password_file"] = str(passwords)
         if self.access:
             self._place.joinpath("access").write_text("".join(f"{line}\n" for line in self.access))
