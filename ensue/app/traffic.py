@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Sequence
 
 from ensue.app.brokers import broker_class, open_broker, place_of
@@ -26,7 +27,7 @@ from ensue.consumers.policy import Retry
 from ensue.consumers.receiving import Receiving, Work
 from ensue.consumers.runner import Runner
 from ensue.consumers.wire import Wire, source_of
-from ensue.errors import MissingCapability
+from ensue.errors import MissingCapability, WiringError
 from ensue.events.recorded import microseconds
 from ensue.events.registry import Registry
 from ensue.observe.signals import Observer
@@ -53,7 +54,12 @@ def handling_of(
 
 
 def wire_of(where: Place, registry: Registry, channel: Channel, *, source: str) -> Wire:
-    """How the channel is read and written at this place."""
+    """How the channel is read and written at this place. Errors: `WiringError`."""
+    id_from = where.parameters.get("id")
+    if id_from is not None and not re.fullmatch("(header|field):.+", id_from):
+        raise WiringError(
+            f"{where.shown}: id={id_from!r}; it is header:NAME or field:NAME, with dots for fields in fields"
+        )
     return Wire(
         registry,
         channel,
@@ -61,6 +67,7 @@ def wire_of(where: Place, registry: Registry, channel: Channel, *, source: str) 
         prefix=broker_class(where).prefix,
         format=where.format,
         default_type=where.parameters.get("type"),
+        id_from=id_from,
     )
 
 
@@ -121,6 +128,7 @@ class Traffic:
             self._outgoing.append(outgoing)
             handling.connect(wire, outgoing)
             return
+        wire.lasting = broker.capabilities.replay
         handling.wire = wire
         self._check(handling, broker.capabilities, where)
 

@@ -220,7 +220,7 @@ class _Codec:
         said = "none" if content_type is None else quoted(content_type)
         return (
             f"it has no header {self.names.specversion!r} and no content type application/cloudevents+json (but {said}): it is "
-            "no CloudEvent; where the messages are bare JSON, say format=json and type=… in the channel's URL"
+            "no CloudEvent; where the messages are bare JSON, say type=… in the channel's URL"
         )
 
     def bare_event(

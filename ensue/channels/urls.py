@@ -23,7 +23,8 @@ COMMON: Mapping[str, str] = {
     "prefix": "what the names of addresses and groups begin with, so that several installations share a broker",
     "create": "what to do about topology: `yes` creates what is missing and checks the rest, `no` only checks (default: yes)",
     "format": "`binary` (default) and `structured` are CloudEvents; `json` is the bare payload",
-    "type": "with `format=json`, the type of messages that do not say one",
+    "type": "the type of messages that are bare JSON and do not say one; without it bare JSON is no event",
+    "id": "where the id of bare JSON is: `header:NAME`, or `field:NAME` with dots for fields in fields",
     "connect_seconds": "how long one attempt to connect may take (default: 10)",
     "wait_seconds": "how long to wait at start for a broker that cannot be reached (default: 30)",
     "prefetch": "how many messages may be here that are not accepted yet (default: 4096)",
@@ -132,7 +133,9 @@ def place(url: str) -> Place:
     if not is_readable(url) or _NEVER_BARE.search(url) or (parts is not None and "@" in (parts["query"] or "")):
         raise _unreadable(url)
     if parts is None or (parts["authority"] is None and parts["path"]):
-        raise WiringError(f"the URL {_shown(url)} of a channel has no scheme or no //; one looks like kafka://host:9092")
+        raise WiringError(
+            f"the URL {_shown(url)} of a channel has no scheme or no //; one looks like kafka://host:9092"
+        )
     credentials, _, hosts = (parts["authority"] or "").rpartition("@")
     user, colon, password = credentials.partition(":")
     pairs = [pair.partition("=") for pair in (parts["query"] or "").split("&") if pair]
