@@ -15,10 +15,11 @@ from ensue.channels.mqtt import MqttBroker, MqttSubscription
 from ensue.channels.urls import place
 from ensue.world import RealWorld
 
-__all__ = ["WORLD", "Line", "Scripted", "Tool", "made", "new_topic", "opened", "story", "taken", "until"]
+__all__ = ["GRANTED", "WORLD", "Line", "Scripted", "Tool", "made", "new_topic", "opened", "story", "taken", "until"]
 
 WORLD = RealWorld()
 LIMIT_SECONDS = 30
+GRANTED = mqtt5.SubAckPacket(1, [mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE])
 
 
 def story(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:

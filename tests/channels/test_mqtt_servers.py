@@ -21,11 +21,10 @@ from ensue.errors import (
     WiringError,
 )
 from ensue.testing.contracts.channels import bodies, numbered
-from tests.channels.on_mqtt import WORLD, Line, Scripted, made, new_topic, opened, story, taken
+from tests.channels.on_mqtt import GRANTED, WORLD, Line, Scripted, made, new_topic, opened, story, taken
 from tests.servers.mosquitto import MosquittoAddress, MosquittoServer
 
 QOS = mqtt5.QoS.AT_LEAST_ONCE
-GRANTED = mqtt5.SubAckPacket(1, [mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE])
 
 
 @pytest.fixture(scope="module")
