@@ -23,7 +23,8 @@ were accepted behind one that was not (`MOST_AHEAD`) gets no more until that one
 **Waking** is the store's: nothing is polled for messages. That other members came, went or died is looked for as all processes of
 an application do, twice a second while there are others.
 
-A member whose group is paused by an operator receives nothing until it is resumed.
+A member whose group is paused by an operator receives nothing until it is resumed. What a store gets over by itself, such as a
+server that is gone for some seconds, nobody here is told of.
 """
 
 from __future__ import annotations

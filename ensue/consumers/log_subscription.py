@@ -151,6 +151,7 @@ class LogSubscription:
         self._store = store
         self._address = address
         self._prefetch = prefetch
+        self._partitions = SEGMENTS
         self._reached = after
         """All up to here was read."""
         self._held: dict[int, _Received] = {}
@@ -199,13 +200,16 @@ class LogSubscription:
         removed = removed_type(self._address)
         for row in page.rows:
             if types[row[2]][0] != removed:
-                partition = _partition(row)
+                partition = self._partition(row)
                 if self._take(partition, row[0]):
                     taken.append(_Received(self._address, partition, row[0], row[11]))
             elif row[0] > self._since:
                 self.end(WiringError(f"the address {self._address} was removed"))
         self._advance(page.reached)
         return taken
+
+    def _partition(self, row: Row) -> int:
+        return segment_of(row[3] or key_of_position(row[0]), self._partitions)
 
     def _hold(self, received: list[_Received]) -> list[_Received]:
         for one in received:
@@ -237,7 +241,7 @@ class LogSubscription:
         try:
             for _ in range(BACKLOG_PAGES if self._reads else 0):
                 page = await self._store.read(self._selection, after=reached, limit=PAGE)
-                count += sum(self._waits(_partition(row), row[0]) for row in page.rows)
+                count += sum(self._waits(self._partition(row), row[0]) for row in page.rows)
                 reached = page.reached
                 if reached >= self._store.head():
                     break
@@ -291,10 +295,6 @@ class LogSubscription:
 
     async def _leave(self) -> None:
         """The last that it does."""
-
-
-def _partition(row: Row) -> int:
-    return segment_of(row[3] or key_of_position(row[0]), SEGMENTS)
 
 
 class _Part:
@@ -385,6 +385,7 @@ class LogMember(LogSubscription):
     ) -> None:
         super().__init__(broker, world, store, address, prefetch, after=since)
         self._consumer = consumer
+        self._partitions = consumer.segments
         self._revoked = revoked
         self._lease = Lease(store, world, host=here(), pid=os.getpid())
         self._able = consumer.status in ("active", "retired")
@@ -480,7 +481,8 @@ class LogMember(LogSubscription):
         rows = (await self._store.standing(self._consumer.id)).progress
         own = {row.segment: row.fence for row in rows if row.owner == self._lease.node.id}
         for number, fence in held.items():
-            if number in self._parts and own.get(number) != fence:
+            part = self._parts.get(number)
+            if part is not None and not part.release and own.get(number) != fence:
                 self._lose(number)
 
     def _lose(self, number: int) -> None:
@@ -494,7 +496,7 @@ class LogMember(LogSubscription):
         """Give up what is more than its share, or take what is free of it."""
         if self._ended is not None:
             return
-        share = self._lease.share(self._consumer.id, SEGMENTS) if self._able else 0
+        share = self._lease.share(self._consumer.id, self._partitions) if self._able else 0
         staying = sorted(number for number, part in self._parts.items() if not part.leaving)
         if len(staying) > share:
             self._revoke(frozenset(staying[share:]))
