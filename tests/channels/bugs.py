@@ -271,6 +271,22 @@ class AcceptsWhenTheConnectionIsClosed(Double):
             self.broker.at_its_end.append(lambda: DoubleSubscription.close(self))
 
 
+class AcceptsAllForNone(Double):
+    class subscription(DoubleSubscription):
+        async def accept(self, received: Sequence[Received]) -> None:
+            await super().accept(received or [_Held(entry) for entry in self.inner._held.values()])  # type: ignore[misc]
+
+
+class LosesWhatABroadcastHasNoRoomFor(Double):
+    class subscription(DoubleSubscription):
+        async def receive(self, most: int) -> Sequence[Received]:
+            received = await super().receive(most)
+            if self.inner._group._name is None:
+                for cursor in self.inner._group._cursors:
+                    cursor.next = len(cursor._log)
+            return received
+
+
 class AcceptsAllBefore(Double):
     class subscription(DoubleSubscription):
         async def accept(self, received: Sequence[Received]) -> None:

@@ -107,6 +107,8 @@ class HeldAssigned(Held, AssignsContract):
             bugs.AcceptsWhenTheSubscriptionIsClosed,
             Held.test_what_was_accepted_last_is_told_to_the_broker_by_closing_the_connection,
         ),
+        (bugs.AcceptsAllForNone, Held.test_answering_for_no_message_does_nothing),
+        (bugs.LosesWhatABroadcastHasNoRoomFor, Held.test_one_that_holds_few_gets_all_as_it_accepts_them),
         (bugs.AcceptsAllBefore, Held.test_accepting_one_accepts_no_other),
         (bugs.RejectsAllBefore, Held.test_rejecting_one_rejects_no_other),
         (bugs.RequeuesAll, Held.test_requeueing_one_requeues_no_other),

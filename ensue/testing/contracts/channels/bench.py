@@ -178,8 +178,8 @@ class Bench:
     # ------------------------------------------------------------------------------------------------------ receiving
 
     def group(self, name: str) -> str:
-        """A group of the test's own: some brokers have them beside their addresses."""
-        group = f"{self.address}-{name}"
+        """A group of the test's own: some brokers have them beside their addresses. Applications name them like this."""
+        group = f"{self.address}-app.{name}_1"
         self._groups.add(group)
         return group
 
@@ -197,9 +197,9 @@ class Bench:
             self.address, group=self.group(name), start=start, prefetch=prefetch, revoked=revoked
         )
 
-    async def broadcast(self, broker: Broker | None = None) -> Subscription:
+    async def broadcast(self, broker: Broker | None = None, *, prefetch: int = 1000) -> Subscription:
         """A subscription without a group."""
-        return await (broker or self.broker).subscribe(self.address, group=None, start="now", prefetch=1000)
+        return await (broker or self.broker).subscribe(self.address, group=None, start="now", prefetch=prefetch)
 
     async def subscription(self, broker: Broker | None = None) -> Subscription:
         """Of the kind that the broker has: a member of a group, or else a broadcast."""

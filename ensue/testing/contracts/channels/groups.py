@@ -142,6 +142,17 @@ class GroupsContract(ChannelContract):
         await bench.nothing_waits(await bench.member())
 
     @channel_test
+    async def test_answering_for_no_message_does_nothing(self, bench: Bench) -> None:
+        member = await bench.member(prefetch=2)
+        await bench.publish(*numbered(1, 3))
+        await bench.take(member, 2)
+        await member.accept([])
+        await member.reject([])
+        await member.requeue([])
+        await member.close()
+        assert bodies(await bench.take(await bench.member(), 3)) == numbered(1, 3)
+
+    @channel_test
     async def test_every_group_gets_all(self, bench: Bench) -> None:
         billing, shipping = await bench.member("billing"), await bench.member("shipping")
         await bench.publish(*numbered(1, 20))

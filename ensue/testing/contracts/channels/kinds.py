@@ -49,6 +49,12 @@ class BroadcastContract(ChannelContract):
         assert bodies(await bench.take(slow, 100, accept=True)) == numbered(1, 100)
 
     @channel_test
+    async def test_one_that_holds_few_gets_all_as_it_accepts_them(self, bench: Bench) -> None:
+        subscription = await bench.broadcast(prefetch=5)
+        await bench.publish(*numbered(1, 100))
+        assert bodies(await bench.take(subscription, 100, accept=True)) == numbered(1, 100)
+
+    @channel_test
     async def test_a_group_and_a_broadcast_get_the_same(self, bench: Bench) -> None:
         if not bench.broker.capabilities.groups:
             return
