@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from ensue.app.log_brokers import SqliteBroker
 from ensue.channels.base import Capabilities, From, Message, Received, Revoked, Subscription
 from ensue.channels.memory import MemoryBroker, _Group, _Member
 from ensue.channels.urls import Place
@@ -717,6 +718,48 @@ class ForgetsWhatWasHeldWithItsServer(Double):
         for member in self.inner._members:
             member._held.clear()
         super().breaks()
+
+
+# ------------------------------------------------------------------------------------------------------------ processes
+
+
+class AcceptsOnReceiveInAFile(SqliteBroker):
+    """One that other processes reach."""
+
+    async def subscribe(self, address: str, **given: Any) -> Subscription:
+        return _LeavesAfterEach(super().subscribe, address, given, await super().subscribe(address, **given))
+
+
+class _LeavesAfterEach:
+    """Accepts whatever it receives, and makes sure that it is known before anything can happen."""
+
+    def __init__(self, subscribe: Any, address: str, given: Any, inner: Subscription) -> None:
+        self._subscribe = subscribe
+        self._address = address
+        self._given = given
+        self._inner = inner
+
+    async def receive(self, most: int) -> Sequence[Received]:
+        received = await self._inner.receive(most)
+        await self._inner.accept(received)
+        await self._inner.close()
+        self._inner = await self._subscribe(self._address, **self._given)
+        return received
+
+    async def accept(self, received: Sequence[Received]) -> None:
+        pass
+
+    async def reject(self, received: Sequence[Received]) -> None:
+        pass
+
+    async def requeue(self, received: Sequence[Received]) -> None:
+        pass
+
+    async def backlog(self) -> int | None:
+        return await self._inner.backlog()
+
+    async def close(self) -> None:
+        await self._inner.close()
 
 
 def _number(received: Received) -> int:

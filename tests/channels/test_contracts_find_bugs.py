@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ensue.app.log_brokers import SqliteBroker
 from ensue.channels.urls import place
 from ensue.errors import EnsueError
 from ensue.testing.contracts.channels import (
@@ -18,6 +20,7 @@ from ensue.testing.contracts.channels import (
     DurableBrokerContract,
     GroupsContract,
     IndividualContract,
+    ProcessesContract,
     ReplayContract,
 )
 from tests.channels import bugs
@@ -248,6 +251,26 @@ def test_a_planted_bug_of_one_that_assigns_is_found(
 def test_a_planted_bug_of_one_that_does_not_share_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     test = Held.test_where_members_do_not_share_the_newest_takes_the_place_of_the_one_before
     _find(Held, bugs.TakesThePlaceAndDoesNotTell, test, monkeypatch, right=bugs.TakesThePlace)
+
+
+class HeldInAFile(ProcessesContract):
+    """As the one above, for what other processes reach."""
+
+    def __init__(self, kind: type[SqliteBroker], file: Path) -> None:
+        self.kind = kind
+        self.url = f"sqlite:///{file}"
+
+    def broker(self, **parameters: str) -> SqliteBroker:
+        return self.kind(place(self.url))
+
+
+@pytest.mark.slow
+def test_a_process_that_accepts_what_it_only_received_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = HeldInAFile.test_what_a_process_held_when_it_was_killed_comes_again_in_order_and_before_what_is_new
+    test(HeldInAFile(SqliteBroker, tmp_path / "right.db"))
+    monkeypatch.setattr("ensue.testing.contracts.channels.bench.LIMIT_SECONDS", 5)
+    with pytest.raises(pytest.fail.Exception, match=r"there came .*b'15'"):
+        test(HeldInAFile(bugs.AcceptsOnReceiveInAFile, tmp_path / "wrong.db"))
 
 
 def _find(
