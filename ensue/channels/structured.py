@@ -32,7 +32,8 @@ STRUCTURED = "application/cloudevents+json; charset=utf-8"
 raw_json = msgspec.json.Decoder(msgspec.Raw).decode
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _scalar = msgspec.json.Decoder(str | int | bool | None).decode
-_member = re.compile(rb'(?<!\\)"[ \t\r\n]*:').findall
+_member = re.compile(rb'"[ \t\r\n]*:').findall
+_member_among_escapes = re.compile(rb'(?<!\\)"[ \t\r\n]*:').findall
 _document = msgspec.json.Encoder().encode
 
 
@@ -161,7 +162,8 @@ def _repeated(
     """
     inside = b"" if data is None else bytes(data)
     there = len(members) + (data is not None) + (encoded is not None)
-    if len(_member(body)) - len(_member(inside)) == there:
+    members_of = _member_among_escapes if b"\\" in body else _member  # the first takes four times as long
+    if len(members_of(body)) - len(members_of(inside)) == there:
         return None
     keys: list[str] = []
 
