@@ -9,12 +9,22 @@ from typing import Any, ClassVar
 import msgspec
 
 from ensue.channels.base import Capabilities, From, Message, Received, Revoked, Subscription
-from ensue.channels.memory import MemoryBroker
+from ensue.channels.memory import MemoryBroker, _Member
 from ensue.channels.urls import Place
 from ensue.errors import EnsueError, Unavailable
 from ensue.world import World
 
-__all__ = ["Double", "DoubleSubscription", "Power"]
+__all__ = [
+    "Changes",
+    "Double",
+    "DoubleSubscription",
+    "HeldMessage",
+    "Power",
+    "Subscribes",
+    "held_until",
+    "message_of",
+    "number_of",
+]
 
 
 class Power:
@@ -115,3 +125,54 @@ class Double:
             with contextlib.suppress(EnsueError):
                 await call()
         await self.inner.close()
+
+
+class Changes(Double):
+    """What is stored is not what was given."""
+
+    def changed(self, message: Message) -> Message:
+        raise NotImplementedError
+
+    async def publish(self, address: str, messages: Sequence[Message]) -> Mapping[int, EnsueError]:
+        return await super().publish(address, list(map(self.changed, messages)))
+
+
+class Subscribes(Double):
+    """Subscribes as something else."""
+
+    def as_what(self, given: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+    async def subscribe(
+        self,
+        address: str,
+        *,
+        group: str | None,
+        start: From = "beginning",
+        prefetch: int,
+        revoked: Revoked | None = None,
+    ) -> Subscription:
+        given: dict[str, Any] = {"group": group, "start": start, "prefetch": prefetch, "revoked": revoked}
+        self.as_what(given)
+        return await super().subscribe(address, **given)
+
+
+def number_of(received: Received) -> int:
+    number: int = received.entry.number  # type: ignore[attr-defined]
+    return number
+
+
+def message_of(received: Received) -> Message:
+    message: Message = received.entry.message  # type: ignore[attr-defined]
+    return message
+
+
+def held_until(member: _Member, received: Sequence[Received], *, all_of_them: bool = False) -> Sequence[Received]:
+    """With all that the member holds before it, or just all."""
+    last = max(map(number_of, received), default=-1)
+    return [HeldMessage(entry) for number, entry in member._held.items() if all_of_them or number <= last]  # type: ignore[misc]
+
+
+class HeldMessage:
+    def __init__(self, entry: object) -> None:
+        self.entry = entry

@@ -16,6 +16,7 @@ from ensue.testing.contracts.channels import (
     AssignsContract,
     BroadcastContract,
     BrokerContract,
+    CumulativeContract,
     DelayContract,
     DurableBrokerContract,
     GroupsContract,
@@ -23,7 +24,7 @@ from ensue.testing.contracts.channels import (
     ProcessesContract,
     ReplayContract,
 )
-from tests.channels import bugs
+from tests.channels import bugs, group_bugs
 from tests.channels.doubles import Double, Power
 
 _numbers = itertools.count()
@@ -134,24 +135,24 @@ class HeldAssigned(Held, AssignsContract):
         (bugs.ForgetsWhatItFetched, Held.test_what_came_and_was_never_received_comes_again),
         (bugs.CountsNothing, Held.test_deliveries_are_counted_where_the_broker_counts),
         (bugs.TellsNoBacklog, Held.test_the_backlog_is_what_waits_for_a_member),
-        (bugs.IgnoresThePrefetch, Held.test_no_more_are_held_than_the_prefetch_and_accepting_lets_more_come),
-        (bugs.HoldsOneForEver, Held.test_no_more_are_held_than_the_prefetch_and_accepting_lets_more_come),
-        (bugs.FetchesMoreThanThePrefetch, Held.test_what_one_member_holds_leaves_the_rest_to_others),
+        (group_bugs.IgnoresThePrefetch, Held.test_no_more_are_held_than_the_prefetch_and_accepting_lets_more_come),
+        (group_bugs.HoldsOneForEver, Held.test_no_more_are_held_than_the_prefetch_and_accepting_lets_more_come),
+        (group_bugs.FetchesMoreThanThePrefetch, Held.test_what_one_member_holds_leaves_the_rest_to_others),
         # groups
-        (bugs.EveryMemberAGroup, Held.test_members_share_without_doubles),
-        (bugs.AllGroupsAreOne, Held.test_every_group_gets_all),
-        (bugs.BeginsAlwaysWithAll, Held.test_a_group_that_begins_now_does_not_see_what_was_before),
-        (bugs.StartsAnewEachTime, Held.test_where_a_group_starts_counts_only_when_it_is_new),
-        (bugs.ReplaysWhatWasAccepted, Held.test_what_was_accepted_never_comes_again),
-        (bugs.ReplaysWhatWasAccepted, Held.test_a_group_that_comes_back_is_not_replayed_to),
-        (bugs.GroupsEndWithTheirMembers, Held.test_a_group_gets_what_was_published_while_it_had_no_member),
-        (bugs.BeginsAlwaysNow, Held.test_a_new_group_begins_with_all_there_is),
-        (bugs.BeginsAlwaysNow, Held.test_what_one_group_accepted_is_there_for_one_that_comes_later),
-        (bugs.BeginsAlwaysWithAll, Held.test_a_new_group_begins_at_a_time),
-        (bugs.BroadcastsAreAGroup, Held.test_every_subscription_gets_all),
-        (bugs.BroadcastsAreAGroup, Held.test_nothing_comes_again),
-        (bugs.BroadcastsOfAConnectionAreOne, Held.test_two_subscriptions_of_one_connection_both_get_all),
-        (bugs.BroadcastsSeeThePast, Held.test_it_gets_nothing_from_before),
+        (group_bugs.EveryMemberAGroup, Held.test_members_share_without_doubles),
+        (group_bugs.AllGroupsAreOne, Held.test_every_group_gets_all),
+        (group_bugs.BeginsAlwaysWithAll, Held.test_a_group_that_begins_now_does_not_see_what_was_before),
+        (group_bugs.StartsAnewEachTime, Held.test_where_a_group_starts_counts_only_when_it_is_new),
+        (group_bugs.ReplaysWhatWasAccepted, Held.test_what_was_accepted_never_comes_again),
+        (group_bugs.ReplaysWhatWasAccepted, Held.test_a_group_that_comes_back_is_not_replayed_to),
+        (group_bugs.GroupsEndWithTheirMembers, Held.test_a_group_gets_what_was_published_while_it_had_no_member),
+        (group_bugs.BeginsAlwaysNow, Held.test_a_new_group_begins_with_all_there_is),
+        (group_bugs.BeginsAlwaysNow, Held.test_what_one_group_accepted_is_there_for_one_that_comes_later),
+        (group_bugs.BeginsAlwaysWithAll, Held.test_a_new_group_begins_at_a_time),
+        (group_bugs.BroadcastsAreAGroup, Held.test_every_subscription_gets_all),
+        (group_bugs.BroadcastsAreAGroup, Held.test_nothing_comes_again),
+        (group_bugs.BroadcastsOfAConnectionAreOne, Held.test_two_subscriptions_of_one_connection_both_get_all),
+        (group_bugs.BroadcastsSeeThePast, Held.test_it_gets_nothing_from_before),
         # delay
         (bugs.ForgetsDelays, Held.test_a_delayed_message_comes_when_its_time_has_passed_and_holds_up_no_other),
         (bugs.ForgetsDelays, Held.test_delayed_messages_come_by_their_times),
@@ -166,28 +167,31 @@ class HeldAssigned(Held, AssignsContract):
             Held.test_all_that_waits_is_told_when_the_server_is_killed_and_another_connection_works_when_it_is_back,
         ),
         (
-            bugs.MendsItself,
+            group_bugs.MendsItself,
             Held.test_all_that_waits_is_told_when_the_server_is_killed_and_another_connection_works_when_it_is_back,
         ),
         (
-            bugs.OpensWithoutAServer,
+            group_bugs.OpensWithoutAServer,
             Held.test_all_that_waits_is_told_when_the_server_stops_and_another_connection_works_when_it_is_back,
         ),
         (
-            bugs.ConfirmsWhatItCannotSend,
+            group_bugs.ConfirmsWhatItCannotSend,
             Held.test_all_that_waits_is_told_when_the_server_is_killed_and_another_connection_works_when_it_is_back,
         ),
         (
-            bugs.ForgetsMessagesWithItsServer,
+            group_bugs.ForgetsMessagesWithItsServer,
             Held.test_what_was_confirmed_accepted_and_held_is_as_it_was_after_a_restart,
         ),
-        (bugs.ForgetsGroupsWithItsServer, Held.test_what_was_confirmed_accepted_and_held_is_as_it_was_after_a_restart),
         (
-            bugs.ForgetsMessagesWithItsServer,
+            group_bugs.ForgetsGroupsWithItsServer,
+            Held.test_what_was_confirmed_accepted_and_held_is_as_it_was_after_a_restart,
+        ),
+        (
+            group_bugs.ForgetsMessagesWithItsServer,
             Held.test_what_was_confirmed_accepted_and_held_is_as_it_was_after_the_server_was_killed,
         ),
         (
-            bugs.ForgetsWhatWasHeldWithItsServer,
+            group_bugs.ForgetsWhatWasHeldWithItsServer,
             Held.test_what_was_confirmed_accepted_and_held_is_as_it_was_after_the_server_was_killed,
         ),
         (
@@ -195,11 +199,11 @@ class HeldAssigned(Held, AssignsContract):
             Held.test_what_was_confirmed_accepted_and_held_is_as_it_was_after_the_server_was_killed,
         ),
         (
-            bugs.ConfirmsBeforeStoring,
+            group_bugs.ConfirmsBeforeStoring,
             Held.test_a_server_that_is_killed_while_it_is_published_to_loses_nothing_confirmed,
         ),
         (
-            bugs.LosesTheNewestWithItsServer,
+            group_bugs.LosesTheNewestWithItsServer,
             Held.test_a_server_that_is_killed_while_it_is_published_to_loses_nothing_confirmed,
         ),
     ],
@@ -213,19 +217,19 @@ def test_a_planted_bug_is_found(
 @pytest.mark.parametrize(
     ("bug", "test"),
     [
-        (bugs.SpreadsAKey, HeldAssigned.test_all_messages_of_a_key_are_in_one_partition_and_keys_are_spread),
-        (bugs.GoesOnReceivingWhatIsRevoked, HeldAssigned.test_members_have_partitions_of_their_own),
-        (bugs.EveryMemberAGroup, HeldAssigned.test_members_have_partitions_of_their_own),
+        (group_bugs.SpreadsAKey, HeldAssigned.test_all_messages_of_a_key_are_in_one_partition_and_keys_are_spread),
+        (group_bugs.GoesOnReceivingWhatIsRevoked, HeldAssigned.test_members_have_partitions_of_their_own),
+        (group_bugs.EveryMemberAGroup, HeldAssigned.test_members_have_partitions_of_their_own),
         (
-            bugs.TakesWithoutAWord,
+            group_bugs.TakesWithoutAWord,
             HeldAssigned.test_partitions_go_to_a_member_that_joins_after_what_was_received_of_them_is_finished,
         ),
         (
-            bugs.TakesAtOnce,
+            group_bugs.TakesAtOnce,
             HeldAssigned.test_partitions_go_to_a_member_that_joins_after_what_was_received_of_them_is_finished,
         ),
         (
-            bugs.KeepsThePartitionsOfWhoLeft,
+            group_bugs.KeepsThePartitionsOfWhoLeft,
             HeldAssigned.test_the_partitions_of_a_member_that_leaves_go_to_those_that_stay,
         ),
         (
@@ -236,10 +240,16 @@ def test_a_planted_bug_is_found(
             bugs.ComesAgainBehindWhatIsNew,
             HeldAssigned.test_members_come_and_go_and_nothing_is_lost_and_each_key_keeps_its_order,
         ),
-        (bugs.GoesOnReceivingWhatIsRevoked, HeldAssigned.test_a_partition_that_is_revoked_is_not_received_any_more),
-        (bugs.KeepsReceivingWhatWentToAnother, HeldAssigned.test_a_partition_that_is_revoked_is_not_received_any_more),
-        (bugs.LosesThePlaceOfTheSlow, HeldAssigned.test_a_member_that_is_slow_keeps_its_place),
-        (bugs.EveryMemberAGroup, HeldAssigned.test_members_share_without_doubles),
+        (
+            group_bugs.GoesOnReceivingWhatIsRevoked,
+            HeldAssigned.test_a_partition_that_is_revoked_is_not_received_any_more,
+        ),
+        (
+            group_bugs.KeepsReceivingWhatWentToAnother,
+            HeldAssigned.test_a_partition_that_is_revoked_is_not_received_any_more,
+        ),
+        (group_bugs.LosesThePlaceOfTheSlow, HeldAssigned.test_a_member_that_is_slow_keeps_its_place),
+        (group_bugs.EveryMemberAGroup, HeldAssigned.test_members_share_without_doubles),
     ],
 )
 def test_a_planted_bug_of_one_that_assigns_is_found(
@@ -248,9 +258,35 @@ def test_a_planted_bug_of_one_that_assigns_is_found(
     _find(HeldAssigned, bug, test, monkeypatch)
 
 
+class HeldInRanges(Held, CumulativeContract):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("bug", "test"),
+    [
+        (group_bugs.AcceptsOneOfARange, HeldInRanges.test_accepting_one_accepts_all_before_it),
+        (group_bugs.RequeuesOneOfARange, HeldInRanges.test_requeueing_one_requeues_all_after_it),
+        (
+            group_bugs.RequeuesTheWholeRange,
+            HeldInRanges.test_what_was_accepted_before_stays_accepted_when_one_behind_is_requeued,
+        ),
+    ],
+)
+def test_a_planted_bug_of_one_that_is_cumulative_is_found(
+    bug: type[Double], test: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _find(HeldInRanges, bug, test, monkeypatch, right=group_bugs.AcceptsAndRequeuesInRanges)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in dir(GroupsContract) if name.startswith("test_")))
+def test_one_that_is_cumulative_can_keep_what_is_said_of_groups(name: str) -> None:
+    getattr(HeldInRanges(group_bugs.AcceptsAndRequeuesInRanges), name)()
+
+
 def test_a_planted_bug_of_one_that_does_not_share_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     test = Held.test_where_members_do_not_share_the_newest_takes_the_place_of_the_one_before
-    _find(Held, bugs.TakesThePlaceAndDoesNotTell, test, monkeypatch, right=bugs.TakesThePlace)
+    _find(Held, group_bugs.TakesThePlaceAndDoesNotTell, test, monkeypatch, right=group_bugs.TakesThePlace)
 
 
 class HeldInAFile(ProcessesContract):
@@ -270,7 +306,7 @@ def test_a_process_that_accepts_what_it_only_received_is_found(tmp_path: Path, m
     test(HeldInAFile(SqliteBroker, tmp_path / "right.db"))
     monkeypatch.setattr("ensue.testing.contracts.channels.bench.LIMIT_SECONDS", 5)
     with pytest.raises(pytest.fail.Exception, match=r"there came .*b'15'"):
-        test(HeldInAFile(bugs.AcceptsOnReceiveInAFile, tmp_path / "wrong.db"))
+        test(HeldInAFile(group_bugs.AcceptsOnReceiveInAFile, tmp_path / "wrong.db"))
 
 
 def _find(
