@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from typing import ClassVar
 
 import msgspec
 
 from ensue.channels.base import Message, Received, Subscription
 from ensue.channels.urls import Place
-from ensue.errors import EnsueError, MessageRefused, Unavailable
+from ensue.errors import EnsueError, MessageRefused, Unavailable, WiringError
 from tests.channels.doubles import (
     Changes,
     Double,
@@ -116,7 +117,36 @@ class LosesOneInAThousand(Double):
         return await super().publish(address, messages[: len(messages) - lost])
 
 
+class FailsWithNothing(Double):
+    async def publish(self, address: str, messages: Sequence[Message]) -> Mapping[int, EnsueError]:
+        return await super().publish(address, messages) if messages else {0: Unavailable("there is no message")}
+
+
+class WaitsForAnAnswerForEver(Double):
+    async def publish(self, address: str, messages: Sequence[Message]) -> Mapping[int, EnsueError]:
+        errors = await super().publish(address, messages)
+        if self.inner._server is None:
+            await asyncio.Event().wait()
+        return errors
+
+
+class IsAloneInTheWorld(Double):
+    def __init__(self, place: Place, power: Power | None = None) -> None:
+        super().__init__(msgspec.structs.replace(place, path=str(id(self))), power)
+
+
 # -------------------------------------------------------------------------------------------------- addresses, closing
+
+
+class FindsNothing(Double):
+    async def declare(self, address: str) -> None:
+        if not self.place.create:
+            raise WiringError(f"there is no {address}")
+        await super().declare(address)
+
+
+class ExplainsNothing(Double):
+    parameters: ClassVar[Mapping[str, str]] = {**Double.parameters, "prefetch": "how many"}
 
 
 class ConfirmsWithoutAnAddress(Double):

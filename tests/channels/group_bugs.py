@@ -38,6 +38,17 @@ class AllGroupsAreOne(Subscribes):
         given["group"] = given["group"] and "one"
 
 
+class AllIsOneGroup(Subscribes):
+    def as_what(self, given: dict[str, Any]) -> None:
+        given["group"] = "one"
+
+
+class DoesWhatItCannot(Double):
+    @property
+    def capabilities(self) -> Capabilities:
+        return msgspec.structs.replace(super().capabilities, replay=False, broadcast=False)
+
+
 class BroadcastsAreAGroup(Subscribes):
     def as_what(self, given: dict[str, Any]) -> None:
         given["group"] = given["group"] or "broadcast"
