@@ -67,8 +67,8 @@ MOST = 65535
 """Messages that may be on their way: their numbers have 16 bits."""
 WINDOW = 2048
 """Messages on their way to the server. More make nothing quicker, and would be written while nothing else runs."""
-PIECE = 256
-"""Messages in one write."""
+PIECE_BYTES = 1 << 17
+"""As much is written at once, or one message more."""
 KEY = "partitionkey"
 QOS = mqtt5.QoS.AT_LEAST_ONCE
 SUCCESS, NOBODY_SUBSCRIBES = Confirmed.SUCCESS, Confirmed.NO_MATCHING_SUBSCRIBERS
@@ -341,25 +341,31 @@ class MqttBroker:
             return
         while self._waiting and len(self._sent) < self._window and connection.may_write and connection.error is None:
             batch = self._waiting[0]
-            end = min(len(batch.messages), batch.next + self._window - len(self._sent), batch.next + PIECE)
-            pieces: list[bytes] = []
-            number = self._number
-            for index in range(batch.next, end):
-                number = number % MOST + 1
-                while number in self._sent:
-                    number = number % MOST + 1
-                try:
-                    pieces.append(self._encoded(batch.topic, batch.messages[index], number))
-                except MessageRefused as error:
-                    batch.errors[index] = error
-                    batch.settle()
-                else:
-                    self._sent[number] = batch, index
-            self._number = number
-            batch.next = max(batch.next, end)
+            connection.write(b"".join(self._pieces(batch)))
             if batch.next >= len(batch.messages):
                 self._waiting.popleft()
-            connection.write(b"".join(pieces))
+
+    def _pieces(self, batch: _Batch) -> list[bytes]:
+        """The next of its messages that may be sent, as far as they are to be written together."""
+        pieces: list[bytes] = []
+        size, number, sent = 0, self._number, self._sent
+        while batch.next < len(batch.messages) and len(sent) < self._window and size < PIECE_BYTES:
+            number = number % MOST + 1
+            while number in sent:
+                number = number % MOST + 1
+            index = batch.next
+            batch.next += 1
+            try:
+                piece = self._encoded(batch.topic, batch.messages[index], number)
+            except MessageRefused as error:
+                batch.errors[index] = error
+                batch.settle()
+            else:
+                sent[number] = batch, index
+                size += len(piece)
+                pieces.append(piece)
+        self._number = number
+        return pieces
 
     def _encoded(self, topic: str, message: Message, number: int) -> bytes:
         headers, key, content_type = message.headers, message.key, message.content_type
@@ -518,14 +524,15 @@ class MqttSubscription:
                 connection = self._check()
                 if not self._waiting:
                     connection.read()
-                if self._waiting:
+                count = min(most, len(self._waiting), self._prefetch - len(self._held))
+                if count > 0:
                     break
                 self._check()  # what was read may have broken it
                 self._wakes = asyncio.get_running_loop().create_future()
                 await self._wakes
         finally:
             self._wanted = 0
-        taken = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+        taken = [self._waiting.popleft() for _ in range(count)]
         self._held.extend(taken)
         return taken
 
@@ -542,6 +549,7 @@ class MqttSubscription:
         connection.write(b"".join([PUBACK + number.to_bytes(2, "big") for number in done if number is not None]))
         if self._wanted:
             connection.read()  # there is room again
+            self._wake()
 
     async def reject(self, received: Sequence[Received]) -> None:
         await self.accept(received)
@@ -588,7 +596,7 @@ class MqttSubscription:
     def room(self) -> int:
         if not self._subscribed.done():
             return MOST  # the answer comes behind what the server sends again
-        return min(self._wanted, self._prefetch - len(self._waiting) - len(self._held))
+        return min(self._wanted, self._prefetch - len(self._held)) - len(self._waiting)
 
     def take(self, packets: list[Packet]) -> None:
         number = self._count

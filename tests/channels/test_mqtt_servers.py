@@ -249,6 +249,24 @@ async def test_messages_are_acknowledged_in_the_order_in_which_they_came_and_no_
 
 
 @story
+async def test_no_more_are_received_than_the_prefetch_also_when_the_server_sends_more() -> None:
+    """As Mosquitto does when a member comes back."""
+    came = [mqtt5.PublishPacket("orders", b"%d" % number, qos=QOS, packet_id=number) for number in range(1, 8)]
+    async with Scripted(subscribe=[*came[:5], GRANTED, *came[5:]]) as server, opened(server.url) as broker:
+        subscription = await broker.subscribe("orders", group="billing", prefetch=3)
+        received = await subscription.receive(10)
+        assert bodies(received) == numbered(1, 3)
+        receiving = asyncio.ensure_future(subscription.receive(10))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not receiving.done()
+        await subscription.accept(received[:2])
+        assert bodies(await receiving) == numbered(4, 5)
+        await subscription.accept(received[2:])
+        assert bodies(await subscription.receive(10)) == numbered(6, 6)
+
+
+@story
 async def test_a_server_that_is_full_says_so_and_stored_nothing() -> None:
     full = mqtt5.PubAckPacket(1, reason_code=mqtt5.PubAckReasonCode.QUOTA_EXCEEDED)
     async with Scripted(publish=[full]) as server, opened(server.url) as broker:
