@@ -135,7 +135,7 @@ class TestFile(_File):
         await bench.broker.remove(bench.address, groups=[bench.group("billing")])
         await bench.broker.declare(bench.address)
         await bench.publish(*numbered(61, 70))
-        assert len(await bench.take(await bench.member(), 10, accept=True)) == 10
+        assert bodies(await bench.take(await bench.member(), 10, accept=True)) == numbered(61, 70)
         await bench.reopen()
         async with self.store() as store:
             assert (await verify(store, WORLD)).findings == ()
@@ -150,6 +150,27 @@ class TestFile(_File):
         await other.declare(bench.address)
         await bench.publish(b"after")
         assert bodies(await bench.take(await bench.member(), 1)) == [b"after"]
+
+    @channel_test
+    async def test_of_an_address_that_was_removed_a_group_gets_nothing_more_though_nobody_named_it(
+        self, bench: Bench
+    ) -> None:
+        await (await bench.member()).close()
+        await bench.publish(*numbered(1, 3))
+        await bench.broker.remove(bench.address)
+        await bench.broker.declare(bench.address)
+        await bench.publish(*numbered(4, 6))
+        assert bodies(await bench.take(await bench.member(), 3)) == numbered(4, 6)
+
+    @channel_test
+    async def test_a_group_that_was_removed_is_new(self, bench: Bench) -> None:
+        await (await bench.member()).close()
+        await bench.broker.remove(bench.address, groups=[bench.group("billing")])
+        await bench.broker.declare(bench.address)
+        await bench.publish(*numbered(1, 3))
+        member = await bench.member(start="now")
+        await bench.publish(*numbered(4, 6))
+        assert bodies(await bench.take(member, 3)) == numbered(4, 6)
 
     @channel_test
     async def test_where_few_partitions_have_messages_little_is_read_again(self, bench: Bench) -> None:
