@@ -18,7 +18,11 @@ their event loop runs. Consumers of other programs in the same group keep what t
 who listens, nothing is lost while a subscription is connected, and one that is slow is not thrown out.
 
 **Room.** A stream grows until something is removed. `trim=accepted` removes what all groups have accepted; then a new group cannot
-begin with it. `max_length` removes the oldest, *also when no group has read them*.
+begin with it, and a group that nobody uses any more keeps all (`XGROUP DESTROY` ends it). `max_length` removes the oldest, *also
+when no group has read them*.
+
+**Rights** of a user: `~ADDRESS &ensue-* +hello +ping +type +exists +unlink +xadd +xread +xreadgroup +xack +xclaim +xpending +xtrim
++xgroup +xinfo +eval +pubsub +subscribe`, with `+config|get` to be told what it can do, and `+wait` for `replicas`.
 
 **Not supported**: Redis Cluster and Sentinel; the URL names one server. Redis keeps no message for later.
 """
@@ -53,8 +57,8 @@ from ensue.world import World
 
 __all__ = ["RedisBroker", "RedisSubscription"]
 
-OLDEST = (6, 2)
-"""The first version that publishes to no stream that is not there, and lists what is pending by member."""
+OLDEST = (7, 0)
+"""Older ones leave an entry pending for ever that was removed before it was accepted, and do not know the backlog of a group."""
 LOOK_SECONDS = 1.0
 """How often a member that receives looks for orphans; and the longest that Redis lets it wait for an answer."""
 TICK_SECONDS = 5.0
@@ -212,7 +216,9 @@ class RedisBroker:
 
     async def _log_in(self, connection: Connection) -> None:
         place, shown = self._place, self._place.shown
-        login = () if place.password is None else ("AUTH", place.user or "default", place.password)
+        login: tuple[str, ...] = ()
+        if place.user is not None or place.password is not None:
+            login = ("AUTH", place.user or "default", place.password or "")
         commands = [command("HELLO", "3", *login, "SETNAME", "ensue")]
         if place.path not in ("", "0"):
             commands.append(command("SELECT", place.path))

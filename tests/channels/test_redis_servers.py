@@ -12,6 +12,7 @@ from typing import ParamSpec
 
 import pytest
 
+from ensue.channels import redis as redis_adapter
 from ensue.channels import redis_protocol
 from ensue.channels.base import Message
 from ensue.channels.redis import RedisBroker
@@ -28,7 +29,7 @@ RIGHTS = (
     "+hello +ping +type +exists +unlink +xadd +xread +xreadgroup +xack +xclaim +xpending +xtrim +xgroup +xinfo "
     "+eval +pubsub +subscribe"
 )
-"""What a user needs."""
+"""What a user needs, as the module says."""
 USERS = {
     "default": "nopass ~* &* +@all",
     "shop": f">secret ~shop* &ensue-* {RIGHTS}",
@@ -105,6 +106,19 @@ async def test_a_user_with_the_rights_that_are_documented_can_do_all(guarded: Re
         assert bodies(await broadcast.receive(1)) == [b"4"]
         assert await member.backlog() in (0, 1)
         await broker.remove("shop.orders")
+
+
+def test_the_rights_that_are_documented_are_those() -> None:
+    assert redis_adapter.__doc__ is not None
+    assert RIGHTS in " ".join(redis_adapter.__doc__.split())
+
+
+@story
+async def test_a_user_without_a_password_is_not_taken_for_another(guarded: RedisServer) -> None:
+    broker = RedisBroker(place(guarded.url(user="shop").replace("shop:@", "shop@")))
+    with pytest.raises(AccessRefused):
+        await broker.open(WORLD)
+    await broker.close()
 
 
 @story
@@ -358,6 +372,8 @@ async def test_a_server_that_takes_no_more_connections_is_unavailable(redis_inst
 async def test_another_kind_of_server_is_told_from_one_that_is_away(
     answer: bytes | None, kind: type[Exception]
 ) -> None:
+    ended = asyncio.Event()
+
     async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(100)
         if answer is None:
@@ -365,14 +381,17 @@ async def test_another_kind_of_server_is_told_from_one_that_is_away(
         else:
             writer.write(answer)
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        ended.set()
 
-    server = await asyncio.start_server(answers, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with server:
+    async with await asyncio.start_server(answers, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
         broker = RedisBroker(place(f"redis://127.0.0.1:{port}/?connect_seconds=0.2"))
         with pytest.raises(kind):
             await broker.open(WORLD)
         await broker.close()
+        await ended.wait()
 
 
 @story
