@@ -46,10 +46,12 @@ LARGEST = 1_048_588
 GLANCE_SECONDS = 0.02
 """Between looks at whether the broker has done what it was told."""
 PROBE_SECONDS = 1.0
+OPENING_SECONDS = 0.05
+"""Between looks at what the library was told. Shorter than it waits before it tries again what was refused."""
 CALM_SECONDS = 0.5
 """How long the other addresses of a host may take after the first did not answer."""
-FLUSH_SECONDS = 0.005
-"""How long a publish waits at most for its turn behind those that are on their way."""
+POLL_SECONDS = 0.005
+"""How long a publish waits at most for its turn, when nothing is answered of those that are on their way."""
 ANSWERS = 500
 """After so many messages, those that are answered by then are looked at."""
 
@@ -75,6 +77,8 @@ _NOT_YET = frozenset(
     (
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.FENCED_LEADER_EPOCH,
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
         KafkaError.COORDINATOR_NOT_AVAILABLE,
         KafkaError.NOT_COORDINATOR,
@@ -148,8 +152,8 @@ class _Publisher:
             try:
                 topic, batch = self._batches.get_nowait()
             except queue.Empty:
-                # Sends at once what would wait for more.
-                if producer.flush(FLUSH_SECONDS):
+                if len(producer):
+                    producer.poll(POLL_SECONDS)
                     continue
                 if self._ending and self._batches.empty():
                     del self._producer  # whoever drops it waits for the library's own threads
@@ -273,7 +277,7 @@ class KafkaBroker:
             raise
 
     def _connect(self) -> tuple[AdminClient, int]:
-        """On a thread. Asks once, which the library cannot be told to: whatever it answers ends it."""
+        """On a thread. Asks once, which the library cannot be told to: whatever it hears ends it."""
         what = f"connecting to {self._place.shown}"
         told: list[KafkaError] = []
         begin = self._world.monotonic()
@@ -283,24 +287,21 @@ class KafkaBroker:
         except KafkaException as error:
             raise WiringError(f"{what}: {error.args[0].str()}") from error
         down: float | None = None
-        while True:
+        failure: EnsueError | None = None
+        while failure is None:
             try:
-                found = admin.list_topics(timeout=min(0.2, self._connect_seconds))
+                found = admin.list_topics(timeout=min(OPENING_SECONDS, self._connect_seconds))
                 return admin, self._broker_largest(admin, found.orig_broker_id)
             except KafkaException as error:
                 last = cast(KafkaError, error.args[0])
             admin.poll(0)
-            for one in told:
-                if one.code() in ACCESS:
-                    raise AccessRefused(f"{what}: {one.str()}; check user, password and `sasl`")
-                if one.code() == KafkaError._SSL:
-                    raise WiringError(f"{what}: {one.str()}; check `tls`, `tls_ca` and the client's certificate")
             now = self._world.monotonic()
             if down is None and any(one.code() == KafkaError._ALL_BROKERS_DOWN for one in told):
                 down = now
-            if now - begin >= self._connect_seconds or (down is not None and now - down >= CALM_SECONDS):
-                why = next((one.str() for one in told if one.code() == KafkaError._TRANSPORT), last.str())
-                raise Unavailable(f"{what}: {why}")
+            late = now - begin >= self._connect_seconds or (down is not None and now - down >= CALM_SECONDS)
+            failure = _failure(what, told, last if late else None)
+        del admin  # at once, and not when nobody knows the error any more: it goes on trying
+        raise failure
 
     def _broker_largest(self, admin: AdminClient, broker: int) -> int:
         try:
@@ -352,6 +353,7 @@ class KafkaBroker:
         self._break(Unavailable(f"{self._place.shown}: the connection is closed"))
         if self._probe is not None:
             self._probe.cancel()
+        self._threads.run(partial(self.__dict__.pop, "_admin", None), lambda result, error: None)
         self._threads.close()
 
     # ------------------------------------------------------------------------------------------------------- topology
@@ -470,7 +472,7 @@ class KafkaBroker:
                     "max.in.flight.requests.per.connection": 5 if every else 1,
                     "compression.type": self._compression,
                     "delivery.timeout.ms": _milliseconds(self._delivery_seconds),
-                    "linger.ms": 5,
+                    "linger.ms": 1,
                     "partitioner": "murmur2_random",  # as that of Java, so that a key has one partition for all
                     "message.max.bytes": min(max(largest, 1000), 1_000_000_000),
                     "batch.size": min(max(largest * 9 // 10, 1), 1_000_000),
@@ -637,6 +639,24 @@ class KafkaBroker:
         assert self._threads is not None, "it is open"
         self._threads.run(call, done)
         return await future
+
+
+def _failure(what: str, told: Sequence[KafkaError], last: KafkaError | None) -> EnsueError | None:
+    """What the library has told, if it will not pass by itself; anything if it is the `last`."""
+    for one in told:
+        if one.code() in ACCESS:
+            return AccessRefused(f"{what}: {one.str()}; check user, password and `sasl`")
+        if "SSL alert number" in one.str():
+            return AccessRefused(f"{what}: {one.str()}; check `tls_certificate` and `tls_key`")
+        if one.code() == KafkaError._SSL:
+            return WiringError(f"{what}: {one.str()}; check `tls`, `tls_ca` and the client's certificate")
+        if one.code() == KafkaError._BAD_MSG:
+            return WiringError(f"{what}: what answers there is not Kafka ({one.str()})")
+    if last is None:
+        return None
+    heard = next((one.str() for one in told if one.code() != KafkaError._ALL_BROKERS_DOWN), None)
+    silent = f"it does not answer: is it Kafka, and are `tls` and the user right? ({last.str()})"
+    return Unavailable(f"{what}: {heard or silent}")
 
 
 def _milliseconds(seconds: float) -> int:

@@ -44,6 +44,8 @@ rootLogger.level = warn
 rootLogger.appenderRef.out.ref = out
 logger.server.name = kafka.server.KafkaRaftServer
 logger.server.level = info
+logger.network.name = org.apache.kafka.common.network.Selector
+logger.network.level = info
 """
 _SETTINGS: Mapping[str, str | int] = {
     "process.roles": "broker,controller",
