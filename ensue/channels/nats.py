@@ -1,4 +1,4 @@
-"""NATS: streams of JetStream for groups, core NATS for those without one. Needs a server of 2.9 or later with JetStream.
+"""NATS: streams of JetStream for groups, core NATS for those without one. Needs a server of 2.10 or later with JetStream.
 
 **What stands for what.** An address is a subject and the stream that stores it: the one that stores it already, whatever its name,
 else a new one that is named like the address, with `_` for what a stream's name may not hold. A group is a durable pull consumer
@@ -39,7 +39,6 @@ from ensue.errors import (
     AccessRefused,
     EnsueError,
     MessageRefused,
-    MissingCapability,
     OutcomeUnknown,
     Unavailable,
     WiringError,
@@ -48,8 +47,8 @@ from ensue.world import World
 
 __all__ = ["NatsBroker"]
 
-OLDEST = (2, 9)
-FILTERS, DELAYS = (2, 10), (2, 12)
+OLDEST, DELAYS = (2, 10), (2, 12)
+"""2.9 delivers to members that are gone, and what it could not deliver twice."""
 API_SECONDS = 10.0
 CHUNK_MESSAGES, CHUNK_BYTES = 256, 256 * 1024
 UNCONFIRMED = 2048
@@ -140,7 +139,8 @@ class NatsBroker:
         try:
             version = wire.version
             if version < OLDEST:
-                raise WiringError(f"{self._place.shown}: the server is {version}; 2.9 or later is needed")
+                found = ".".join(map(str, version))
+                raise WiringError(f"{self._place.shown}: the server is NATS {found}; 2.10 or later is needed")
             if not wire.server.get("jetstream"):
                 raise WiringError(f"{self._place.shown}: the server has no JetStream; start it with -js")
         except BaseException:
@@ -430,10 +430,6 @@ class NatsBroker:
                 raise WiringError(
                     f"{self._place.shown}: the stream {stream} of {address} has no consumer {consumer} for the group {group}; "
                     f"create=no only checks; create one: nats consumer add {stream} {consumer} --pull --ack=explicit"
-                )
-            if len(filters) > 1 and self._wire is not None and self._wire.version < FILTERS:
-                raise MissingCapability(
-                    f"{self._place.shown}: several subjects of a larger stream need a server of 2.10"
                 )
             config: dict[str, Any] = {
                 "durable_name": consumer,

@@ -226,7 +226,7 @@ class Member(_Subscription):
         if not count:
             return
         first = info["ack_floor"]["stream_seq"] + 1
-        last = max(info["delivered"]["stream_seq"], first + count - 1)  # 2.9 forgets the first of a stream here
+        last = max(info["delivered"]["stream_seq"], first + count - 1)
         newest = info["delivered"]["consumer_seq"]
         for start in range(first, last + 1, GIVEN_BACK):
             numbers = range(start, min(start + GIVEN_BACK, last + 1))

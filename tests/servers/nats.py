@@ -1,7 +1,7 @@
 """Real NATS servers with JetStream for tests and benchmarks, built by `.ci/services` from the Go module proxy, or Debian's.
 
 A server is one process with a folder and a port of its own. It listens on loopback alone, and ends with the process that started
-it. Debian's (2.9) cannot delay messages; tests ask `version()` for what only newer servers can.
+it. Tests ask `version()` for what only newer servers can: before 2.12 they delay no messages.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from tests.servers.processes import ServerError, until
 
 __all__ = ["ADVICE", "NatsAddress", "NatsServer", "installed", "version"]
 
-ADVICE = "NATS is not installed; .ci/services builds it where there is Go, or on Debian: apt install nats-server"
-OLDEST = (2, 9)
+ADVICE = "NATS 2.10 or later is not installed; .ci/services builds it where there is Go, or on Debian 13: apt install nats-server"
+OLDEST = (2, 10)
 ROOM = 1 << 30
 
 
 def installed() -> Path | None:
-    """The newest program there is; None where there is none. Debian's stands where only administrators look."""
+    """The newest program there is; None where there is none that is new enough. Debian's stands where only administrators look."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ensue" / "nats"
     built = [path for path in cache.glob("*/nats-server") if os.access(path, os.X_OK)]
     if built:
         return max(built, key=lambda path: _numbers(path.parent.name))
     found = shutil.which("nats-server") or shutil.which("nats-server", path="/usr/sbin:/usr/local/sbin")
-    return Path(found) if found else None
+    return Path(found) if found and _version(Path(found)) >= OLDEST else None
 
 
 def version() -> tuple[int, ...]:
