@@ -20,7 +20,7 @@ has an address of its own, `self.address`, and groups of its own, which are remo
 | contract | for |
 | --- | --- |
 | `BrokerContract` | every broker: publishing, receiving, addresses, closing |
-| `GroupsContract` | `groups`: members share, what was not accepted comes again |
+| `GroupsContract` | `groups`: what was not accepted comes again; members share, or without `shares` the newest has the place |
 | `IndividualContract` | `groups` without `cumulative`: each message is accepted for itself |
 | `CumulativeContract` | `cumulative`: with a message all before it are accepted |
 | `BroadcastContract` | `broadcast`: who has no group gets all that comes |
