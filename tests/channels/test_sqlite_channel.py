@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
@@ -20,7 +21,7 @@ from ensue.consumers import lease, log_subscription
 from ensue.consumers.verify import verify
 from ensue.errors import AccessRefused, MessageRefused, Unavailable, WiringError
 from ensue.events.stored import decode_meta
-from ensue.store.base import Node
+from ensue.store.base import Node, Page
 from ensue.store.sqlite import SqliteStore
 from ensue.testing.contracts.channels import (
     AssignsContract,
@@ -259,6 +260,53 @@ class TestFile(_File):
             assert not receiving.done()
             await member.accept([first])
             assert bodies([first, *passed, *await receiving]) == numbered(1, 30)
+
+    @channel_test
+    async def test_the_bound_holds_nothing_up_when_all_is_accepted_in_order(self, bench: Bench) -> None:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(log_subscription, "MOST_AHEAD", 10)
+            member = await bench.member()
+            await bench.publish(*numbered(1, 50))
+            held = await bench.take(member, 40)
+            await member.accept(held[:30])
+            assert bodies(await bench.take(member, 10)) == numbered(41, 50)
+
+    @channel_test
+    async def test_what_went_to_another_member_leaves_room_for_more(self, bench: Bench) -> None:
+        first = await bench.member(prefetch=24)
+        batch = [bench.message(b"1", key=f"key-{number}") for number in range(24)]
+        await bench.publish(*batch)
+        held = await bench.take(first, 24)
+        second = await bench.member(broker=await bench.another())
+        went = {(await bench.take(second, 1, accept=True))[0].partition}
+        await bench.publish(*batch)
+        (more,) = await bench.take(first, 1)
+        assert more.partition in {one.partition for one in held} - went
+
+    @channel_test
+    async def test_partitions_that_come_while_a_member_reads_lose_nothing(self, bench: Bench) -> None:
+        first = await bench.member()
+        await bench.publish(*(bench.message(b"%d" % number, key=f"key-{number}") for number in range(24)))
+        held = await bench.take(first, 24)
+        second = await bench.member(broker=await bench.another())
+        assert isinstance(second, log_subscription.LogMember)
+        await bench.until(lambda: len(second._parts) == 8, "it has its share")
+        taken = await bench.take(second, sum(one.partition in second._parts for one in held))
+        read, may_end = second._store.read, asyncio.Event()
+
+        async def read_slowly(*given: Any, **named: Any) -> Page:
+            page = await read(*given, **named)
+            await may_end.wait()
+            return page
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(second._store, "read", read_slowly)
+            receiving = bench.start(bench.take(second, 24 - len(taken)))
+            await bench.step(3)
+            await first.close()
+            await bench.until(lambda: len(second._parts) == 16, "it has all")
+            may_end.set()
+            assert sorted(bodies([*taken, *await receiving]), key=int) == numbered(0, 23)
 
     @channel_test
     async def test_a_message_that_is_to_come_later_is_refused_alone(self, bench: Bench) -> None:
