@@ -1,0 +1,344 @@
+"""Each broker through the client that its own field uses, in the way in which that client is quickest and keeps what we keep: what
+is published is confirmed, what is received is acknowledged after the handler, in batches where the client can.
+
+The messages are CloudEvents as ours are; the payload is encoded and decoded by `msgspec`, into the same class."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import msgspec
+
+from bench.orders import OrderPlaced
+
+__all__ = ["RAW", "Raw"]
+
+BATCH = 500
+encode = msgspec.json.Encoder(decimal_format="string").encode
+decode = msgspec.json.Decoder(OrderPlaced).decode
+Handler = Callable[[OrderPlaced], Awaitable[None]]
+
+
+def attributes(event: OrderPlaced) -> dict[str, str]:
+    """Of a CloudEvent, without the prefix of a binding."""
+    return {
+        "specversion": "1.0",
+        "id": str(uuid4()),
+        "source": "urn:bench",
+        "type": "OrderPlaced",
+        "time": datetime.now(UTC).isoformat(),
+        "partitionkey": event.order_id,
+    }
+
+
+class Raw(Protocol):
+    """One broker's client. `group` is what `ours` would be at the same broker, or made anew."""
+
+    client: str
+
+    def __init__(self, url: str) -> None: ...
+
+    async def prepare(self, address: str, group: str) -> None:
+        """Make the group, so that it gets what is published from now on."""
+        ...
+
+    async def publish(self, address: str, events: Sequence[OrderPlaced]) -> None:
+        """All of them, confirmed."""
+        ...
+
+    async def consume(self, address: str, group: str, handler: Handler, done: asyncio.Event) -> None:
+        """Until `done`, and what is handled is acknowledged."""
+        ...
+
+
+class RawKafka:
+    client = "confluent-kafka"
+
+    def __init__(self, url: str) -> None:
+        self._servers = urlsplit(url).netloc
+
+    async def prepare(self, address: str, group: str) -> None:
+        """A group begins at the beginning."""
+
+    async def publish(self, address: str, events: Sequence[OrderPlaced]) -> None:
+        await asyncio.to_thread(self._publish, address, events)
+
+    def _publish(self, address: str, events: Sequence[OrderPlaced]) -> None:
+        from confluent_kafka import Producer
+
+        producer = Producer({"bootstrap.servers": self._servers, "enable.idempotence": True, "linger.ms": 5})
+        failed: list[Any] = []
+
+        def answered(error: Any, message: Any) -> None:
+            if error is not None:
+                failed.append(error)
+
+        for number, event in enumerate(events):
+            headers: Any = [(f"ce_{name}", value) for name, value in attributes(event).items()]
+            headers.append(("content-type", "application/json"))
+            while True:
+                try:
+                    producer.produce(address, encode(event), event.order_id, headers=headers, on_delivery=answered)
+                    break
+                except BufferError:
+                    producer.poll(0.1)
+            if number % BATCH == 0:
+                producer.poll(0)
+        assert producer.flush(60) == 0
+        assert not failed, failed
+
+    async def consume(self, address: str, group: str, handler: Handler, done: asyncio.Event) -> None:
+        from confluent_kafka import Consumer
+
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self._servers,
+                "group.id": group,
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                "partition.assignment.strategy": "cooperative-sticky",
+            }
+        )
+        consumer.subscribe([address])
+        try:
+            while not done.is_set():
+                messages = await asyncio.to_thread(consumer.consume, BATCH, 0.2)
+                for message in messages:
+                    await handler(decode(message.value() or b""))
+                if messages:
+                    consumer.commit(asynchronous=True)
+        finally:
+            await asyncio.to_thread(consumer.close)
+
+
+class RawRabbit:
+    client = "aio-pika"
+
+    def __init__(self, url: str) -> None:
+        self._url = url.partition("?")[0]
+
+    async def prepare(self, address: str, group: str) -> None:
+        import aio_pika
+
+        connection = await aio_pika.connect(self._url)
+        async with connection:
+            channel = await connection.channel()
+            exchange = await channel.declare_exchange(address, "topic", durable=True)
+            queue = await channel.declare_queue(
+                f"{address}.{group}", durable=True, arguments={"x-queue-type": "quorum"}
+            )
+            await queue.bind(exchange, "#")
+
+    async def publish(self, address: str, events: Sequence[OrderPlaced]) -> None:
+        import aio_pika
+
+        connection = await aio_pika.connect(self._url)
+        async with connection:
+            channel = await connection.channel(publisher_confirms=True)
+            exchange = await channel.declare_exchange(address, "topic", durable=True)
+            for start in range(0, len(events), BATCH):
+                await asyncio.gather(
+                    *(
+                        exchange.publish(
+                            aio_pika.Message(
+                                encode(event),
+                                headers={f"cloudEvents:{n}": v for n, v in attributes(event).items()},
+                                content_type="application/json",
+                                delivery_mode=2,
+                            ),
+                            "OrderPlaced",
+                        )
+                        for event in events[start : start + BATCH]
+                    )
+                )
+
+    async def consume(self, address: str, group: str, handler: Handler, done: asyncio.Event) -> None:
+        import aio_pika
+
+        connection = await aio_pika.connect(self._url)
+        async with connection:
+            channel = await connection.channel()
+            await channel.set_qos(prefetch_count=2 * BATCH)
+            queue = await channel.get_queue(f"{address}.{group}")
+            handled = 0
+            last: Any = None
+
+            async def take(message: Any) -> None:
+                nonlocal handled, last
+                await handler(decode(message.body))
+                handled, last = handled + 1, message
+                if handled % BATCH == 0:
+                    await message.ack(multiple=True)
+
+            await queue.consume(take)
+            await done.wait()
+            if handled % BATCH:
+                await last.ack(multiple=True)
+
+
+class RawNats:
+    client = "nats-py"
+
+    def __init__(self, url: str) -> None:
+        self._url = url.partition("?")[0]
+
+    async def prepare(self, address: str, group: str) -> None:
+        """A consumer begins at the beginning."""
+
+    async def publish(self, address: str, events: Sequence[OrderPlaced]) -> None:
+        import nats
+
+        client = await nats.connect(self._url)
+        stream = client.jetstream(publish_async_max_pending=2 * BATCH)
+        for start in range(0, len(events), BATCH):
+            answers = [
+                await stream.publish_async(
+                    address, encode(event), headers={f"ce-{name}": value for name, value in attributes(event).items()}
+                )
+                for event in events[start : start + BATCH]
+            ]
+            await asyncio.gather(*answers)
+        await client.close()
+
+    async def consume(self, address: str, group: str, handler: Handler, done: asyncio.Event) -> None:
+        import nats
+        from nats.js.api import ConsumerConfig
+
+        client = await nats.connect(self._url)
+        stream = client.jetstream()
+        config = ConsumerConfig(max_ack_pending=4 * BATCH, ack_wait=60)
+        pull = await stream.pull_subscribe(address, durable=group, config=config)
+        while not done.is_set():
+            try:
+                messages = await pull.fetch(BATCH, timeout=0.5)
+            except nats.errors.TimeoutError:
+                continue
+            for message in messages:
+                await handler(decode(message.data))
+                await message.ack()
+        await client.close()
+
+
+class RawRedis:
+    client = "redis-py, hiredis"
+
+    def __init__(self, url: str) -> None:
+        self._url = url.partition("?")[0]
+
+    async def prepare(self, address: str, group: str) -> None:
+        """A group begins at the beginning."""
+
+    async def publish(self, address: str, events: Sequence[OrderPlaced]) -> None:
+        import redis.asyncio
+
+        client = redis.asyncio.from_url(self._url)
+        for start in range(0, len(events), BATCH):
+            pipeline = client.pipeline(transaction=False)
+            for event in events[start : start + BATCH]:
+                fields: Any = {f"ce_{name}": value for name, value in attributes(event).items()}
+                fields["content-type"] = "application/json"
+                fields["data"] = encode(event)
+                pipeline.xadd(address, fields)
+            await pipeline.execute()
+        await client.aclose()
+
+    async def consume(self, address: str, group: str, handler: Handler, done: asyncio.Event) -> None:
+        import redis.asyncio
+
+        client: Any = redis.asyncio.from_url(self._url)
+        await client.xgroup_create(address, group, "0", mkstream=True)
+        ids: list[bytes] = []
+        while not done.is_set():
+            pipeline = client.pipeline(transaction=False)
+            if ids:
+                pipeline.xack(address, group, *ids)
+            pipeline.xreadgroup(group, "one", {address: ">"}, count=BATCH)
+            found = (await pipeline.execute())[-1]
+            ids = []
+            for id, fields in found[0][1] if found else ():
+                await handler(decode(fields[b"data"]))
+                ids.append(id)
+            if not ids:
+                await asyncio.sleep(0.005)
+        if ids:
+            await client.xack(address, group, *ids)
+        await client.aclose()
+
+
+class RawMqtt:
+    client = "aiomqtt"
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._host, self._port = parts.hostname or "", parts.port or 1883
+
+    def _client(self, name: str, **more: Any) -> Any:
+        import aiomqtt
+
+        return aiomqtt.Client(
+            self._host,
+            self._port,
+            identifier=name,
+            protocol=aiomqtt.ProtocolVersion.V5,
+            max_inflight_messages=2 * BATCH,
+            max_queued_incoming_messages=0,
+            **more,
+        )
+
+    def _session(self, group: str) -> Any:
+        from paho.mqtt.packettypes import PacketTypes
+        from paho.mqtt.properties import Properties
+
+        lasts: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        lasts.SessionExpiryInterval = 3600
+        lasts.ReceiveMaximum = 2 * BATCH
+        return self._client(group, clean_start=False, properties=lasts)
+
+    async def prepare(self, address: str, group: str) -> None:
+        async with self._session(group) as client:
+            await client.subscribe(address, qos=1)
+
+    async def publish(self, address: str, events: Sequence[OrderPlaced]) -> None:
+        from paho.mqtt.packettypes import PacketTypes
+        from paho.mqtt.properties import Properties
+
+        async with self._client(str(uuid4())) as client:
+            client.pending_calls_threshold = 10 * BATCH
+            for start in range(0, len(events), BATCH):
+                calls = []
+                for event in events[start : start + BATCH]:
+                    properties: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+                    properties.UserProperty = list(attributes(event).items())
+                    properties.ContentType = "application/json"
+                    calls.append(client.publish(address, encode(event), qos=1, properties=properties))
+                await asyncio.gather(*calls)
+
+    async def consume(self, address: str, group: str, handler: Handler, done: asyncio.Event) -> None:
+        # It acknowledges when its queue has the message: before the handler. That is less than ours does.
+        async with self._session(group) as client:
+            messages = aiter(client.messages)
+            while not done.is_set():
+                waits = asyncio.ensure_future(anext(messages))
+                ends = asyncio.ensure_future(done.wait())
+                await asyncio.wait({waits, ends}, return_when=asyncio.FIRST_COMPLETED)
+                ends.cancel()
+                if not waits.done():
+                    waits.cancel()
+                    break
+                await handler(decode(waits.result().payload))
+                while len(client.messages) and not done.is_set():
+                    await handler(decode((await anext(messages)).payload))
+
+
+RAW: dict[str, type[Raw]] = {
+    "kafka": RawKafka,
+    "rabbitmq": RawRabbit,
+    "nats": RawNats,
+    "redis": RawRedis,
+    "mqtt": RawMqtt,
+}
