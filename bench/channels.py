@@ -222,7 +222,7 @@ class _Broker:
     async def _inbox(self, address: str, group: str, sink: Sink) -> None:
         with folder() as path:
             app = App(
-                f"{group}.direct", url=f"sqlite:////{str(path / 'log.db').lstrip('/')}", inbox=[self._channel(address)]
+                f"{group}-inbox", url=f"sqlite:////{str(path / 'log.db').lstrip('/')}", inbox=[self._channel(address)]
             )
 
             @app.on

@@ -49,7 +49,9 @@ def _subscribed(name: str, url: str, address: str, group: str) -> tuple[Any, Any
 
         broker = NatsBroker(plain, **quiet)
         pull = PullSub(batch_size=500, timeout=0.5)
-        subscriber = broker.subscriber(address, durable=group, stream=address.replace(".", "_"), pull_sub=pull, **after)
+        subscriber = broker.subscriber(
+            address, durable=group, stream=JStream(address, declare=False), pull_sub=pull, **after
+        )
         return broker, subscriber
     if name == "redis":
         from faststream.redis import RedisBroker, StreamSub
