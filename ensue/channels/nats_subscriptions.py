@@ -234,7 +234,9 @@ class Member(_Subscription):
             self._wire.send(b"".join(lines))
             await self._wire.drain()
         await self._known(b"%b.1.%d.%d.0.0" % (self._acks, last, newest))
-        self._request(min(count, self._prefetch), b',"no_wait":true')
+        # All of it, for the server has it in the order in which it was given back, some of it perhaps by several members one after
+        # another. It is as much as those held, which is more than this one may hold only if it may hold less than they did.
+        self._request(count, b',"no_wait":true')
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 while self._asked > 0 and self._error is None:
@@ -302,10 +304,14 @@ class Member(_Subscription):
 
     async def receive(self, most: int) -> Sequence[Received]:
         self._check()
-        while not self._buffer:
+        while not self._buffer or self._room() <= 0:
             await self._changed()
             self._check()
-        return self._taken(most)
+        return self._taken(min(most, self._room()))
+
+    def _room(self) -> int:
+        """How many more may be received."""
+        return self._prefetch - len(self._open) + len(self._buffer)
 
     async def _beat(self) -> None:
         """Say what is in work here, and notice when nothing comes that was asked for."""
@@ -347,6 +353,7 @@ class Member(_Subscription):
                 lines.append(b"PUB %b %b" % (one._reply, how))
         self._wire.send(b"".join(lines))
         self._ask()
+        self._wake()
         await self._wire.drain()
 
     async def backlog(self) -> int | None:

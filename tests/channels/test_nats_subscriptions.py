@@ -49,15 +49,21 @@ def test_what_was_accepted_stays_accepted_and_the_rest_comes_in_order_after_a_me
     asyncio.run(story())
 
 
-def test_what_a_dead_member_held_comes_in_order_also_when_there_is_room_for_few(
+def test_what_dead_members_held_comes_in_order_also_when_those_between_have_room_for_few(
     nats: NatsAddress, address: str
 ) -> None:
+    """The server has it in the order in which it was given back: by the first of them, then again by the second."""
+
     async def story() -> None:
         async with opened(nats.url()) as broker, opened(nats.url()) as dying:
             await broker.declare(address)
             await broker.publish(address, made(*numbered(1, 100)))
             await taken(await dying.subscribe(address, group="billing", prefetch=60), 60)
             await died(dying)
+            for _ in range(2):
+                member = await broker.subscribe(address, group="billing", prefetch=7)
+                assert bodies(await taken(member, 7)) == numbered(1, 7)
+                await member.close()
             member = await broker.subscribe(address, group="billing", prefetch=7)
             for number in range(1, 101):
                 received = await taken(member, 1)
