@@ -595,16 +595,20 @@ class RabbitBroker:
             return  # there the next one becomes active after what the one before held was put back
         async with self._working().asking(f"look for members of {queue}", self._seconds) as channel:
             found = await channel.queue_declare(queue, passive=True)
+            got: Basic.GetOk | None = None
             if not found.message_count and not found.consumer_count:
-                got = await channel.basic_get(queue)
-                if isinstance(got.delivery, Basic.GetEmpty):
+                delivery = (await channel.basic_get(queue)).delivery
+                if not isinstance(delivery, Basic.GetOk):
                     return
+                got = delivery
                 found = await channel.queue_declare(queue, passive=True)
             assert self._world is not None
             deadline = self._world.monotonic() + DEAD_SECONDS
             while found.consumer_count and self._world.monotonic() < deadline:
                 await self._world.sleep(0.02)
                 found = await channel.queue_declare(queue, passive=True)
+            if got is not None:
+                await channel.basic_nack(got.delivery_tag or 0, requeue=True)
 
     async def _declare_dead_letters(self) -> None:
         """As it is, if it is there."""

@@ -47,8 +47,8 @@ def installed() -> Path | None:
         for folder in Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*/sbin")
         if (folder / "rabbitmq-server").exists()
     }
-    newest = max(folders, default=(0, 0))
-    return folders[newest] if newest >= OLDEST else None
+    newest = max(folders, default=None)
+    return folders[newest] if newest is not None and newest >= OLDEST else None
 
 
 def version() -> str:
@@ -87,8 +87,8 @@ class RabbitServer:
 
     `settings` are those of rabbitmq.conf, and may be changed between a stop and a start. `users` are names with their passwords
     and an expression for the names of what they may configure, write and read; beside them there is `ensue`, who may do all.
-    With `tls` the server speaks TLS on a port of its own, with a certificate of its own making (`certificate`); with
-    `tls="verify"` it also wants one of its clients there, and takes that one with `key`.
+    With `tls` the server speaks TLS on a port of its own, with a certificate of its own making (see `authority`); with
+    `tls="verify"` it also wants one of its clients there, and takes `certificate` with `key`.
 
     All methods return when it is done, and raise `ServerError` with the last lines of the server's log if it was not.
     """
@@ -139,8 +139,13 @@ class RabbitServer:
         return self._folder
 
     @property
+    def authority(self) -> Path:
+        """What to give as `tls_ca`."""
+        return self.folder / "authority.crt"
+
+    @property
     def certificate(self) -> Path:
-        """What to give as `tls_ca`; it is for the host 127.0.0.1, and is also a client's."""
+        """For the host 127.0.0.1; also a client's."""
         return self.folder / "server.crt"
 
     @property
@@ -245,14 +250,34 @@ class RabbitServer:
                 shutil.chown(path, user, pwd.getpwnam(user).pw_gid)
 
     def _make_certificate(self) -> None:
-        command = (
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-days", "2", "-subj", "/CN=ensue-test", "-addext", f"subjectAltName=IP:{HOST}"),
-            *("-keyout", str(self.key), "-out", str(self.certificate)),
+        new = (
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
         )
-        ended = subprocess.run(command, capture_output=True, text=True)
-        if ended.returncode:
-            raise ServerError(f"openssl failed with {ended.returncode}: {ended.stderr.strip()}")
+        authority = ("-subj", "/CN=ensue-test-authority", "-keyout", str(self.folder / "authority.key"))
+        own = (
+            *(
+                "-subj",
+                "/CN=ensue-test",
+                "-addext",
+                f"subjectAltName=IP:{HOST}",
+                "-addext",
+                "basicConstraints=CA:FALSE",
+            ),
+            *("-CA", str(self.authority), "-CAkey", str(self.folder / "authority.key"), "-keyout", str(self.key)),
+        )
+        for command in ((*new, *authority, "-out", str(self.authority)), (*new, *own, "-out", str(self.certificate))):
+            ended = subprocess.run(command, capture_output=True, text=True)
+            if ended.returncode:
+                raise ServerError(f"openssl failed with {ended.returncode}: {ended.stderr.strip()}")
 
     def _write_settings(self) -> None:
         settings: dict[str, str | int] = {
@@ -266,7 +291,7 @@ class RabbitServer:
         if self._tls:
             settings |= {
                 "listeners.ssl.1": f"{HOST}:{self._port(1)}",
-                "ssl_options.cacertfile": str(self.certificate),
+                "ssl_options.cacertfile": str(self.authority),
                 "ssl_options.certfile": str(self.certificate),
                 "ssl_options.keyfile": str(self.key),
                 "ssl_options.verify": "verify_peer" if self._tls == "verify" else "verify_none",
@@ -316,8 +341,12 @@ class RabbitServer:
     def _started(self) -> bool:
         if not self._running.running():
             return True  # there is nothing to wait for any more
-        with socket.socket() as probe:
-            return probe.connect_ex((HOST, self.port)) == 0
+        return all(_listens(self._port(number)) for number in ((0, 1) if self._tls else (0,)))
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0
 
 
 def _programs() -> Path:
