@@ -30,6 +30,7 @@ from tests.servers.processes import ServerError, until
 
 __all__ = ["ADVICE", "MosquittoAddress", "MosquittoServer", "installed"]
 
+ROOM = 1 << 30
 ADVICE = "Mosquitto 2 is not installed; on Debian: apt install mosquitto"
 
 
@@ -168,7 +169,7 @@ class MosquittoServer:
         """Have it write its database now."""
         before = self._database()
         self._running.send(signal.SIGUSR1)
-        until(lambda: self._database() != before, "Mosquitto was to write its database")
+        until(lambda: self._database() != before, f"Mosquitto was to write its database; see {self.log}")
 
     def close(self) -> None:
         """End it and remove its folder. It may be in any state."""
@@ -192,7 +193,7 @@ class MosquittoServer:
         return self._process
 
     def _make(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="ensue-mosquitto-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="ensue-mosquitto-", dir=_memory()))
         self._port = reserved_port()
         if self._tls:
             _run(
@@ -259,6 +260,12 @@ def _version() -> str:
     # It has no option that says no more than its version, and calls a question for help a failure.
     said = subprocess.run([_program(), "-h"], capture_output=True, text=True).stdout
     return said.split()[2]
+
+
+def _memory() -> str | None:
+    """Where there is no disk to wait for, if there is plenty of memory."""
+    place = Path("/dev/shm")
+    return str(place) if place.is_dir() and shutil.disk_usage(place).free >= ROOM else None
 
 
 def _account() -> str | None:
