@@ -17,6 +17,9 @@ closes, or after `ack_wait` when it died.
 **Broadcasts** are subscriptions of core NATS: a member that is too slow is told so (`Unavailable`), and nothing is lost in silence.
 They see a message also where the stream then refuses it.
 
+**Rights** that a user needs: to publish to the address, `$JS.API.>`, `$JS.ACK.>`, `_ensue.living.>` and `_INBOX.>`; to subscribe to the
+last two, and for broadcasts to the address.
+
 No message ids are set: within its window the server would drop what is published again knowingly, and ids of other sources.
 """
 
@@ -442,7 +445,8 @@ class NatsBroker:
                 "deliver_policy": {"beginning": "all", "now": "new"}.get(str(start), "by_start_time"),
             }
             if isinstance(start, int):
-                config["opt_start_time"] = datetime.fromtimestamp(start / 1e6, UTC).isoformat()
+                since = datetime.fromtimestamp(start // 1_000_000, UTC).replace(microsecond=start % 1_000_000)
+                config["opt_start_time"] = since.isoformat()
             if filters:
                 config |= {"filter_subject": filters[0]} if len(filters) == 1 else {"filter_subjects": filters}
             info = await self._api(f"CONSUMER.DURABLE.CREATE.{name}", {"stream_name": stream, "config": config})

@@ -22,7 +22,7 @@ LIVING_SECONDS = 2.0
 """A member that does not answer within this time is taken for dead, as after a loss of its machine."""
 ANSWER_SECONDS = 10.0
 LEAVE_SECONDS = 5.0
-WRITTEN_SECONDS = 0.12
+WRITTEN_SECONDS = 0.15
 """The server writes what a group has acknowledged to its disk at most every 100 ms, and says nothing of it."""
 GIVEN_BACK = 4096
 """How many messages are given back for a dead member in one write."""
