@@ -243,7 +243,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._lost.done():
             self._lost.set_result(None)
-        why = f"{exc}" if exc else "the server ended it, or another client of this name took its place"
+        why = str(exc or "") or "the server ended it, or another client of this name took its place"
         if self._greeting is None or self._transport is None or self._transport.get_extra_info("sslcontext") is None:
             self.fail(why)
         elif isinstance(exc, ssl.SSLError) and "CERTIFICATE" in (exc.reason or ""):
