@@ -2,14 +2,15 @@
 
 What is said: `Event`, `Command`, `Query`, `Refusal`. Who reacts, decides, answers: functions registered on an `App` or a
 `Service`. What they look at: `State`, `View`. What is noticed: `ensue.patterns`. What is waited for: `Flow`. What goes
-between applications: `Channel`. Every write gives a `Receipt`. How you test it: `ensue.testing`.
+between applications: `Channel`, and `connect` where there is no log. Every write gives a `Receipt`. How you test it:
+`ensue.testing`.
 
 Read the code in this order: `errors`, `world`, `observe`, `events`, `store`, `channels`, `consumers`, `domain`, `patterns`,
 `workflows`, `app`, `testing`, `examples`, `cli`; a module imports only from those before it. ARCHITECTURE.md follows an event
 through them.
 """
 
-from ensue.app import ONE_ORDER, App, Receipt, Service
+from ensue.app import ONE_ORDER, App, Incoming, Link, Receipt, Service, Subscribed, connect
 from ensue.channels import Channel
 from ensue.consumers.policy import Retry
 from ensue.consumers.transaction import Transaction
@@ -36,6 +37,8 @@ __all__ = [
     "Event",
     "Fields",
     "Flow",
+    "Incoming",
+    "Link",
     "Of",
     "Position",
     "Query",
@@ -45,9 +48,11 @@ __all__ = [
     "Retry",
     "Service",
     "State",
+    "Subscribed",
     "Transaction",
     "UnknownEvent",
     "View",
+    "connect",
     "days",
     "hours",
     "minutes",

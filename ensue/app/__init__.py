@@ -3,6 +3,7 @@
 from ensue.app.application import App, Portal, Settings
 from ensue.app.dead_letters import DeadLetters
 from ensue.app.health import Health, HealthPart
+from ensue.app.links import Incoming, Link, Subscribed, connect
 from ensue.app.log import LogView
 from ensue.app.receipt import Receipt
 from ensue.app.service import ONE_ORDER, Reaction, Service
@@ -15,6 +16,8 @@ __all__ = [
     "DeadLetters",
     "Health",
     "HealthPart",
+    "Incoming",
+    "Link",
     "LogView",
     "OpenTransaction",
     "Portal",
@@ -22,5 +25,7 @@ __all__ = [
     "Receipt",
     "Service",
     "Settings",
+    "Subscribed",
+    "connect",
     "open_store",
 ]

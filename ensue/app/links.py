@@ -6,29 +6,29 @@ order, retries and dead letters are taken care of. Here a message is yours to ac
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
 
-from ensue.app.brokers import open_broker, place_of
 from ensue.app.checks import check_event, checked_headers, checked_seconds, checked_traceparent
-from ensue.app.traffic import wire_of
 from ensue.channels import Channel
-from ensue.channels.base import Broker, Capabilities, From, Message, Received, Subscription
-from ensue.channels.cloudevents import Envelope, NotAnEvent
-from ensue.channels.connection import Connection
-from ensue.consumers.wire import Wire, uuid_text
 from ensue.errors import EnsueError, MissingCapability, Unavailable
 from ensue.events.message import Event
 from ensue.events.recorded import instant, microseconds
 from ensue.events.registry import Registry, declaration
 from ensue.observe.log import log_signal
 from ensue.observe.signals import Observer
-from ensue.world import RealWorld, World
+
+if TYPE_CHECKING:  # what runs a link is imported when one is made, so that `import ensue` is quick
+    import asyncio
+
+    from ensue.channels.base import Broker, Capabilities, From, Message, Received, Subscription
+    from ensue.channels.connection import Connection
+    from ensue.consumers.wire import Wire
+    from ensue.world import World
 
 __all__ = ["Incoming", "Link", "Subscribed", "connect"]
 
@@ -40,6 +40,8 @@ def connect(
     channel: Channel, /, *, source: str = "link", observe: Observer | None = None, world: World | None = None
 ) -> Link:
     """`async with connect(orders) as link:`. `source` is part of what its messages say that they come from."""
+    from ensue.world import RealWorld
+
     return Link(channel, source=source, observe=observe or log_signal, world=world or RealWorld())
 
 
@@ -137,6 +139,9 @@ class Link:
     """See the module. A connection that breaks is opened again by the next call; what a call had begun raises."""
 
     def __init__(self, channel: Channel, *, source: str, observe: Observer, world: World) -> None:
+        from ensue.app.brokers import place_of
+        from ensue.app.traffic import wire_of
+
         self._channel = channel
         self._source = f"urn:ensue:{source}"
         self._observe = observe
@@ -151,6 +156,9 @@ class Link:
         self._answering: Connection | None = None
 
     def _connect(self, address: str) -> Connection:
+        from ensue.app.brokers import open_broker
+        from ensue.channels.connection import Connection
+
         def make() -> Broker:
             return open_broker(self._where)
 
@@ -166,6 +174,8 @@ class Link:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
+        import asyncio
+
         if self._answers is not None:
             self._answers.cancel()
             await asyncio.gather(self._answers, return_exceptions=True)
@@ -228,6 +238,9 @@ class Link:
         delay_seconds: float,
         id: bytes | None = None,
     ) -> Message:
+        from ensue.channels.cloudevents import Envelope
+        from ensue.consumers.wire import uuid_text
+
         check_event(event)
         data = self._registry.encode(event)
         key = self._registry.keyed(event).key
@@ -284,6 +297,11 @@ class Link:
 
         Errors: `TimeoutError` when no answer came in time; those of `publish`.
         """
+        import asyncio
+
+        from ensue.app.traffic import wire_of
+        from ensue.consumers.wire import uuid_text
+
         seconds = checked_seconds(timeout)
         broker = await self._answered_at()
         id = self._world.new_id()
@@ -328,6 +346,8 @@ class Link:
             await subscription.close()
 
     def _take_answer(self, received: Received) -> None:
+        from ensue.channels.cloudevents import NotAnEvent
+
         try:
             causation = self._wire.envelope(received).causation
         except NotAnEvent:

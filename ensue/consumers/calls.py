@@ -17,7 +17,7 @@ from ensue.consumers.machine import Machine, Slot
 from ensue.events.stored import Draft
 from ensue.world import Threads, World
 
-__all__ = ["Caller", "Calls"]
+__all__ = ["CANCEL_SECONDS", "SWALLOWED_SECONDS", "Caller", "Calls"]
 
 CANCEL_SECONDS = 5.0
 SWALLOWED_SECONDS = 1.0

@@ -35,6 +35,7 @@ __all__ = [
     "Start",
     "Wants",
     "analyse",
+    "channel_consumers",
     "hints_of",
 ]
 

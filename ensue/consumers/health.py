@@ -15,7 +15,7 @@ from ensue.observe.signals import ConsumerResumed, ConsumerTripped, Observer
 from ensue.store.base import Checkpoints, Consumer
 from ensue.world import World
 
-__all__ = ["Health"]
+__all__ = ["TRIP_FAILURES", "Health"]
 
 TRIP_FAILURES = 20
 TRIP_PARKED = 1000

@@ -22,7 +22,7 @@ from ensue.events.message import Event, EventType, tag_text
 from ensue.events.recorded import Recorded, UnknownEvent
 from ensue.events.stored import Draft, Meta, encode_meta, tag_hash
 
-__all__ = ["Fields", "Keyed", "Registry", "declaration", "fingerprint", "redraft", "upcast"]
+__all__ = ["Decode", "Fields", "Keyed", "Registry", "declaration", "fingerprint", "redraft", "upcast"]
 
 Fields: TypeAlias = dict[str, Any]
 Upcaster: TypeAlias = Callable[[Fields], Fields]

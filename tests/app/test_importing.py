@@ -26,6 +26,8 @@ HEAVY = {
     "tomllib",
     "unittest",
     "ensue.app.engine",
+    "ensue.app.traffic",
+    "ensue.channels.connection",
     "ensue.cli",
     "ensue.consumers.runner",
     "ensue.examples",

@@ -16,7 +16,7 @@ from ensue.examples.shop.order_file import OrderFile
 from ensue.examples.shop.placing import place_file, place_purchases
 from ensue.world import World
 
-__all__ = ["Latency", "Report", "Run"]
+__all__ = ["MOST_AT_ONCE", "ORDERS_PER_SECOND", "STEP_SECONDS", "Latency", "Report", "Run"]
 
 ORDERS_PER_SECOND = 100
 MOST_AT_ONCE = 50
