@@ -57,6 +57,7 @@ FRAME_BYTES = 131072
 WRITTEN_BYTES = 1 << 20
 """How much may wait to be written before a publish waits."""
 CLOSING_SECONDS = 3.0
+MOST_NAMES = 4096
 QUIET_SECONDS = 1.0
 """The library must hear something now and then, or it thinks that the server is gone: messages go by it."""
 
@@ -531,55 +532,67 @@ class Properties(NamedTuple):
     numbers: dict[str, int]
 
 
+class _Names(dict[bytes, str]):
+    """Names of headers: there are few, and each comes with every message."""
+
+    def __missing__(self, raw: bytes) -> str:
+        name = raw.decode(errors="replace")
+        # The binding allows both; what is read with one prefix is written so.
+        name = f"cloudEvents:{name[12:]}" if name.startswith("cloudEvents_") else name
+        if len(self) < MOST_NAMES:
+            self[raw] = name
+        return name
+
+
+_names = _Names()
+
+
 def read_properties(raw: bytes) -> Properties:
     """All that can be read."""
     flags = _short.unpack_from(raw)[0]
     at = 2
-    texts: dict[int, str] = {}
+    content_type = message_id = None
     headers, numbers = dict[str, str](), dict[str, int]()
-    for bit in range(15, 6, -1):
-        if not flags & 1 << bit:
-            continue
-        if bit == 13:
-            size = _long.unpack_from(raw, at)[0]
-            headers, numbers = _read_table(raw, at + 4, at + 4 + size)
-            at += 4 + size
-        elif bit in (12, 11):
-            at += 1
-        else:
-            size = raw[at]
-            texts[bit] = raw[at + 1 : at + 1 + size].decode(errors="replace")
-            at += 1 + size
-    return Properties(texts.get(15), texts.get(7), headers, numbers)
-
-
-@lru_cache(4096)
-def _name(raw: bytes) -> str:
-    name = raw.decode(errors="replace")
-    # The binding allows both; what is read with one prefix is written so.
-    return f"cloudEvents:{name[12:]}" if name.startswith("cloudEvents_") else name
+    if flags & 0x8000:
+        at += 1 + raw[at]
+        content_type = raw[at - raw[2] : at].decode(errors="replace")
+    if flags & 0x4000:  # the encoding of the content
+        at += 1 + raw[at]
+    if flags & 0x2000:
+        stop = at + 4 + _long.unpack_from(raw, at)[0]
+        headers, numbers = _read_table(raw, at + 4, stop)
+        at = stop
+    at += bool(flags & 0x1000) + bool(flags & 0x0800)  # whether it is durable, and its priority
+    if flags & 0x0080:
+        for bit in (0x0400, 0x0200, 0x0100):
+            if flags & bit:
+                at += 1 + raw[at]
+        message_id = raw[at + 1 : at + 1 + raw[at]].decode(errors="replace")
+    return Properties(content_type, message_id, headers, numbers)
 
 
 def _read_table(raw: bytes, at: int, stop: int) -> tuple[dict[str, str], dict[str, int]]:
     texts, numbers = dict[str, str](), dict[str, int]()
+    names, length = _names, _long.unpack_from
     while at < stop:
-        size = raw[at]
-        name = raw[at + 1 : at + 1 + size]
-        at += 2 + size
-        kind = raw[at - 1]
+        first = at + 1
+        at = first + raw[at]
+        name = raw[first:at]
+        kind = raw[at]
+        at += 1
         if kind == 83:  # S, a text
-            size = _long.unpack_from(raw, at)[0]
-            at += 4 + size
+            first = at + 4
+            at = first + length(raw, at)[0]
             try:
-                texts[_name(name)] = raw[at - size : at].decode()
+                texts[names[name]] = raw[first:at].decode()
             except UnicodeDecodeError:
                 continue
         elif kind in _FIXED:
             if kind == 108:  # l, a whole number
-                numbers[_name(name)] = _tag.unpack_from(raw, at)[0]
+                numbers[names[name]] = _tag.unpack_from(raw, at)[0]
             at += _FIXED[kind]
         elif kind in b"FAx":
-            at += 4 + _long.unpack_from(raw, at)[0]
+            at += 4 + length(raw, at)[0]
         else:
             break  # nobody knows where the next one begins
     return texts, numbers
