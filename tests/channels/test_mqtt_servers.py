@@ -456,3 +456,37 @@ async def test_a_publish_that_is_cancelled_sends_nothing_more(mosquitto: Mosquit
         line.goes_on()
         assert not await broker.publish(topic, made(b"next"))
         assert bodies(await taken(subscription, 1)) == [b"next"]
+
+
+@story
+async def test_a_number_that_has_no_answer_yet_is_given_to_no_other_message(mosquitto: MosquittoAddress) -> None:
+    topic = new_topic()
+    async with Line(mosquitto.port) as line, opened(mosquitto.url()) as receives, opened(line.url) as broker:
+        subscription = await receives.subscribe(topic, group="billing", prefetch=100)
+        line.waits()
+        first = asyncio.ensure_future(broker.publish(topic, made(*numbered(1, 5))))
+        await asyncio.sleep(0)
+        broker._number = 65533  # all the others were used meanwhile
+        second = asyncio.ensure_future(broker.publish(topic, made(*numbered(6, 15))))
+        assert bodies(await taken(subscription, 15)) == numbered(1, 15)
+        assert sorted(broker._sent) == [*range(1, 14), 65534, 65535]
+        line.goes_on()
+        assert (await first, await second) == ({}, {})
+        assert not broker._sent
+
+
+@story
+async def test_a_member_whose_group_is_removed_is_told(mosquitto: MosquittoAddress) -> None:
+    topic = new_topic()
+    async with opened(mosquitto.url()) as broker, opened(mosquitto.url()) as removes:
+        subscription = await broker.subscribe(topic, group="billing", prefetch=10)
+        assert not await broker.publish(topic, made(b"1"))
+        receiving = asyncio.ensure_future(subscription.receive(1))
+        assert bodies(await receiving) == [b"1"]
+        receiving = asyncio.ensure_future(subscription.receive(1))
+        await removes.remove(topic, groups=["billing"])
+        with pytest.raises(Unavailable):
+            await receiving
+        subscription = await removes.subscribe(topic, group="billing", prefetch=10)
+        assert not await removes.publish(topic, made(b"2"))
+        assert bodies(await subscription.receive(1)) == [b"2"]
