@@ -21,13 +21,13 @@ from ensue.channels.urls import Place
 from ensue.consumers.direct import Direct, DirectHandling
 from ensue.consumers.handler import HandlerDefinition, Role
 from ensue.consumers.handling import Handling, Scope
-from ensue.consumers.inbox import Inbox, InboxHandling
+from ensue.consumers.inbox import Inbox, InboxHandling, Writer
 from ensue.consumers.outbox import OutboxHandling
 from ensue.consumers.policy import Retry
 from ensue.consumers.receiving import Receiving, Work
 from ensue.consumers.runner import Runner
 from ensue.consumers.wire import Wire, source_of
-from ensue.errors import MissingCapability, WiringError
+from ensue.errors import MissingCapability, Unavailable, WiringError
 from ensue.events.recorded import microseconds
 from ensue.events.registry import Registry
 from ensue.observe.signals import Observer
@@ -36,6 +36,7 @@ from ensue.world import World
 
 __all__ = ["Traffic", "handling_of", "wire_of"]
 
+WAIT_SECONDS = 30.0
 Sending = OutboxHandling | InboxHandling | DirectHandling
 
 
@@ -94,6 +95,7 @@ class Traffic:
         self._places: dict[str, Place] = {}
         self._capabilities: dict[str, Capabilities] = {}
         self._outgoing: list[Outgoing] = []
+        self._direct: list[DirectHandling] = []
         self._receiving: list[Receiving] = []
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -121,7 +123,7 @@ class Traffic:
         self._connections[handling.name] = connection
         source = source_of(self._application, self._store.log_id)
         wire = wire_of(where, self._registry, channel, source=source)
-        broker = await connection.broker(wait_seconds=where.seconds("wait_seconds", 30.0))
+        broker = await connection.broker(wait_seconds=where.seconds("wait_seconds", WAIT_SECONDS))
         self._capabilities[handling.name] = broker.capabilities
         if isinstance(handling, OutboxHandling):
             outgoing = Outgoing(connection, self._world)
@@ -129,7 +131,12 @@ class Traffic:
             handling.connect(wire, outgoing)
             return
         wire.lasting = broker.capabilities.replay
-        handling.wire = wire
+        if isinstance(handling, DirectHandling):
+            writer = Writer(self._store, self._world, self._observe, consumer=handling.name)
+            handling.connect(wire, writer, self._observe)
+            self._direct.append(handling)
+        else:
+            handling.wire = wire
         self._check(handling, broker.capabilities, where)
 
     def _check(self, handling: Sending, found: Capabilities, where: Place) -> None:
@@ -148,7 +155,8 @@ class Traffic:
         for runner in runners:
             handling = runner.handling
             if isinstance(handling, InboxHandling):
-                work: Work = Inbox(handling, self._store, self._world, self._observe)
+                connection = self._connections[handling.name]
+                work: Work = Inbox(handling, self._store, self._world, self._observe, connection)
                 self._receive(runner, handling, work, group=self._application)
             elif isinstance(handling, DirectHandling):
                 name = handling.name
@@ -161,7 +169,6 @@ class Traffic:
                     self._connections[name],
                     window=self._prefetch(name),
                     drain_seconds=self._drain_seconds,
-                    concurrency=handling.concurrency,
                 )
                 self._receive(runner, handling, work, group=f"{self._application}.{name}")
         return self._tasks
@@ -183,6 +190,7 @@ class Traffic:
             start=_start(handling.channel, found),
             prefetch=self._prefetch(name),
             assigns=found.assigns,
+            wait_seconds=self._places[name].seconds("wait_seconds", WAIT_SECONDS),
         )
         self._receiving.append(receiving)
         self._tasks.append(self._world.spawn(receiving.run(), name=f"receive {name}"))
@@ -192,10 +200,15 @@ class Traffic:
         of receiving."""
         for receiving, task in zip(self._receiving, self._tasks, strict=True):
             settled = self._world.spawn(receiving.settled.wait(), name="subscribed")
-            await asyncio.wait({settled, task}, return_when=asyncio.FIRST_COMPLETED)
+            limit = receiving.wait_seconds
+            ended, _ = await asyncio.wait({settled, task}, return_when=asyncio.FIRST_COMPLETED, timeout=limit)
             settled.cancel()
             if task.done():
                 task.result()
+            if not ended:
+                raise Unavailable(
+                    f"{receiving.what}: nothing could be subscribed to within {limit:g} s; see what was logged"
+                )
 
     async def stop_receiving(self) -> None:
         """Receive no more, and let what is in work end within its limit."""
@@ -207,6 +220,8 @@ class Traffic:
         """Send no more, and close the connections."""
         for outgoing in self._outgoing:
             await outgoing.close()
+        for handling in self._direct:
+            handling.close()
         for connection in self._connections.values():
             await connection.close()
 

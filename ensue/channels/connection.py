@@ -7,6 +7,7 @@ anew by the same code that made it at first, and a connection that works for pub
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from ensue.channels.base import Broker
@@ -14,13 +15,22 @@ from ensue.errors import AccessRefused, EnsueError, OutcomeUnknown, Unavailable,
 from ensue.observe.signals import ChannelConnected, ChannelLost, Observer
 from ensue.world import World
 
-__all__ = ["BROKEN", "Connection"]
+__all__ = ["BROKEN", "Connection", "unforeseen"]
 
 BROKEN = (Unavailable, OutcomeUnknown, WiringError, AccessRefused)
 """What a broker may answer that another attempt later may get over, also when a person has to help first."""
 FIRST_SECONDS, LONGEST_SECONDS = 0.1, 10.0
 REFUSED_SECONDS = 60.0
 """Between attempts with credentials that were refused: more of them lock accounts."""
+CLOSE_SECONDS = 10.0
+"""How long an adapter may take to close, before it is left to itself."""
+
+
+def unforeseen(what: str, error: Exception) -> Unavailable:
+    """What an adapter raised and should not have: it counts as a connection that broke, and is told as what it is."""
+    broken = Unavailable(f"{what} failed in a way that its adapter does not know, which is a bug of it: {error!r}")
+    broken.__cause__ = error
+    return broken
 
 
 class Connection:
@@ -63,9 +73,11 @@ class Connection:
         try:
             await broker.open(self._world)
             await broker.declare(self.address)
-        except BaseException:
-            await broker.close()
-            raise
+        except BaseException as error:
+            await self._close(broker)
+            if isinstance(error, EnsueError) or not isinstance(error, Exception):
+                raise
+            raise unforeseen(f"connecting for {self._channel}", error) from error
         self._observe(ChannelConnected(consumer=self._consumer, channel=self._channel))
         return broker
 
@@ -78,7 +90,7 @@ class Connection:
         if broker is self._broker:
             self._broker = None
             self._failed(error, None)
-            closing = self._world.spawn(broker.close(), name=f"{self._consumer}: close")
+            closing = self._world.spawn(self._close(broker), name=f"{self._consumer}: close")
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
 
@@ -93,10 +105,16 @@ class Connection:
             )
         )
 
+    async def _close(self, broker: Broker) -> None:
+        """Close what is given up, and wait for it no longer than is reasonable."""
+        with contextlib.suppress(Exception):  # of what is given up nothing is expected any more
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await broker.close()
+
     async def close(self) -> None:
         """Close what is open. Idempotent."""
         broker, self._broker = self._broker, None
         if broker is not None:
-            await broker.close()
+            await self._close(broker)
         if self._closing:
             await asyncio.wait(list(self._closing))

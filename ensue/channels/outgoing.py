@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 
 from ensue.channels.base import Message
-from ensue.channels.connection import BROKEN, Connection
-from ensue.errors import EnsueError, Unavailable
+from ensue.channels.connection import BROKEN, Connection, unforeseen
+from ensue.errors import EnsueError, OutcomeUnknown, Unavailable
 from ensue.world import World
 
 __all__ = ["Outgoing"]
@@ -23,10 +23,17 @@ class Outgoing:
     def __init__(self, connection: Connection, world: World, *, address: str | None = None) -> None:
         self._connection = connection
         self._address = address or connection.address
+        # What is wrong with an address that the connection is not for, is nothing that another connection would help.
+        self._breaking = BROKEN if self._address == connection.address else (Unavailable, OutcomeUnknown)
         self._world = world
         self._waiting: list[tuple[Message, asyncio.Future[None]]] = []
         self._sending: asyncio.Task[None] | None = None
-        self._closed = False
+        self.closed = False
+
+    @property
+    def busy(self) -> bool:
+        """Something waits, or is on its way."""
+        return self._sending is not None
 
     def send(self, message: Message) -> asyncio.Future[None]:
         """Queue it; the future ends when it is confirmed. Not a coroutine: the order of calls is the order of messages.
@@ -35,7 +42,7 @@ class Outgoing:
         `AccessRefused`.
         """
         confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if self._closed:
+        if self.closed:
             confirmed.set_exception(Unavailable("the application stops, and sends no more"))
             return confirmed
         self._waiting.append((message, confirmed))
@@ -48,6 +55,8 @@ class Outgoing:
             while self._waiting:
                 await self._world.sleep(0)
                 batch = self._take()
+                if not batch:
+                    continue
                 try:
                     failed = await self._publish([message for message, _ in batch])
                 except BaseException:
@@ -66,6 +75,8 @@ class Outgoing:
             self._sending = None
 
     def _take(self) -> list[tuple[Message, asyncio.Future[None]]]:
+        """The next batch. What nobody waits for any more is not sent: another process may have its key by now."""
+        self._waiting = [pair for pair in self._waiting if not pair[1].done()]
         size = count = 0
         for message, _ in self._waiting:
             size += len(message.body)
@@ -78,8 +89,13 @@ class Outgoing:
     async def _publish(self, messages: list[Message]) -> dict[int, EnsueError]:
         broker = await self._connection.broker()
         self._world.failpoint("channel.publish")
-        failed = dict(await broker.publish(self._address, messages))
-        broken = next((error for error in failed.values() if isinstance(error, BROKEN)), None)
+        try:
+            failed: dict[int, EnsueError] = dict(await broker.publish(self._address, messages))
+        except Exception as error:  # it should have been among the answers
+            unknown = OutcomeUnknown(str(unforeseen(f"publishing to {self._address}", error)))
+            unknown.__cause__ = error
+            failed = dict.fromkeys(range(len(messages)), unknown)
+        broken = next((error for error in failed.values() if isinstance(error, self._breaking)), None)
         if broken is None:
             self._connection.worked()
         else:
@@ -89,7 +105,7 @@ class Outgoing:
 
     async def close(self) -> None:
         """Send nothing more. What waits is cancelled."""
-        self._closed = True
+        self.closed = True
         sending = self._sending
         if sending is not None:
             sending.cancel()

@@ -19,13 +19,13 @@ import msgspec
 
 from ensue.channels import Channel
 from ensue.channels.base import Broker, Received, Subscription
-from ensue.channels.cloudevents import NotAnEvent
+from ensue.channels.connection import Connection
 from ensue.consumers.handler import HandlerDefinition
 from ensue.consumers.handling import Handling, Scope
 from ensue.consumers.machine import Slot
 from ensue.consumers.policy import Retry
 from ensue.consumers.wire import Wire, stored_type
-from ensue.errors import DuplicateEventId, InvalidEvent, StorageFull, TryAgain, UnreadableEvent
+from ensue.errors import DuplicateEventId, EnsueError, StorageFull, TryAgain
 from ensue.events.registry import Registry
 from ensue.events.stored import Draft
 from ensue.observe.signals import Observer, WriterTrouble
@@ -75,8 +75,8 @@ class Writer:
         self._consumer = consumer
 
     async def write(self, drafts: Sequence[Draft]) -> None:
-        """Returns when all of them are durable, each batch of them contiguous; asks again until then. Errors: those of a store that nothing can be written to
-        any more."""
+        """Returns when all of them are durable; asks again until then. Errors: those of a store that nothing can be written to any
+        more."""
         start = 0
         while start < len(drafts):
             size, end = 0, start
@@ -88,8 +88,8 @@ class Writer:
 
     async def _write(self, drafts: Sequence[Draft]) -> None:
         while True:
-            await self._store.room()
             try:
+                await self._store.room()
                 await self._store.write(Request(events=drafts))
                 return
             except DuplicateEventId:
@@ -111,8 +111,11 @@ class Inbox:
 
     error: BaseException | None = None
 
-    def __init__(self, handling: InboxHandling, store: Store, world: World, observe: Observer) -> None:
+    def __init__(
+        self, handling: InboxHandling, store: Store, world: World, observe: Observer, connection: Connection
+    ) -> None:
         self._handling = handling
+        self._connection = connection
         self._world = world
         self._writer = Writer(store, world, observe, consumer=handling.name)
         self._subscription: Subscription | None = None
@@ -128,6 +131,7 @@ class Inbox:
         self._world.failpoint("inbox.stored")
         await self._subscription.accept(batch)
         self._world.failpoint("inbox.accepted")
+        self._connection.worked()
 
     async def revoked(self, partitions: frozenset[int]) -> None:
         """What is being stored may come to another process as well, which then finds it stored."""
@@ -146,5 +150,6 @@ class Inbox:
             if self._handling.channel.unknown == "skip" and not wire.carries(envelope):
                 return None
             return wire.draft(envelope, now=now)
-        except (NotAnEvent, UnreadableEvent, InvalidEvent) as error:
-            return wire.kept(received, self._handling.name, str(error), now=now)
+        except Exception as error:  # whatever it is: it is the message's, and comes again with it
+            told = str(error) if isinstance(error, EnsueError) else repr(error)
+            return wire.kept(received, self._handling.name, told, now=now, fresh=self._world.new_id)

@@ -27,7 +27,7 @@ from ensue.consumers.handling import Handling, NotDue, Scope
 from ensue.consumers.machine import Slot
 from ensue.consumers.policy import Retry
 from ensue.consumers.wire import Wire
-from ensue.errors import MessageRefused
+from ensue.errors import InvalidEvent, MessageRefused, Unavailable
 from ensue.events.registry import Registry
 from ensue.events.stored import Draft, Meta, decode_meta, encode_meta
 from ensue.world import World
@@ -80,6 +80,9 @@ def _later_type(channel: Channel) -> str:
 class OutboxHandling(Handling):
     """Sends rows of the log as they are, undecoded. `connect` must be called before anything is handled."""
 
+    failures_trip = False
+    """What fails here is refused for what it is. A broker that is away fails nothing."""
+
     def __init__(
         self, definition: HandlerDefinition, registry: Registry, world: World, scope: Scope, channel: Channel
     ) -> None:
@@ -98,7 +101,7 @@ class OutboxHandling(Handling):
         if isinstance(error, NotDue):
             wait = timedelta(microseconds=max(0, error.due - self._world.now()))
             return Retry(attempts=2**31, first=wait, factor=1.0, longest=LONGEST, jitter=False)
-        return Retry.never if isinstance(error, MessageRefused) else Retry.forever
+        return Retry.never if isinstance(error, (MessageRefused, InvalidEvent)) else Retry.forever
 
     async def acall(self, slot: Slot) -> Sequence[Draft]:
         assert self._wire is not None, "connected before it runs"
@@ -107,6 +110,8 @@ class OutboxHandling(Handling):
         if message is None:
             return ()
         while True:
+            if self._outgoing.closed:
+                raise Unavailable("the application stops, and sends no more")
             try:
                 await self._outgoing.send(message)
             except BROKEN:

@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from ensue.channels.base import Broker, From, Received, Subscription
-from ensue.channels.connection import BROKEN, Connection
+from ensue.channels.connection import BROKEN, Connection, unforeseen
 from ensue.consumers.runner import Runner
+from ensue.errors import EnsueError, OutcomeUnknown, Unavailable
 from ensue.observe.signals import ChannelRepaired, Observer
 from ensue.world import World
 
@@ -33,8 +34,10 @@ STALL_SECONDS = 30.0
 class Work(Protocol):
     """What is done with what is received."""
 
-    error: BaseException | None
-    """Why no more can be accepted on this subscription. Who sets it cancels the task that called `begin`."""
+    @property
+    def error(self) -> BaseException | None:
+        """Why no more can be accepted on this subscription. Who sets it cancels the task that called `begin`."""
+        ...
 
     async def begin(self, broker: Broker, subscription: Subscription) -> None:
         """Messages come from this subscription now."""
@@ -69,7 +72,11 @@ class Receiving:
         start: From,
         prefetch: int,
         assigns: bool,
+        wait_seconds: float,
     ) -> None:
+        """`wait_seconds` is how long whoever starts waits for `settled`."""
+        self.what = f"{runner.consumer.name} receives {channel}"
+        self.wait_seconds = wait_seconds
         self._work = work
         self._runner = runner
         self._world = world
@@ -126,7 +133,13 @@ class Receiving:
         try:
             await self._subscribed(broker)
         except BROKEN as error:
+            if not self.settled.is_set() and not isinstance(error, (Unavailable, OutcomeUnknown)):
+                raise  # at start, what waiting does not help is told to whoever starts
             self._connection.broke(broker, error)
+        except EnsueError:
+            raise
+        except Exception as error:
+            self._connection.broke(broker, unforeseen(f"receiving from {self._channel}", error))
         finally:
             self._runner.feeding(0, False)
 
@@ -142,36 +155,54 @@ class Receiving:
         try:
             await self._work.begin(broker, subscription)
             await self._receive(subscription)
+        except asyncio.CancelledError:
+            if (error := self._work.error) is None:
+                raise
+            if isinstance(error, Exception):
+                raise error from None
+            raise unforeseen(f"handling what comes from {self._channel}", RuntimeError(repr(error))) from None
         finally:
+            await self._ended(subscription)
+
+    async def _ended(self, subscription: Subscription) -> None:
+        """Ended in order, also when it is cancelled once more meanwhile: what would be left half-way goes on for ever."""
+        ending = self._world.spawn(self._end(subscription), name=f"end receiving {self._channel}")
+        cancelled = False
+        while not ending.done():
             try:
-                await self._work.end()
-            finally:
-                await subscription.close()
+                await asyncio.wait({ending})
+            except asyncio.CancelledError:
+                cancelled = True
+        ending.result()
+        if cancelled:
+            raise asyncio.CancelledError
+
+    async def _end(self, subscription: Subscription) -> None:
+        try:
+            await self._work.end()
+        finally:
+            await subscription.close()
 
     async def _receive(self, subscription: Subscription) -> None:
         self._stalled = False
         while True:
+            limit = asyncio.timeout(STALL_SECONDS)
             try:
-                async with asyncio.timeout(STALL_SECONDS):
+                async with limit:
                     batch = await subscription.receive(MOST_MESSAGES)
             except TimeoutError:
-                if await self._stalls(subscription):
-                    return
+                if not limit.expired():
+                    raise
+                await self._check_backlog(subscription)
                 continue
-            except asyncio.CancelledError:
-                if self._work.error is not None:
-                    raise self._work.error from None
-                raise
             self._stalled = False
             await self._work.take(batch)
-            self._connection.worked()
 
-    async def _stalls(self, subscription: Subscription) -> bool:
-        """Whether it gets nothing although messages wait, for the second time in a row."""
+    async def _check_backlog(self, subscription: Subscription) -> None:
+        """Errors: `Unavailable` when it gets nothing although messages wait, for the second time in a row."""
         waiting = await subscription.backlog()
         if waiting and self._stalled:
             consumer = self._runner.consumer.name
             self._observe(ChannelRepaired(consumer=consumer, channel=self._channel, waiting=waiting))
-            return True
+            raise Unavailable(f"{self._channel}: {waiting} messages wait, and none of them came in {STALL_SECONDS:g} s")
         self._stalled = bool(waiting)
-        return False

@@ -7,16 +7,15 @@ ids, which every log has, is the memory of what has come: for as long as the log
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from hashlib import blake2b
-from typing import Literal
 from uuid import UUID
 
 import msgspec
 
 from ensue.channels import Channel
 from ensue.channels.base import Message, Received
-from ensue.channels.cloudevents import Envelope, NotAnEvent, decode, encode
+from ensue.channels.cloudevents import Envelope, Format, decode, encode
 from ensue.errors import InvalidEvent, UnreadableEvent
 from ensue.events.message import Event
 from ensue.events.registry import Decode, Keyed, Registry
@@ -106,7 +105,7 @@ class Wire:
         *,
         source: str,
         prefix: str,
-        format: Literal["binary", "structured", "json"],
+        format: Format,
         default_type: str | None = None,
         id_from: str | None = None,
     ) -> None:
@@ -116,7 +115,7 @@ class Wire:
         self._registry = registry
         self._channel = channel
         self._prefix = prefix
-        self._format = format
+        self._format: Format = format
         self._default_type = default_type
         self._id_from = id_from
         self._type_header = f"{prefix}type"
@@ -235,15 +234,28 @@ class Wire:
 
     # --------------------------------------------------------------------------------------------------- kept as they came
 
-    def kept(self, received: Received, consumer: str, reason: str, *, now: int, key: str | None = None) -> Draft:
-        """The message as it came, for this consumer; `key` as `name=value` makes it wait with others of it."""
+    def kept(
+        self,
+        received: Received,
+        consumer: str,
+        reason: str,
+        *,
+        now: int,
+        fresh: Callable[[], bytes],
+        key: str | None = None,
+    ) -> Draft:
+        """The message as it came, for this consumer; `key` as `name=value` makes it wait with others of it.
+
+        One that says no id is known again by where it stands, if that lasts. Elsewhere it gets a *fresh* id: it may be kept twice
+        when it comes twice, but is never taken for another with the same bytes.
+        """
         try:
             envelope = self.envelope(received)
             id, time = id_of(envelope.source, envelope.id), envelope.time or now
             origin = Origin(self._channel.name, envelope.source, envelope.id)
-        except NotAnEvent:
-            # Where it stands is all that tells it from others.
-            id = blake2b(f"{self._channel.name}\0{received.where}".encode() + received.body, digest_size=16).digest()
+        except Exception:  # whatever is wrong with it: it is to be kept
+            place = f"{self._channel.name}\0{received.where}".encode(errors="replace")
+            id = blake2b(place + received.body, digest_size=16).digest() if self.lasting else fresh()
             time, origin = now, Origin(self._channel.name, "", received.where)
         id = blake2b(id + consumer.encode(), digest_size=16).digest()
         meta = Meta(time, id, None, key, origin=origin)

@@ -1,0 +1,113 @@
+"""A channel that is read directly goes through crashes at every step: every message is handled at least once, in the order of its key, and
+what the handler returned is in the log once, also where a message fails and the log keeps it with those behind it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import timedelta
+
+import pytest
+
+from ensue import App, Channel, Retry
+from ensue.testing.simulation import Choice, Setting, Simulation, Tape, run
+from tests.consumers.apart import BROKER, Apart, Paid, Placed, nothing_left, simulate_apart, starts
+
+FAILPOINTS = ("direct.received", "direct.kept", "direct.accepted", "channel.publish", "channel.confirmed")
+PLACED = Channel("orders", Placed, url=BROKER)
+QUICK = Retry(attempts=50, first=timedelta(seconds=0.5), longest=timedelta(seconds=2), jitter=False)
+
+
+class Outside:
+    """What the handler did, as the world outside of its processes saw it."""
+
+    def __init__(self) -> None:
+        self.begun: list[Placed] = []
+        self.done: list[Placed] = []
+        self.failing: set[int] = set()
+        self.running: set[str] = set()
+
+    def clear(self, *failing: int) -> None:
+        self.__init__()  # type: ignore[misc]
+        self.failing |= set(failing)
+
+
+outside = Outside()
+front, back = App("front", outbox=[PLACED]), App("back")
+
+
+@back.on(source=PLACED, retry=QUICK)
+async def pay(placed: Placed) -> Paid:
+    outside.begun.append(placed)
+    if placed.number in outside.failing:
+        outside.failing.discard(placed.number)
+        raise ValueError(f"{placed.number} fails the first time")
+    outside.done.append(placed)
+    return Paid(order=placed.order, number=placed.number)
+
+
+def first_times(handled: list[Placed]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = defaultdict(list)
+    for placed in handled:
+        if placed.number not in found[placed.order]:
+            found[placed.order].append(placed.number)
+    return found
+
+
+async def are_handled(sim: Apart, events: list[Placed], *failing: int) -> None:
+    outside.clear(*failing)
+    for event in events:
+        await sim.app.publish(event)
+    await sim.all_quiet()
+    for event in events:
+        assert event in outside.done, f"{event} was never handled"
+    for what, handled in (("begun", outside.begun), ("done", outside.done)):
+        for order, numbers in first_times(handled).items():
+            assert numbers == sorted(numbers), f"of {order}, {what} in the order {numbers}"
+    paid = [recorded.event for recorded in await sim.recorded_there() if type(recorded.event) is Paid]
+    for event in events:
+        count = paid.count(Paid(order=event.order, number=event.number))
+        assert count == 1, f"{event} was paid {count} times"
+    assert not await sim.back.call(dead), "something is parked"
+
+
+async def dead(app: App) -> int:
+    return len([letter async for letter in app.dead_letters.list()])
+
+
+async def one_fails_and_the_next_of_its_key_waits(sim: Apart) -> None:
+    await are_handled(sim, [Placed(order="a", number=1), Placed(order="b", number=2), Placed(order="a", number=3)], 1)
+
+
+async def two_are_done_and_the_third_fails(sim: Apart) -> None:
+    await are_handled(sim, [Placed(order="a", number=number) for number in (1, 2, 3)], 2)
+
+
+def quick_setting() -> Setting[App]:
+    async def scenario(sim: Simulation[App]) -> None:
+        assert isinstance(sim, Apart)
+        await one_fails_and_the_next_of_its_key_waits(sim)
+
+    return Setting(scenario, starts(front, back), quiet=nothing_left("back.pay"), simulation=Apart, permuted=False)
+
+
+def test_a_crash_between_receiving_keeping_and_accepting_leaves_all_handled_and_what_came_of_it_stored_once() -> None:
+    setting = quick_setting()
+    crashed = set()
+    for nth, label in run(setting, Tape.boring()).failpoints:
+        name = label.split("/", 2)[2]
+        if name in FAILPOINTS:
+            outcome = run(setting, Tape.replay(0, [Choice(label, nth, 1)]))
+            assert outcome.error is None, f"{label}#{nth}: {outcome.error}"
+            crashed.add(name)
+    assert crashed == set(FAILPOINTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("story", [one_fails_and_the_next_of_its_key_waits, two_are_done_and_the_third_fails])
+def test_all_is_handled_in_order_and_stored_once_through_crashes_at_every_step_and_pairs_of_them(story) -> None:  # type: ignore[no-untyped-def]
+    simulate_apart(front, back, crashes="pairs", pairs=100, groups=["back.pay"])(story)()
+
+
+@pytest.mark.slow
+def test_all_is_handled_in_order_and_stored_once_whatever_chance_does() -> None:
+    simulate_apart(front, back, crashes="none", runs=120, groups=["back.pay"])(two_are_done_and_the_third_fails)()
