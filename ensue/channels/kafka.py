@@ -30,7 +30,7 @@ from confluent_kafka import Message as Record
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec  # type: ignore[attr-defined]
 
 from ensue.channels.base import Capabilities, From, Message, Revoked, Subscription
-from ensue.channels.kafka_subscription import ACCESS, GONE, KafkaSubscription, Reading, Topic, translated
+from ensue.channels.kafka_subscription import ACCESS, GONE, PASSING, KafkaSubscription, Reading, Topic, translated
 from ensue.channels.urls import Place
 from ensue.errors import AccessRefused, EnsueError, MessageRefused, OutcomeUnknown, Unavailable, WiringError
 from ensue.world import Threads, World
@@ -73,18 +73,6 @@ _NOT_STORED = frozenset(
         KafkaError.NOT_ENOUGH_REPLICAS,
     )
 )
-_NOT_YET = frozenset(
-    (
-        KafkaError.LEADER_NOT_AVAILABLE,
-        KafkaError.NOT_LEADER_FOR_PARTITION,
-        KafkaError.UNKNOWN_LEADER_EPOCH,
-        KafkaError.FENCED_LEADER_EPOCH,
-        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-        KafkaError.COORDINATOR_NOT_AVAILABLE,
-        KafkaError.NOT_COORDINATOR,
-    )
-)
-"""Said for a moment after a topic was made, or a broker came: the library itself asks again everywhere but for administrators."""
 
 
 class _Batch:
@@ -211,6 +199,7 @@ class KafkaBroker:
         self._subscriptions: set[KafkaSubscription] = set()
         self._error: EnsueError | None = Unavailable(f"{place.shown}: the connection is not open")
         self._probe: asyncio.TimerHandle | None = None
+        self._admin: AdminClient | None = None
         self._threads: Threads | None = None
         self._world: World
 
@@ -328,14 +317,17 @@ class KafkaBroker:
             self._probe = self._world.call_later(self._away_seconds, self._look_for_brokers)
 
     def _look_for_brokers(self) -> None:
+        admin, threads = self._admin, self._threads
+        if admin is None or threads is None:  # it is closed
+            return
+
         def looked(result: object, error: BaseException | None) -> None:
             self._probe = None
             if error is not None:
                 away = f"no broker was to be found for {self._away_seconds:g} s"
                 self._break(Unavailable(f"{self._place.shown}: the connection is broken: {away}"))
 
-        assert self._threads is not None
-        self._threads.run(lambda: self._admin.list_topics(timeout=PROBE_SECONDS), looked)
+        threads.run(lambda: admin.list_topics(timeout=PROBE_SECONDS), looked)
 
     def _break(self, error: EnsueError) -> None:
         if self._error is None:
@@ -353,8 +345,12 @@ class KafkaBroker:
         self._break(Unavailable(f"{self._place.shown}: the connection is closed"))
         if self._probe is not None:
             self._probe.cancel()
-        self._threads.run(partial(self.__dict__.pop, "_admin", None), lambda result, error: None)
+        self._threads.run(self._drop_admin, lambda result, error: None)
         self._threads.close()
+
+    def _drop_admin(self) -> None:
+        """On a thread: it waits for threads of the library's own."""
+        self._admin = None
 
     # ------------------------------------------------------------------------------------------------------- topology
 
@@ -619,11 +615,15 @@ class KafkaBroker:
         while True:
             self._check()
             try:
-                return await self._on_thread(lambda: call(self._admin, self._connect_seconds))
+                return await self._on_thread(partial(self._administer, call))
             except KafkaException as error:
-                if error.args[0].code() not in _NOT_YET or self._world.monotonic() > deadline:
+                if error.args[0].code() not in PASSING or self._world.monotonic() > deadline:
                     raise translated(error.args[0], what) from error
             await self._world.sleep(GLANCE_SECONDS)
+
+    def _administer(self, call: Callable[[AdminClient, float], T]) -> T:
+        assert self._admin is not None, "it is open"
+        return call(self._admin, self._connect_seconds)
 
     async def _on_thread(self, call: Callable[[], T]) -> T:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()

@@ -27,7 +27,7 @@ from ensue.channels.base import Received, Revoked
 from ensue.errors import AccessRefused, EnsueError, Unavailable, WiringError
 from ensue.world import World
 
-__all__ = ["ACCESS", "GONE", "KafkaReceived", "KafkaSubscription", "Reading", "Topic", "translated"]
+__all__ = ["ACCESS", "GONE", "PASSING", "KafkaReceived", "KafkaSubscription", "Reading", "Topic", "translated"]
 
 POLL_SECONDS = 0.05
 """How long an order waits at most when nothing comes."""
@@ -72,6 +72,29 @@ WRONG = frozenset(
         KafkaError._SSL,
     )
 )
+PASSING = frozenset(
+    (
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+    )
+)
+"""Said for a moment after a topic was made, or a broker came."""
+_LIBRARYS = PASSING | {
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._RESOLVE,
+    KafkaError._TIMED_OUT,
+    KafkaError._WAIT_COORD,
+    KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.NETWORK_EXCEPTION,
+    KafkaError._MAX_POLL_EXCEEDED,
+}
+"""What the library gets over by itself. That there is no broker any more, is found out elsewhere."""
 
 
 def translated(error: KafkaError, what: str) -> EnsueError:
@@ -242,8 +265,9 @@ class _Poller:
             if self.leave:
                 self._run_orders()
                 self._commit(self.held)
-                self._consumer.close()
         finally:
+            if self.leave:
+                self._consumer.close()
             # It knows us by its callbacks, and ends when nobody knows it any more.
             del self._consumer
 
@@ -461,8 +485,8 @@ class KafkaSubscription:
         self._seeking -= Counter(partitions)
 
     def told(self, error: KafkaError) -> None:
-        """By the broker, in the place of a message. What passes by itself, and lost membership, are no matter of ours."""
-        if error.code() == KafkaError._MAX_POLL_EXCEEDED or error.retriable():
+        """By the library, in the place of a message. Whether the topic is gone, `_look` looks."""
+        if error.code() in _LIBRARYS or error.code() in GONE:
             return
         found = translated(error, self._what)
         self.fail(WiringError(str(found)) if isinstance(found, AccessRefused) else found)
@@ -498,10 +522,15 @@ class KafkaSubscription:
     async def _look(self) -> None:
         """The broker says nothing to those who read a topic that was deleted, nor to a broadcast of new partitions."""
         partitions = self._reading.topic.partitions
+        missing = False
         while True:
             await self._world.sleep(self._reading.look_seconds)
             with contextlib.suppress(EnsueError):
                 found = await self._reading.look()
+                if found is None and not missing:  # a broker that has just come may not know it yet
+                    missing = True
+                    continue
+                missing = False
                 if found is None or found.identity != self._reading.topic.identity:
                     what = "is gone" if found is None else "was deleted and made again"
                     self.fail(WiringError(f"{self._what}: the topic {what}; subscribe again to receive from a new one"))

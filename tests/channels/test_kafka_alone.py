@@ -378,7 +378,7 @@ def test_a_member_with_a_slow_handler_gives_up_its_partitions_when_that_is_done_
             second = await another.subscribe(topic, group=topic, prefetch=1000)
             await asked.wait()
             came = WORLD.spawn(_all_of(second), name="second")
-            await publish(broker, topic, *numbered(1, 100))
+            await publish(broker, topic, *numbered(101, 200))
             assert not came.done()
             done.set()
             await publish(another, topic, b"last")
