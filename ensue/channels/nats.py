@@ -12,7 +12,7 @@ is not acknowledged between the group's floor and its newest delivery is given b
 it would have done), which delivers that before anything new, and what comes first is put in order here. What was accepted beyond the
 floor stays accepted. A member that lives and is slow says so every third of `ack_wait` for each message it holds, and takes
 nothing twice that it still holds. Among several members there is no order; what one of them held comes to the others when it
-closes, or after `ack_wait` when it died.
+closes, or after `ack_wait` when it died. Two that join in the same moment may both take over; then what was held comes twice.
 
 **Broadcasts** are subscriptions of core NATS: a member that is too slow is told so (`Unavailable`), and nothing is lost in silence.
 They see a message also where the stream then refuses it.
