@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any, ClassVar, TypeVar, cast
 
 from confluent_kafka import (
-    ConsumerGroupTopicPartitions,
+    Consumer,
     KafkaError,
     KafkaException,
     Producer,
@@ -73,6 +73,8 @@ _NOT_STORED = frozenset(
         KafkaError.NOT_ENOUGH_REPLICAS,
     )
 )
+_MEMBERS = frozenset((KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION, KafkaError.REBALANCE_IN_PROGRESS))
+"""Said to who is no member of a group that has some: one of them has said where the group begins."""
 
 
 class _Batch:
@@ -549,30 +551,37 @@ class KafkaBroker:
         else begin again where the topic ends by then."""
         # Asked before it is known whether the group is new: when two members find it so at once, the later word is no later place.
         offsets = await self._offsets(topic, start)
-        if await self._committed(topic, group):
-            return
         given = [TopicPartition(topic.name, *offset) for offset in offsets.items()]
 
-        def commit(admin: AdminClient, seconds: float) -> None:
-            asked = [ConsumerGroupTopicPartitions(group, given)]
+        def begin(consumer: Consumer, seconds: float) -> None:
+            if any(one.offset >= 0 for one in consumer.committed(_unread(topic), seconds)):
+                return
             try:
-                admin.alter_consumer_group_offsets(asked, request_timeout=seconds)[group].result()
+                consumer.commit(offsets=given, asynchronous=False)
             except KafkaException as error:
-                # Another member is there already, and has said where it begins.
-                if error.args[0].code() not in (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.NON_EMPTY_GROUP):
+                if error.args[0].code() not in _MEMBERS:
                     raise
 
-        await self._ask(f"{self._what(topic.name)}: making the group {group}", commit)
+        await self._ask(
+            f"{self._what(topic.name)}: looking at the group {group}", partial(self._as_group, group, begin)
+        )
+
+    def _as_group(self, group: str, call: Callable[[Consumer, float], T], admin: AdminClient, seconds: float) -> T:
+        """On a thread. Not with the administrator's client, which dies of an answer "not coordinator" to the same questions."""
+        consumer = Consumer({**self._config, "group.id": group, "enable.auto.commit": False})
+        try:
+            return call(consumer, seconds)
+        finally:
+            consumer.close()
 
     async def _committed(self, topic: Topic, group: str) -> Mapping[int, int]:
-        asked = [TopicPartition(topic.name, partition) for partition in range(topic.partitions)]
+        def committed(consumer: Consumer, seconds: float) -> Mapping[int, int]:
+            found = consumer.committed(_unread(topic), seconds)
+            return {one.partition: one.offset for one in found if one.offset >= 0}
 
-        def committed(admin: AdminClient, seconds: float) -> Mapping[int, int]:
-            request = [ConsumerGroupTopicPartitions(group, asked)]
-            found = admin.list_consumer_group_offsets(request, request_timeout=seconds)[group].result()
-            return {one.partition: one.offset for one in found.topic_partitions if one.offset >= 0}
-
-        return await self._ask(f"{self._what(topic.name)}: looking at the group {group}", committed)
+        return await self._ask(
+            f"{self._what(topic.name)}: looking at the group {group}", partial(self._as_group, group, committed)
+        )
 
     async def _offsets(self, topic: Topic, start: From) -> Mapping[int, int]:
         """Where each partition begins, ends, or is at a time."""
@@ -639,6 +648,10 @@ class KafkaBroker:
         assert self._threads is not None, "it is open"
         self._threads.run(call, done)
         return await future
+
+
+def _unread(topic: Topic) -> list[TopicPartition]:
+    return [TopicPartition(topic.name, partition) for partition in range(topic.partitions)]
 
 
 def _failure(what: str, told: Sequence[KafkaError], last: KafkaError | None) -> EnsueError | None:
