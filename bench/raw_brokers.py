@@ -270,69 +270,117 @@ class RawRedis:
         await client.aclose()
 
 
+class _Packets(asyncio.Protocol):
+    """MQTT as the package `mqtt5` reads and writes it, on asyncio's own connection: nothing between."""
+
+    def __init__(self, take: Callable[[list[Any]], None]) -> None:
+        self.take = take
+        self._rest = b""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        import mqtt5
+
+        data = self._rest + data if self._rest else data
+        view, offset, packets = memoryview(data), 0, list[Any]()
+        while True:
+            try:
+                packet, size = mqtt5.read(view[offset:])
+            except IndexError:  # the rest is still to come
+                break
+            offset += size
+            packets.append(packet)
+        self._rest = data[offset:]
+        self.take(packets)
+
+
 class RawMqtt:
-    client = "aiomqtt"
+    client = "mqtt5"
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "", parts.port or 1883
 
-    def _client(self, name: str, **more: Any) -> Any:
-        import aiomqtt
+    async def _connected(self, name: str, **more: Any) -> _Packets:
+        import mqtt5
 
-        return aiomqtt.Client(
-            self._host,
-            self._port,
-            identifier=name,
-            protocol=aiomqtt.ProtocolVersion.V5,
-            max_inflight_messages=2 * BATCH,
-            max_queued_incoming_messages=0,
-            **more,
-        )
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[Any] = loop.create_future()
+        _, packets = await loop.create_connection(lambda: _Packets(answered.set_result), self._host, self._port)
+        packets.transport.write(mqtt5.ConnectPacket(name, **more).write())
+        await answered
+        return packets
 
-    def _session(self, group: str) -> Any:
-        from paho.mqtt.packettypes import PacketTypes
-        from paho.mqtt.properties import Properties
-
-        lasts: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        lasts.SessionExpiryInterval = 3600
-        lasts.ReceiveMaximum = 2 * BATCH
-        return self._client(group, clean_start=False, properties=lasts)
+    async def _session(self, group: str) -> _Packets:
+        return await self._connected(group, session_expiry_interval=3600, receive_max=4 * BATCH)
 
     async def prepare(self, address: str, group: str) -> None:
-        async with self._session(group) as client:
-            await client.subscribe(address, qos=1)
+        import mqtt5
+
+        packets = await self._session(f"{group}-{address}")
+        subscribed = asyncio.Event()
+        packets.take = lambda some: subscribed.set()
+        topic = mqtt5.TopicFilter(address, max_qos=mqtt5.QoS.AT_LEAST_ONCE)
+        packets.transport.write(mqtt5.SubscribePacket(1, [topic]).write())
+        await subscribed.wait()
+        packets.transport.write(mqtt5.DisconnectPacket().write())
+        packets.transport.close()
 
     async def publish(self, address: str, events: Sequence[OrderPlaced]) -> None:
-        from paho.mqtt.packettypes import PacketTypes
-        from paho.mqtt.properties import Properties
+        import mqtt5
 
-        async with self._client(str(uuid4())) as client:
-            client.pending_calls_threshold = 10 * BATCH
-            for start in range(0, len(events), BATCH):
-                calls = []
-                for event in events[start : start + BATCH]:
-                    properties: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-                    properties.UserProperty = list(attributes(event).items())
-                    properties.ContentType = "application/json"
-                    calls.append(client.publish(address, encode(event), qos=1, properties=properties))
-                await asyncio.gather(*calls)
+        packets = await self._connected(str(uuid4()), clean_start=True)
+        for start in range(0, len(events), BATCH):
+            batch = events[start : start + BATCH]
+            confirmed, left = asyncio.Event(), len(batch)
+
+            def take(some: list[Any], confirmed: asyncio.Event = confirmed) -> None:
+                nonlocal left
+                left -= len(some)
+                if not left:
+                    confirmed.set()
+
+            packets.take = take
+            packets.transport.write(
+                b"".join(
+                    mqtt5.PublishPacket(
+                        address,
+                        encode(event),
+                        qos=mqtt5.QoS.AT_LEAST_ONCE,
+                        packet_id=number,
+                        content_type="application/json",
+                        user_properties=list(attributes(event).items()),
+                    ).write()
+                    for number, event in enumerate(batch, 1)
+                )
+            )
+            await confirmed.wait()
+        packets.transport.close()
 
     async def consume(self, address: str, group: str, handler: Handler, done: asyncio.Event) -> None:
-        # It acknowledges when its queue has the message: before the handler. That is less than ours does.
-        async with self._session(group) as client:
-            messages = aiter(client.messages)
-            while not done.is_set():
-                waits = asyncio.ensure_future(anext(messages))
-                ends = asyncio.ensure_future(done.wait())
-                await asyncio.wait({waits, ends}, return_when=asyncio.FIRST_COMPLETED)
-                ends.cancel()
-                if not waits.done():
-                    waits.cancel()
-                    break
-                await handler(decode(waits.result().payload))
-                while len(client.messages) and not done.is_set():
-                    await handler(decode((await anext(messages)).payload))
+        import mqtt5
+
+        queue: asyncio.Queue[list[Any]] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        _, packets = await loop.create_connection(lambda: _Packets(queue.put_nowait), self._host, self._port)
+        connect = mqtt5.ConnectPacket(f"{group}-{address}", session_expiry_interval=3600, receive_max=4 * BATCH)
+        packets.transport.write(connect.write())
+        while not done.is_set():
+            ends, comes = asyncio.ensure_future(done.wait()), asyncio.ensure_future(queue.get())
+            await asyncio.wait({ends, comes}, return_when=asyncio.FIRST_COMPLETED)
+            ends.cancel()
+            if not comes.done():
+                comes.cancel()
+                break
+            answers = []
+            for packet in comes.result():
+                if isinstance(packet, mqtt5.PublishPacket):
+                    await handler(decode(packet.payload or b""))
+                    answers.append(mqtt5.PubAckPacket(packet.packet_id or 0).write())
+            packets.transport.write(b"".join(answers))
+        packets.transport.close()
 
 
 RAW: dict[str, type[Raw]] = {
