@@ -438,8 +438,8 @@ class RabbitBroker:
         "(`x-max-length`, `x-overflow=reject-publish`)",
         "dead_letter_exchange": "where rejected messages go; made, with a queue of its name, if it is not there; part of the "
         "queue (`x-dead-letter-exchange`, at least once)",
-        "settle_seconds": "how long a new queue exists before it is bound, and anything confirmed in it: RabbitMQ loses one that "
-        "was made less than a second before its server is killed (default: 1.5)",
+        "settle_seconds": "how long the first member of a new group waits before it begins: RabbitMQ loses a queue or a binding, "
+        "with what was confirmed meanwhile, that was made less than two seconds before its server is killed (default: 2.5)",
         "max_message_bytes": "the server's `max_message_size`, where it is not as usual",
         "heartbeat_seconds": "how often each side must hear the other; three times that without a sign is the end (default: 15)",
     }
@@ -451,7 +451,7 @@ class RabbitBroker:
         self._create = place.create
         self._seconds = place.connect_seconds
         self._groups = [group for group in place.text("groups").split(",") if group]
-        self._settle_seconds = place.seconds("settle_seconds", 1.5)
+        self._settle_seconds = place.seconds("settle_seconds", 2.5)
         self._heartbeat_seconds = place.number("heartbeat_seconds", 15)
         self.mandatory = place.flag("mandatory", False)
         self.routes_by_type = place.choice("routing", "type", "key") == "type"
@@ -577,11 +577,11 @@ class RabbitBroker:
         await self._declare_dead_letters()
         is_new = await _missing(self._working(), queue, self._seconds) is not None
         await channel.queue_declare(queue, durable=True, arguments=dict(self._arguments))
+        await channel.queue_bind(queue, address, "#")
         if is_new:
-            # Queues are noted in a table that is written when nothing was noted for half a second (seen with 3.10).
+            # Seen with 3.10: a queue is noted in a table that is written a second later, its binding two seconds later.
             assert self._world is not None
             await self._world.sleep(self._settle_seconds)
-        await channel.queue_bind(queue, address, "#")
         return queue
 
     async def _wait_for_the_dead(self, queue: str) -> None:
