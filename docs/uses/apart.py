@@ -1,17 +1,57 @@
-"""The shop taken apart: two applications with a database each, and one channel between them, over any broker.
+"""The shop taken apart: two applications with a log each, joined by channels. Runs as it stands: python docs/uses/apart.py
 
-Declared, not built: importing this raises `NotYetAvailable` at the first application.
+In one process and over memory, unless ENSUE_CHANNELS says another broker: kafka://…, amqp://…, nats://…, redis://…, mqtt://…
 """
 
-from shop import OrderPlaced, OrderShipped, PaymentProcessed, StockMissing, StockReserved, inventory, payments, shipping
+import asyncio
+import os
+from decimal import Decimal
+
+from shop import (
+    CardTerminal,
+    Gateway,
+    OrderPlaced,
+    OrderShipped,
+    PaymentProcessed,
+    StockMissing,
+    StockReserved,
+    fill_shelves,
+    inventory,
+    payments,
+    shipping,
+)
 
 from ensue import App, Channel
 
-orders = Channel("orders", OrderPlaced, StockReserved, StockMissing, PaymentProcessed, OrderShipped)
-# Where it is: ENSUE_CHANNEL_ORDERS=kafka://… or amqp://… or nats://…
+os.environ.setdefault("ENSUE_CHANNELS", "memory:")
+reserved = Channel("reserved", StockReserved)
+done = Channel("done", PaymentProcessed, OrderShipped)
 
-front = App("front", inbox=[orders], outbox=[orders])  # what it stores is sent; what comes is stored, each event once
+front = App("front", outbox=[reserved], inbox=[done])  # what it stores is sent; what comes is stored, each event once
 front.include(inventory)
 
-back = App("back", inbox=[orders], outbox=[orders])
+back = App("back", inbox=[reserved], outbox=[done])
 back.include(payments, shipping)
+
+
+@back.provide
+def gateway() -> Gateway:
+    return CardTerminal()
+
+
+async def main() -> None:
+    async with back, front:
+        await front.transact(fill_shelves)
+        for order_id in ("o1", "o2"):
+            order = OrderPlaced(order_id=order_id, sku="tea", quantity=1, total=Decimal("9.50"))
+            await front.publish(order, idempotency_key=order_id)
+        open_orders = {"o1", "o2"}
+        async for recorded in front.log.read(OrderShipped, StockMissing, follow=True):
+            print(recorded.event)
+            open_orders.discard(recorded.event.order_id)
+            if not open_orders:
+                break
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

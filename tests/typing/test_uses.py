@@ -17,7 +17,7 @@ from ensue.patterns import Late, Pattern, TimedOut, absent
 from tests.typing.checkers import ROOT, programs_of_papers
 
 USES = ROOT / "docs" / "uses"
-BUILT = ["shop.py"]
+BUILT = ["shop.py", "apart.py"]
 DECLARED = sorted(file.name for file in USES.glob("*.py") if file.name not in BUILT)
 
 
@@ -57,6 +57,16 @@ def test_the_shop_does_the_same_on_a_server(tmp_path: Path, postgresql_url: str)
     result = run([str(USES / "shop.py")], tmp_path, ENSUE_URL=postgresql_url)
     lines = result.stdout.splitlines()
     assert lines == ["charged 9.50", "OrderShipped(order_id='o1')", "StockMissing(order_id='o2')"], result.stderr
+
+
+@pytest.mark.parametrize("broker", ["memory", "nats"])
+def test_the_shop_taken_apart_does_the_same_over_a_channel(
+    broker: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    channels = {} if broker == "memory" else {"ENSUE_CHANNELS": request.getfixturevalue(broker).url(prefix="uses-")}
+    result = run([str(USES / "apart.py")], tmp_path, **channels)
+    lines = sorted(result.stdout.splitlines())  # by which way news travels fastest is not said
+    assert lines == ["OrderShipped(order_id='o1')", "StockMissing(order_id='o2')", "charged 9.50"], result.stderr
 
 
 def test_a_use_is_built_or_says_at_its_first_registration_that_it_is_not(tmp_path: Path) -> None:
