@@ -1,8 +1,8 @@
 """Kafka: a channel is a topic, a group is a consumer group, a broadcast reads all partitions from their ends.
 
 The client is librdkafka (`confluent_kafka`), whose calls block: they happen on threads of the world's. It finds its way back to
-a broker by itself, and nothing is lost by that. But when no broker has been there for `away_seconds`, this connection is broken
-for ever, like any other: what waits is told so, and nothing is sent any more.
+a broker by itself. But when no broker has been there for `away_seconds`, this connection is broken for ever, like any other: what
+waits is told so, and nothing is sent any more. That is soon, because a consumer that came back so was seen to receive nothing.
 
 Publishing is idempotent: the library repeats what was not answered, without doubles and in order, for `delivery_seconds`. There
 are no transactions: they would join offsets and messages of one Kafka, and what must be joined here is a log and a channel; the
@@ -173,7 +173,7 @@ class KafkaBroker:
         "compression": "`none` (default), `gzip`, `snappy`, `lz4`, `zstd`",
         "acks": "`all` (default) replicas in step, or the `leader` alone, have a message when it is confirmed",
         "delivery_seconds": "after how long what was published and not answered is given up (default: 30)",
-        "away_seconds": "how long there may be no broker before the connection counts as broken (default: 10)",
+        "away_seconds": "how long there may be no broker before the connection counts as broken (default: 1)",
         "session_seconds": "after how long a member that is not heard of is dead (default: 10)",
         "rebalance_seconds": "how long a member may finish what goes to another (default: 300)",
         "look_seconds": "how often to look whether the topic is still there and has new partitions (default: 5)",
@@ -186,7 +186,7 @@ class KafkaBroker:
         self._replication = place.number("replication", 0)
         self._retention = place.number("retention_seconds", 0)
         self._delivery_seconds = place.seconds("delivery_seconds", 30.0)
-        self._away_seconds = place.seconds("away_seconds", 10.0)
+        self._away_seconds = place.seconds("away_seconds", 1.0)
         self._session_seconds = place.seconds("session_seconds", 10.0)
         self._rebalance_seconds = max(place.seconds("rebalance_seconds", 300.0), self._session_seconds)
         self._look_seconds = place.seconds("look_seconds", 5.0)

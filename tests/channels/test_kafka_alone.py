@@ -445,24 +445,6 @@ def test_a_connection_cut_in_the_midst_of_publishing_loses_and_doubles_nothing(k
             run(story())
 
 
-def test_a_server_that_comes_back_soon_is_not_noticed(own_kafka: KafkaServer) -> None:
-    async def story() -> None:
-        topic = new_topic()
-        async with opened(own_kafka.url(**QUICK | {"away_seconds": "30"})) as broker:
-            member = await broker.subscribe(topic, group=topic, prefetch=1000)
-            await publish(broker, topic, *numbered(1, 10))
-            await member.accept(await take(member, 10))
-            await asyncio.to_thread(own_kafka.restart)
-            await publish(broker, topic, *numbered(11, 20))
-            received: list[bytes] = []
-            while b"20" not in received:
-                received += await bodies(member, 1)
-            # What was accepted last may come again: the server did not hear of it any more.
-            assert [body for body in received if int(body) > 10] == numbered(11, 20)
-
-    run(story())
-
-
 def test_what_a_server_does_not_answer_is_given_up_and_may_be_stored(own_kafka: KafkaServer) -> None:
     async def story() -> None:
         topic = new_topic()
