@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
 from typing import Any, Concatenate, ParamSpec
 
 import apsw
@@ -84,8 +85,8 @@ class Apart(AppSimulation):
     async def all_quiet(self) -> None:
         """Nothing is left to do in either, and nothing is on its way: looked at twice, because the one may have sent something
         to the other while that was looked at."""
-        await self.run_until_quiet()
-        await self.run_until_quiet()
+        for _ in range(2):
+            await self.run_until_quiet(within=timedelta(hours=2))
 
     async def logs_agree(self, expected: Sequence[tuple[str, int]]) -> None:
         """Each order and its payment is in both logs once, of each order in the sequence of its numbers; nothing is parked."""

@@ -55,7 +55,7 @@ def test_a_crash_of_either_between_receiving_and_accepting_or_sending_and_confir
 
 @pytest.mark.slow
 def test_every_event_is_in_both_logs_once_through_crashes_of_either_at_every_step_and_pairs_of_them() -> None:
-    checked = simulate_apart(front_of(), back_of(), crashes="pairs", pairs=150)(orders_are_paid)
+    checked = simulate_apart(front_of(), back_of(), crashes="pairs", pairs=60)(orders_are_paid)
     checked()
     assert checked.report is not None
     assert set(AT_BOTH_ENDS) <= checked.report.failpoints.keys()
@@ -63,4 +63,4 @@ def test_every_event_is_in_both_logs_once_through_crashes_of_either_at_every_ste
 
 @pytest.mark.slow
 def test_every_event_is_in_both_logs_once_whatever_chance_does() -> None:
-    simulate_apart(front_of(), back_of(), crashes="none", runs=120)(orders_are_paid)()
+    simulate_apart(front_of(), back_of(), crashes="none", runs=60)(orders_are_paid)()
