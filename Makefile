@@ -17,7 +17,7 @@ help:
 	@echo "make bench-postgres  the log on PostgreSQL against its peer and the raw limit"
 	@echo "make bench-channels  five brokers against their raw clients and FastStream"
 	@echo "make bench-scale     many producers, many processes; a picture"
-	@echo "make guarantees      run the contract on every backend, and write what each gives into docs/guarantees.md"
+	@echo "make guarantees      run the contracts on every backend and broker, and write what each gives into docs"
 	@echo "make format          write the format that make check wants"
 	@echo "make clean           remove the environment and everything that was made"
 

@@ -1,4 +1,4 @@
-"""What docs/applications.md shows, runs."""
+"""What docs/applications.md and docs/channels.md show, runs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import pytest
 
 from ensue.app import Settings
 
-PAGE = Path(__file__).parents[2] / "docs" / "applications.md"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "applications.md"
 
 
-def program() -> str:
+def program(page: Path) -> str:
     """The Python of the page, each line at its own number, so that an error points into the page."""
     lines, inside = list[str](), False
-    for line in PAGE.read_text().splitlines():
+    for line in page.read_text().splitlines():
         inside = inside and line != "```"
         lines.append(line if inside else "")
         inside = inside or line == "```python"
@@ -27,13 +28,14 @@ def program() -> str:
 
 
 @pytest.mark.slow
-def test_every_block_of_the_page_runs(tmp_path: Path) -> None:
-    (tmp_path / "page.py").write_text(program())
+@pytest.mark.parametrize("page", ["applications.md", "channels.md"])
+def test_every_block_of_the_page_runs(page: str, tmp_path: Path) -> None:
+    (tmp_path / "page.py").write_text(program(DOCS / page))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ENSUE_")}
     done = subprocess.run(
         [sys.executable, "-W", "error", "page.py"],
         cwd=tmp_path,
-        env={**environment, "PYTHONPATH": str(PAGE.parents[1])},
+        env={**environment, "PYTHONPATH": str(DOCS.parent), "ENSUE_CHANNELS": "memory:"},
         capture_output=True,
         text=True,
         timeout=120,

@@ -1,5 +1,6 @@
 """The part of docs/guarantees.md that says what each backend gives. `make guarantees` runs the contract on every backend, with the
-tests named there, and writes it from what the backends declare and what these tests said."""
+tests named there, and writes it from what the backends declare and what these tests said; and for channels likewise
+(`channel_tables.py`)."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from ensue.app.urls import open_store
 from ensue.store.base import Capabilities
 from ensue.testing.contracts import DurableContract, SharedContract, SqlContract, StoreContract, TransferContract
 from tests.store import test_contracts, test_postgresql_pooled
+from tests.tidy import channel_tables
 from tests.tidy.repository import ROOT
 
 __all__ = ["PAGE", "collected", "fact_tests", "generated", "with_generated"]
@@ -127,14 +129,19 @@ def fact_tests() -> list[str]:
 
 
 def collected() -> Counter[str]:
-    """The tests of the contract, by their ids, as if each had passed once."""
+    """The tests of the contracts, by their ids, as if each had passed once."""
     return Counter(
         f"{_file(held)}::{held.__name__}::{name}"
-        for backend in BACKENDS
-        for held in backend.held
+        for held in _held_classes()
         for name in dir(held)
         if name.startswith("test_")
     )
+
+
+def _held_classes() -> list[type[object]]:
+    """The test classes that hold the backends and the brokers to their contracts."""
+    backends: list[type[object]] = [held for backend in BACKENDS for held in backend.held]
+    return backends + [held for kind in channel_tables.BROKERS for held in kind.held]
 
 
 def generated(passed: Mapping[str, int]) -> str:
@@ -199,12 +206,13 @@ class _Results:
 
 
 def main() -> int:
-    """Run what is named, and write the page if all of it passed; the exit code of the run."""
+    """Run what is named, and write the pages if all of it passed; the exit code of the run."""
     results = _Results()
-    classes = [f"{_file(held)}::{held.__name__}" for backend in BACKENDS for held in backend.held]
+    classes = [f"{_file(held)}::{held.__name__}" for held in _held_classes()]
     code = pytest.main(["-q", "-n2", "--dist=worksteal", *classes, *fact_tests()], plugins=[results])
     if code == pytest.ExitCode.OK:
         PAGE.write_text(with_generated(PAGE.read_text(), generated(results.passed)))
+        channel_tables.CHANNELS.write_text(channel_tables.written(results.passed, channel_tables.found_on_servers()))
     return int(code)
 
 

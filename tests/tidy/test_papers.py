@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ensue.cli.program import COMMANDS
+from tests.tidy.channel_tables import CHANNELS, declared_on_page, written
 from tests.tidy.guarantees import PAGE, collected, generated, with_generated
 from tests.tidy.repository import PACKAGE, ROOT, known_tests, papers, python_files
 
@@ -92,6 +93,13 @@ def test_what_each_backend_gives_is_what_would_be_written_now() -> None:
     page = PAGE.read_text()
     now = with_generated(page, generated(collected()))
     assert page == now, "`make guarantees` runs the contract on every backend and writes it anew"
+
+
+def test_what_each_broker_gives_and_its_parameters_are_what_would_be_written_now() -> None:
+    now = written(collected(), declared_on_page())
+    assert CHANNELS.read_text() == now, (
+        "`make guarantees` runs the contract on every broker and writes it anew; `python -m tests.tidy.channel_tables` the parameters alone"
+    )
 
 
 def test_the_readme_makes_the_promises_of_the_guarantees() -> None:
