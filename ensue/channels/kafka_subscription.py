@@ -122,7 +122,6 @@ class KafkaReceived(msgspec.Struct, eq=False, gc=False):
     """See `Received`. Headers are read when one is asked for."""
 
     record: Record
-    _headers: dict[str, bytes | None] | None = None
 
     @property
     def body(self) -> bytes:
@@ -152,22 +151,25 @@ class KafkaReceived(msgspec.Struct, eq=False, gc=False):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        return {name: text for name in self._read() if (text := self.header(name)) is not None}
+        found = {name: _text(value) for name, value in self._listed()}
+        return {name: text for name, text in found.items() if text is not None}
 
     def header(self, name: str) -> str | None:
-        known = self._headers
-        value = (self._read() if known is None else known).get(name)
-        if value is None:
-            return None
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            return None
+        # A list of ten is searched sooner than made a dictionary. Of several the last counts.
+        for known, value in reversed(self._listed()):
+            if known == name:
+                return _text(value)
+        return None
 
-    def _read(self) -> dict[str, bytes | None]:
-        if self._headers is None:
-            self._headers = cast(dict[str, bytes | None], dict(self.record.headers() or ()))
-        return self._headers
+    def _listed(self) -> Sequence[tuple[str, bytes | None]]:
+        return cast(Sequence[tuple[str, bytes | None]], self.record.headers() or ())
+
+
+def _text(value: object) -> str | None:
+    try:
+        return value.decode() if isinstance(value, bytes) else None
+    except UnicodeDecodeError:
+        return None
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
