@@ -80,8 +80,8 @@ class Service:
         handles them one after another. `pure=True` promises that the handler does nothing but compute from the event: it
         then runs ahead of its predecessors' commits, several times as fast. `concurrency` bounds how many run at once
         (100 async, 8 on threads). `timeout` is for one attempt. `start` says where a new consumer begins on a log with
-        history: "beginning", "now", a position or a time. `source` is a channel to handle directly, without the log
-        (not yet available).
+        history: "beginning", "now", a position or a time. `source` is a channel to handle directly, without the log, at
+        least once; the first parameter may be a `list` of events then.
 
         Order: events of one key one after another, each after the commit of the one before. Errors: `DefinitionError`;
         `NotYetAvailable` for patterns, windows, states and workflows, which this version only declares.
