@@ -6,7 +6,7 @@ import asyncio
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ class Renamed(Event, key="order", version=2):
 
 
 @upcast(Renamed, version=1)
-def broken(old: Mapping[str, Any]) -> Mapping[str, Any]:
+def broken(old: dict[str, Any]) -> dict[str, Any]:
     raise ZeroDivisionError("nobody thought of that")
 
 
