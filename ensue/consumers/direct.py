@@ -101,9 +101,12 @@ class Direct:
 
     async def revoked(self, partitions: frozenset[int]) -> None:
         """What is in hand of these partitions is finished and accepted; the others go on."""
-        if self._lanes is not None:
-            await self._lanes.revoked(partitions)
-        self._partitions -= partitions  # others may keep keys of them from now on
+        try:
+            if self._lanes is not None:
+                await self._lanes.revoked(partitions)
+        finally:
+            # Others may keep keys of them from now on; also when whoever revokes waits no longer.
+            self._partitions -= partitions
 
     async def end(self) -> None:
         """What was not begun comes again. What works has its time."""

@@ -93,10 +93,11 @@ class Writer:
                 await self._store.write(Request(events=drafts))
                 return
             except DuplicateEventId:
-                if len(drafts) == 1:
-                    return
-                for draft in drafts:
-                    await self._write((draft,))
+                # What is stored already mostly stands together: what came again does, and is followed by what is new.
+                half = len(drafts) // 2
+                if half:
+                    await self._write(drafts[:half])
+                    await self._write(drafts[half:])
                 return
             except (TryAgain, StorageFull) as error:
                 # Also of an unknown outcome: what is stored already is a duplicate then.

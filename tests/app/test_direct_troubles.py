@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import threading
 import zlib
 from collections import Counter
@@ -312,5 +313,49 @@ def test_an_event_that_no_message_can_carry_is_parked_by_the_outbox(
             await app.publish(Placed(order="bad"), Placed(order="good"))
             (letter,) = await dead(app)
             assert letter.key_text == "order=bad"
+
+    asyncio.run(story())
+
+
+def test_slow_messages_behind_quick_ones_of_their_batch_are_handled_beside_each_other(tmp_path: Path) -> None:
+    where, app = channel(Placed), application(tmp_path)
+    together = asyncio.Event()
+    running = 0
+
+    @app.on(source=where, concurrency=50)
+    async def handle(placed: Placed) -> None:
+        nonlocal running
+        if placed.number < 200:
+            hashlib.pbkdf2_hmac("sha256", b"work", b"for a fifth of a millisecond", 300)
+            return
+        running += 1
+        if running == 50:
+            together.set()
+        await together.wait()
+
+    async def story() -> None:
+        async with broker_at(where) as broker:
+            messages = [raw(b'{"order": "o%d", "number": %d}' % (n, n), id=str(n)) for n in range(250)]
+            assert not await broker.publish("orders", messages)
+        async with app:
+            async with asyncio.timeout(LIMIT_SECONDS):
+                await together.wait()
+
+    asyncio.run(story())
+
+
+def test_a_whole_batch_that_comes_again_with_new_messages_behind_it_is_stored_once_in_order(tmp_path: Path) -> None:
+    where = channel(Placed)
+    app = App("app", url=f"sqlite:///{tmp_path}/app.db", inbox=[where])
+    messages = [raw(b'{"order": "o1", "number": %d}' % n, id=str(n)) for n in range(300)]
+
+    async def story() -> None:
+        async with app, broker_at(where) as broker:
+            assert not await broker.publish("orders", messages[:200])
+            await until(lambda: app.open_store().head() == 200)
+            assert not await broker.publish("orders", messages)
+            await until(lambda: app.open_store().head() == 300)
+            stored = [recorded.event async for recorded in app.log.read(Placed)]
+        assert [placed.number for placed in stored] == list(range(300))
 
     asyncio.run(story())
