@@ -210,9 +210,10 @@ def test_a_thread_that_goes_on_when_the_connection_broke_is_waited_for_before_it
     asyncio.run(story())
 
 
-def test_a_partition_goes_to_another_member_while_another_partition_is_in_work(tmp_path: Path) -> None:
+@pytest.mark.parametrize("prefetch", [1, 4096])
+def test_a_partition_goes_to_another_member_while_another_partition_is_in_work(prefetch: int, tmp_path: Path) -> None:
     where = channel(Placed)
-    where = Channel("orders", Placed, url=f"{where.url}?partitions=2&assign=yes")
+    where = Channel("orders", Placed, url=f"{where.url}?partitions=2&assign=yes&prefetch={prefetch}")
     keys = {zlib.crc32(b"k%d" % number) % 2: f"k{number}" for number in range(20)}
     handled: dict[str, list[str]] = {"first": [], "second": []}
     go = asyncio.Event()
@@ -230,7 +231,7 @@ def test_a_partition_goes_to_another_member_while_another_partition_is_in_work(t
 
     async def story() -> None:
         async with build("first"):
-            await publish(where, [Placed(order=keys[0], number=0), Placed(order=keys[1], number=1)])
+            await publish(where, [Placed(order=keys[1], number=1), Placed(order=keys[0], number=0)])
             await until(lambda: handled["first"] == [keys[1]])
             async with build("second"):
                 # The first still works on its own partition, and has given up the other one.
