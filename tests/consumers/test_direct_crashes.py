@@ -4,6 +4,7 @@ what the handler returned is in the log once, also where a message fails and the
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
@@ -44,6 +45,26 @@ async def pay(placed: Placed) -> Paid:
     return Paid(order=placed.order, number=placed.number)
 
 
+in_batches, on_threads = App("back"), App("back")
+
+
+@in_batches.on(source=PLACED, name="pay", retry=QUICK)
+async def pay_several(batch: Sequence[Placed]) -> None:
+    failing = [placed for placed in batch if outside.failing[placed.number]]
+    outside.failing.subtract(placed.number for placed in failing)
+    if failing:
+        raise ValueError(f"{failing} fail")
+    outside.done.extend(batch)
+
+
+@on_threads.on(source=PLACED, name="pay", retry=QUICK, timeout=timedelta(seconds=1))
+def pay_slowly(placed: Placed) -> None:
+    if outside.failing[placed.number]:
+        outside.failing[placed.number] -= 1
+        raise ValueError(f"{placed.number} fails")
+    outside.done.append(placed)
+
+
 def first_times(handled: list[Placed]) -> dict[str, list[int]]:
     found: dict[str, list[int]] = defaultdict(list)
     for placed in handled:
@@ -68,6 +89,18 @@ async def are_handled(sim: Apart, events: list[Placed], *failing: int, apart_sec
     for event in events:
         count = paid.count(Paid(order=event.order, number=event.number))
         assert count == 1, f"{event} was paid {count} times"
+    assert not await sim.back.call(dead), "something is parked"
+
+
+async def all_are_done_in_order(sim: Apart) -> None:
+    events = [Placed(order="ab"[number % 2], number=number) for number in range(6)]
+    outside.clear(2, 2, 3)
+    for event in events:
+        await sim.app.publish(event)
+    await sim.all_quiet()
+    assert set(outside.done) == set(events)
+    for order, numbers in first_times(outside.done).items():
+        assert numbers == sorted(numbers), f"of {order}, done in the order {numbers}"
     assert not await sim.back.call(dead), "something is parked"
 
 
@@ -119,3 +152,9 @@ def test_all_is_handled_in_order_and_stored_once_through_crashes_at_every_step_a
 @pytest.mark.slow
 def test_all_is_handled_in_order_and_stored_once_whatever_chance_does() -> None:
     simulate_apart(front, back, crashes="none", runs=60, groups=["back.pay"])(two_are_done_and_the_third_fails)()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("app", [in_batches, on_threads], ids=["in batches", "on threads"])
+def test_all_is_done_in_order_however_the_handler_is_called_and_whatever_chance_does(app: App) -> None:
+    simulate_apart(front, app, crashes="none", runs=40, groups=["back.pay"])(all_are_done_in_order)()
