@@ -9,7 +9,7 @@ import pytest
 
 from ensue.channels.base import Broker
 from ensue.channels.connection import CLOSE_SECONDS, Connection
-from ensue.channels.urls import place
+from ensue.channels.urls import Place, place
 from ensue.errors import AccessRefused, EnsueError, Unavailable
 from ensue.observe.signals import ChannelConnected, ChannelLost, Signal
 from ensue.testing.simulation import SimulatedWorld, SimulationLoop, Tape
@@ -21,19 +21,19 @@ from tests.channels.doubles import Double
 class Opening(Double):
     """Opens as a test says, and may never close."""
 
-    def __init__(self, errors: list[Exception], *, closes: bool = True) -> None:
-        super().__init__(place("memory://connection"))
-        self._errors = errors
-        self._closes = closes
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self.errors: list[Exception] = []
+        self.closes = True
 
     async def open(self, world: World) -> None:
-        if self._errors:
-            raise self._errors.pop(0)
+        if self.errors:
+            raise self.errors.pop(0)
         await super().open(world)
 
     async def close(self) -> None:
         await super().close()
-        if not self._closes:
+        if not self.closes:
             await asyncio.Event().wait()
 
 
@@ -47,7 +47,9 @@ class Watched:
 
         def make() -> Broker:
             self.made.append(world.monotonic())
-            return Opening(left, closes=closes)
+            broker = Opening(place("memory://connection"))
+            broker.errors, broker.closes = left, closes
+            return broker
 
         self.connection = Connection(
             make, world, self.signals.append, consumer="test", channel="orders", address="orders"

@@ -20,9 +20,9 @@ Answer = Callable[[int], Mapping[int, EnsueError]]
 
 
 class Answering(Double):
-    def __init__(self, place: Place, answers: list[Answer]) -> None:
+    def __init__(self, place: Place) -> None:
         super().__init__(place)
-        self.answers = answers
+        self.answers: list[Answer] = []
         self.published: list[list[bytes]] = []
         self.go = asyncio.Event()
         self.go.set()
@@ -40,7 +40,8 @@ class Sending:
 
     def __init__(self, *answers: Answer, address: str | None = None) -> None:
         self.signals: list[Signal] = []
-        self.broker = Answering(place("memory://outgoing"), list(answers))
+        self.broker = Answering(place("memory://outgoing"))
+        self.broker.answers += answers
         world = RealWorld()
         self.connection = Connection(
             self._make, world, self.signals.append, consumer="test", channel="orders", address="orders"
