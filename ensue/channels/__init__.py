@@ -52,12 +52,13 @@ class Channel:
             )
         if unknown not in ("park", "skip"):
             raise DefinitionError(f'the channel {name}: unknown={unknown!r}; it is "park" or "skip"')
-        if start not in (None, "beginning", "now") and not isinstance(start, datetime):
+        given: object = start
+        if given not in (None, "beginning", "now") and not isinstance(given, datetime):
             raise DefinitionError(f'the channel {name}: start={start!r}; it is "beginning", "now" or a datetime')
         self.name = name
         self.carries = carries
         self.url = url
-        self.start = start
+        self.start: ChannelStart | None = start
         self.unknown = unknown
 
     @property
