@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 from ensue.errors import DefinitionError
 from ensue.events.message import Command, Event, Query
@@ -52,7 +52,7 @@ class Channel:
             )
         if unknown not in ("park", "skip"):
             raise DefinitionError(f'the channel {name}: unknown={unknown!r}; it is "park" or "skip"')
-        given: object = start
+        given = cast("object", start)
         if given not in (None, "beginning", "now") and not isinstance(given, datetime):
             raise DefinitionError(f'the channel {name}: start={start!r}; it is "beginning", "now" or a datetime')
         self.name = name
