@@ -11,7 +11,7 @@ from hashlib import blake2b
 
 from ensue.events.stored import Row, decode_meta, tag_hash
 
-__all__ = ["ONE_ORDER", "SEGMENTS", "Routing", "idempotency_key", "key_of_position", "segment_of"]
+__all__ = ["ONE_ORDER", "SEGMENTS", "Routing", "idempotency_key", "key_of_position", "position_of", "segment_of"]
 
 SEGMENTS = 16
 ONE_ORDER = ""
@@ -66,6 +66,12 @@ class Routing:
         if meta.key is not None and meta.key.startswith(self._prefix):
             return meta.key
         return next((tag for tag in meta.tags if tag.startswith(self._prefix)), None)
+
+
+def position_of(key_text: str) -> int | None:
+    """Of an event that is its own key, its position; None for a key that others may have."""
+    number = key_text.removeprefix("#")
+    return int(number) if number != key_text and number.isdecimal() else None
 
 
 def idempotency_key(log_id: str, consumer: str, position: int, edits: int) -> str:

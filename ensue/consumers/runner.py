@@ -25,7 +25,7 @@ from ensue.consumers.health import TRIP_FAILURES, Health
 from ensue.consumers.lease import BEAT_SECONDS, Lease
 from ensue.consumers.machine import Failure, Lookup, Machine, Slot
 from ensue.consumers.policy import Retry
-from ensue.consumers.routing import ONE_ORDER, Routing
+from ensue.consumers.routing import ONE_ORDER, Routing, position_of
 from ensue.consumers.waiting import Bell
 from ensue.errors import ApplyFailed, EnsueError, Fenced, OutcomeUnknown, StorageFull, TryAgain, Unavailable
 from ensue.events.stored import Draft, Row
@@ -487,12 +487,14 @@ class Runner:
 
     async def _next_of_lane(self, lookup: Lookup) -> Row | None:
         """The first event of a lane's key that the consumer handles, by the log's index."""
-        after = lookup.after
-        own_key = lookup.key_text.startswith("#")
-        selection = self._handled
-        if not own_key:
+        after, before, selection = lookup.after, lookup.before, self._handled
+        alone = position_of(lookup.key_text)
+        if (
+            alone is not None
+        ):  # what comes behind it has lanes of its own, also where nobody remembers how this one began
+            after, before = max(after, alone - 1), alone + 1
+        elif self.consumer.key_tag != ONE_ORDER:
             selection = (Term(types=tuple(self.consumer.handles), tags=(lookup.key,)),)
-        before = after + 2 if own_key and self.consumer.key_tag != ONE_ORDER else lookup.before
         while after < before - 1:
             page = await self._store.read(selection, after=after, before=before, limit=1)
             for row in page.rows:

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from ensue import App, Context, Retry
+from ensue import App, Context, Event, Retry
 from ensue.errors import Conflict, InvalidEvent
 from ensue.testing import AppSimulation, simulate
 from ensue.testing.simulation.process import PROCESS, Crashed
@@ -25,6 +25,26 @@ async def ring(event: Ticked, ctx: Context) -> Rang:
     if event.number in refused:
         raise ValueError(f"{event.number} is refused")
     return Rang(clock_id=event.clock_id, number=event.number)
+
+
+class Struck(Event):
+    """It has no key."""
+
+    number: int
+
+
+class Heard(Event):
+    number: int
+
+
+keyless = App("keyless")
+
+
+@keyless.on(retry=Retry.never)
+async def hear(event: Struck) -> Heard:
+    if event.number in refused:
+        raise ValueError(f"{event.number} is refused")
+    return Heard(number=event.number)
 
 
 async def parked(sim: AppSimulation, *numbers: int) -> None:
@@ -71,6 +91,22 @@ async def test_a_retried_event_is_handled_before_those_that_waited_behind_it(sim
     assert await rung(sim, "a") == [1, 2, 3, 4, 5]
     assert await sim.dead_letters() == []
     assert len(set(keys[3])) == 1, "a retry asks the outside with the same idempotency key"
+
+
+@simulate(keyless, crashes="none", runs=0)
+async def test_an_event_without_a_key_that_is_retried_after_a_crash_brings_no_later_one_with_it(
+    sim: AppSimulation,
+) -> None:
+    refused.clear()
+    refused.add(1)
+    await sim.app.publish(*(Struck(number=number) for number in range(5)))
+    await sim.run_until_quiet()
+    await sim.crash()
+    refused.clear()
+    (letter,) = await sim.dead_letters()
+    await retry(sim, letter.id)
+    await sim.run_until_quiet()
+    assert sorted(event.number for event in await sim.events(Heard)) == [0, 1, 2, 3, 4]
 
 
 @simulate(app, crashes="none", runs=0)
