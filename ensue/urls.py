@@ -47,11 +47,16 @@ def shown(url: str) -> str:
         scheme = re.match(r"[a-z]+(?=://)", url)
         return f"{scheme[0] if scheme else ''}://…"
     if "authority" not in parts.groupdict():
-        return url
+        start, _, query = url.partition("?")
+        return f"{start}{_shown_query(query)}"
     credentials, at, hosts = parts["authority"].rpartition("@")
     name, colon, _ = credentials.partition(":")
-    query = "&".join(f"{pair.partition('=')[0]}=…" for pair in (parts["query"] or "?")[1:].split("&") if pair)
     return (
-        f"{parts['scheme']}://{name}{':…' if colon else ''}{at}{hosts}{parts['path']}{f'?{query}' if query else ''}"
-        f"{parts['fragment'] or ''}"
+        f"{parts['scheme']}://{name}{':…' if colon else ''}{at}{hosts}{parts['path']}"
+        f"{_shown_query((parts['query'] or '?')[1:])}{parts['fragment'] or ''}"
     )
+
+
+def _shown_query(query: str) -> str:
+    names = [pair.partition("=")[0] for pair in query.split("&") if pair]
+    return "?" + "&".join(f"{name}=…" for name in names) if names else ""

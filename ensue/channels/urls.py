@@ -133,18 +133,16 @@ def place(url: str) -> Place:
     if not is_readable(url) or _NEVER_BARE.search(url) or (parts is not None and "@" in (parts["query"] or "")):
         raise _unreadable(url)
     if parts is None or (parts["authority"] is None and parts["path"]):
-        raise WiringError(
-            f"the URL {_shown(url)} of a channel has no scheme or no //; one looks like kafka://host:9092"
-        )
+        raise WiringError(f"the URL {shown(url)} of a channel has no scheme or no //; one looks like kafka://host:9092")
     credentials, _, hosts = (parts["authority"] or "").rpartition("@")
     user, colon, password = credentials.partition(":")
     pairs = [pair.partition("=") for pair in (parts["query"] or "").split("&") if pair]
     names = [_plain(url, name) for name, _, _ in pairs]
     if any(not equals for _, equals, _ in pairs):
-        raise WiringError(f"{_shown(url)}: a parameter has no value; write parameter=value")
+        raise WiringError(f"{shown(url)}: a parameter has no value; write parameter=value")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise WiringError(f"{_shown(url)}: the parameter {twice!r} is there twice")
+        raise WiringError(f"{shown(url)}: the parameter {twice!r} is there twice")
     return Place(
         scheme=parts["scheme"].lower(),
         hosts=tuple(_host(url, host) for host in hosts.split(",")) if hosts else (),
@@ -152,7 +150,7 @@ def place(url: str) -> Place:
         password=_plain(url, password) if colon else None,
         path=_plain(url, parts["path"].removeprefix("/")),
         parameters=dict(zip(names, (_plain(url, value) for _, _, value in pairs), strict=True)),
-        shown=_shown(url),
+        shown=shown(url),
     )
 
 
@@ -163,18 +161,10 @@ _NEVER_BARE = re.compile(r"[\x00-\x20\x7f]|%(?![0-9A-Fa-f]{2})")
 """A space, what cannot be seen, and a per cent sign that begins no escape."""
 
 
-def _shown(url: str) -> str:
-    """Without what may be secret, also where there are no hosts."""
-    start, mark, query = url.partition("?")
-    if "//" in start or not mark:
-        return shown(url)
-    return f"{start}?{'&'.join(pair.partition('=')[0] + '=…' for pair in query.split('&'))}"
-
-
 def _unreadable(url: str) -> WiringError:
-    scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*(?=://)", url)
+    scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", url)
     return WiringError(
-        f"the URL {scheme[0] if scheme else ''}://… of a channel cannot be read in one way; one looks like kafka://host:9092 "
+        f"the URL {scheme[0] if scheme else ''}… of a channel cannot be read in one way; one looks like kafka://host:9092 "
         "or amqp://user:password@host/, with %-escapes for what is not a letter or digit"
     )
 
@@ -190,7 +180,7 @@ def _plain(url: str, text: str) -> str:
 def _host(url: str, host: str) -> tuple[str, int]:
     name, _, port = host.rpartition(":") if not host.endswith("]") and ":" in host else (host, "", "")
     if not name:
-        raise WiringError(f"{_shown(url)}: a host is missing; write host or host:port, with commas between several")
+        raise WiringError(f"{shown(url)}: a host is missing; write host or host:port, with commas between several")
     if port and (len(port) > 5 or not 0 < int(port) < 65536):
-        raise WiringError(f"{_shown(url)}: {port} is not a port")
+        raise WiringError(f"{shown(url)}: {port} is not a port")
     return _plain(url, name.strip("[]")), int(port) if port else 0

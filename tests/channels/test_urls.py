@@ -9,6 +9,7 @@ from rich.console import Console
 
 from ensue.channels.urls import COMMON, Place, place
 from ensue.errors import WiringError
+from ensue.urls import shown as shown_of
 
 SECRET = "sesame"
 
@@ -142,6 +143,14 @@ def test_nothing_that_is_shown_of_it_holds_a_password(url: str) -> None:
         assert SECRET not in shown
         assert "amqp:" in shown
         assert "sasl=…" in shown
+
+
+@pytest.mark.parametrize(
+    "url", ["kafka:?password=sesame", "kafka:x?a=1&password=sesame", "kafka://host/?password=sesame"]
+)
+def test_what_is_shown_of_any_url_holds_no_value_of_its_query(url: str) -> None:
+    assert SECRET not in shown_of(url)
+    assert "password=…" in shown_of(url)
 
 
 def test_a_parameter_that_there_is_not_is_told_with_all_that_there_are() -> None:
