@@ -1,17 +1,20 @@
 """What a running application says to whoever started it: lines on stderr, each with its time. What goes well is silent, and one
-trouble that all consumers have, such as a server that is gone, is told once in a while and not by each of them."""
+trouble that all consumers have, such as a server or a broker that is gone, is told once in a while and not by each of them."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from functools import singledispatch
+from functools import partial, singledispatch
 
 import click
 
 from ensue.cli.output import clean, coloured, duration, local_time, many, paint
 from ensue.observe.signals import (
     AttemptFailed,
+    ChannelConnected,
+    ChannelLost,
+    ChannelRepaired,
     ConsumerResumed,
     ConsumerStandsBy,
     ConsumerTripped,
@@ -30,6 +33,10 @@ AGAIN_SECONDS = 60.0
 """A trouble that lasts is told again after this."""
 GATHER_SECONDS = 0.2
 """So long the losses of all consumers are gathered into one line."""
+NEWS_SECONDS = 5.0
+"""While a broker is away, another reason is told after this: at first each attempt may find another one."""
+HELD_SECONDS = 1.0
+"""A connection that was lost is told to be back when it has held for so long."""
 
 
 class Teller:
@@ -43,6 +50,12 @@ class Teller:
         """When each was told last."""
         self._lost: dict[str, dict[str, int]] = {}
         """Of losses that are not told yet: by reason, each consumer's segments."""
+        self._away: dict[str, tuple[float, str]] = {}
+        """Consumers whose broker is away: when that was told last, and why."""
+        self._back: dict[str, float] = {}
+        """Of those, whose broker is reached again: since when."""
+        self._channels: dict[tuple[str, str], list[str]] = {}
+        """What is not told yet of brokers: by style and words, the consumers."""
 
     def line(self, style: str, text: str) -> None:
         """Say this. Nobody may listen any more: that must not end what is told of."""
@@ -59,6 +72,9 @@ class Teller:
         """Say what this signal needs to have said: the observer of an application."""
         if isinstance(signal, SegmentsLost):
             self._gather(signal)
+            return
+        if isinstance(signal, ChannelLost | ChannelConnected):
+            self._channel(signal)
             return
         if isinstance(signal, WriterTrouble) and not self._is_news(signal):
             return
@@ -81,6 +97,29 @@ class Teller:
         self._troubles[cause] = now
         return True
 
+    def _channel(self, signal: ChannelLost | ChannelConnected) -> None:
+        now, consumer = self.world.monotonic(), signal.consumer
+        if isinstance(signal, ChannelConnected):
+            if consumer in self._away:
+                self._back[consumer] = now
+                self.world.call_later(HELD_SECONDS, partial(self._held, consumer, now))
+            return
+        self._back.pop(consumer, None)
+        told, error = self._away.get(consumer, (float("-inf"), ""))
+        if now - told >= (AGAIN_SECONDS if error == signal.error else NEWS_SECONDS):
+            self._away[consumer] = (now, signal.error)
+            self._gather_channel(consumer, "yellow", f"{signal.error} (it is tried again, and nothing is lost)")
+
+    def _held(self, consumer: str, since: float) -> None:
+        if self._back.get(consumer) == since:
+            del self._back[consumer], self._away[consumer]
+            self._gather_channel(consumer, "green", "connected")
+
+    def _gather_channel(self, consumer: str, style: str, text: str) -> None:
+        if not self._channels:
+            self.world.call_later(GATHER_SECONDS, self._tell_lost)
+        self._channels.setdefault((style, text), []).append(consumer)
+
     def _gather(self, loss: SegmentsLost) -> None:
         if not self._lost:
             self.world.call_later(GATHER_SECONDS, self._tell_lost)
@@ -89,6 +128,9 @@ class Teller:
 
     def _tell_lost(self) -> None:
         lost, self._lost = self._lost, {}
+        channels, self._channels = self._channels, {}
+        for (style, text), consumers in channels.items():
+            self.line(style, f"{', '.join(consumers)}: {text}")
         for reason, segments in lost.items():
             self.line("yellow", f"{', '.join(segments)} lost {many(sum(segments.values()), 'segment')}: {reason}")
 
@@ -107,9 +149,8 @@ def _(signal: AttemptFailed) -> tuple[str, str]:
 @_said.register
 def _(signal: EventParked) -> tuple[str, str]:
     attempts = many(signal.attempt, "attempt")
-    return "red", (
-        f"{_about(signal)} is given up after {attempts}: {signal.error}; its key waits, see `ensue dead-letters`"
-    )
+    waits = "" if _without_key(signal) else "its key waits, "
+    return "red", f"{_about(signal)} is given up after {attempts}: {signal.error}; {waits}see `ensue dead-letters`"
 
 
 @_said.register
@@ -134,9 +175,21 @@ def _(signal: ConsumerStandsBy) -> tuple[str, str]:
 
 
 @_said.register
+def _(signal: ChannelRepaired) -> tuple[str, str]:
+    waiting = many(signal.waiting, "message")
+    return "yellow", f"{signal.consumer} got nothing while {waiting} waited, and has subscribed anew"
+
+
+@_said.register
 def _(signal: WriterTrouble) -> tuple[str, str]:
     return "red", f"{signal.error}; it is tried until it succeeds"
 
 
 def _about(signal: AttemptFailed | EventParked) -> str:
-    return f"{signal.consumer}: the event at position {signal.position} ({signal.key})"
+    key = "" if _without_key(signal) else f" ({signal.key})"
+    return f"{signal.consumer}: the event at position {signal.position}{key}"
+
+
+def _without_key(signal: AttemptFailed | EventParked) -> bool:
+    """Then its lane is called by its position."""
+    return signal.key == f"#{signal.position}"

@@ -7,8 +7,16 @@ from collections.abc import Callable
 
 import pytest
 
-from ensue.cli.teller import AGAIN_SECONDS, Teller
-from ensue.observe.signals import SegmentsClaimed, SegmentsLost, Signal, WriterTrouble
+from ensue.cli.teller import AGAIN_SECONDS, HELD_SECONDS, NEWS_SECONDS, Teller
+from ensue.observe.signals import (
+    ChannelConnected,
+    ChannelLost,
+    EventParked,
+    SegmentsClaimed,
+    SegmentsLost,
+    Signal,
+    WriterTrouble,
+)
 from ensue.world import RealWorld
 
 CONSUMERS = ("pay", "ship")
@@ -20,9 +28,23 @@ class SetWorld(RealWorld):
     def __init__(self) -> None:
         super().__init__()
         self.seconds = 0.0
+        self._due: list[tuple[float, Callable[[], None]]] = []
 
     def monotonic(self) -> float:
         return self.seconds
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        self._due.append((self.seconds + seconds, callback))
+        return super().call_later(3600, callback)
+
+    def wait(self, seconds: float) -> None:
+        """So much time passes."""
+        end = self.seconds + seconds
+        while due := sorted((each for each in self._due if each[0] <= end), key=lambda each: each[0]):
+            self._due.remove(due[0])
+            self.seconds = due[0][0]
+            due[0][1]()
+        self.seconds = end
 
 
 def trouble(consumer: str, attempted: str = "read events", found: str = "the server cannot be reached") -> Signal:
@@ -102,3 +124,65 @@ def test_a_loss_is_told_though_nothing_else_happens(capsys: pytest.CaptureFixtur
 
     asyncio.run(story())
     assert "pay lost 1 segment: the lease ran out" in capsys.readouterr().err
+
+
+def lost(consumer: str, error: str = "the broker shuts down") -> Signal:
+    return ChannelLost(consumer=consumer, channel="orders", error=error, retry_in_seconds=1.0)
+
+
+def test_a_broker_that_is_lost_and_found_is_told_once_each_for_all_consumers(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def story(teller: Teller, world: SetWorld) -> None:
+        for _ in range(8):
+            for consumer in CONSUMERS:
+                teller.signal(lost(consumer))
+            world.wait(NEWS_SECONDS)
+        for consumer in CONSUMERS:
+            teller.signal(ChannelConnected(consumer=consumer, channel="orders"))
+        world.wait(2 * HELD_SECONDS)
+
+    assert said(story, capsys) == [
+        "pay, ship: the broker shuts down (it is tried again, and nothing is lost)",
+        "pay, ship: connected",
+    ]
+
+
+def test_another_reason_is_told_while_a_broker_is_away(capsys: pytest.CaptureFixture[str]) -> None:
+    def story(teller: Teller, world: SetWorld) -> None:
+        teller.signal(lost("pay"))
+        for _ in range(4):
+            world.wait(NEWS_SECONDS)
+            teller.signal(lost("pay", "the password is wrong"))
+
+    assert [line.partition(" (")[0] for line in said(story, capsys)] == [
+        "pay: the broker shuts down",
+        "pay: the password is wrong",
+    ]
+
+
+def test_a_connection_that_does_not_hold_is_not_told_to_be_back(capsys: pytest.CaptureFixture[str]) -> None:
+    def story(teller: Teller, world: SetWorld) -> None:
+        for _ in range(4):
+            teller.signal(lost("pay", "the queue is gone"))
+            teller.signal(ChannelConnected(consumer="pay", channel="orders"))
+            world.wait(HELD_SECONDS / 2)
+
+    assert [line.partition(" (")[0] for line in said(story, capsys)] == ["pay: the queue is gone"]
+
+
+def test_a_connection_at_first_is_not_told(capsys: pytest.CaptureFixture[str]) -> None:
+    def story(teller: Teller, world: SetWorld) -> None:
+        teller.signal(ChannelConnected(consumer="pay", channel="orders"))
+        world.wait(2 * HELD_SECONDS)
+
+    assert said(story, capsys) == []
+
+
+@pytest.mark.parametrize(("key", "waits"), [("#5", False), ("order_id=o1", True)])
+def test_a_key_is_told_to_wait_where_there_is_one(key: str, waits: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    def story(teller: Teller, world: SetWorld) -> None:
+        teller.signal(EventParked(consumer="pay", position=5, key=key, attempt=1, error="ValueError: no"))
+
+    (line,) = said(story, capsys)
+    assert ("its key waits" in line, key in line) == (waits, waits)
