@@ -15,7 +15,9 @@ from ensue.cli.output import clean, print_json, say, table
 
 if TYPE_CHECKING:
     from ensue.app import App
+    from ensue.channels import Channel
     from ensue.channels.base import Capabilities
+    from ensue.consumers.handler import HandlerDefinition
 
 __all__ = ["channels"]
 
@@ -74,14 +76,13 @@ async def _ask(app: App) -> list[_Found]:
     from ensue.errors import EnsueError
     from ensue.world import RealWorld
 
-    world, found = RealWorld(), list[_Found]()
-    for handler in app.handlers:
-        if handler.channel is None:
-            continue
+    world = RealWorld()
+
+    async def one(handler: HandlerDefinition, channel: Channel) -> _Found:
         capabilities, problem, url, address, group = None, None, "", "", None
         try:
-            place = place_of(handler.channel, os.environ)
-            url, address = place.shown, place.address(handler.channel.name)
+            place = place_of(channel, os.environ)
+            url, address = place.shown, place.address(channel.name)
             named = app.name if handler.role.value == "inbox" else f"{app.name}.{handler.name}"
             group = None if handler.role.value == "outbox" else place.group(named)
             broker = open_broker(place)
@@ -92,20 +93,21 @@ async def _ask(app: App) -> list[_Found]:
                 await broker.close()
         except EnsueError as error:
             problem = str(error)
-        found.append(
-            _Found(
-                channel=handler.channel.name,
-                consumer=handler.name,
-                use=handler.role.value,
-                carries=tuple(message.__name__ for message in handler.channel.carries),
-                url=url,
-                address=address,
-                group=group,
-                capabilities=capabilities,
-                problem=problem,
-            )
+        return _Found(
+            channel=channel.name,
+            consumer=handler.name,
+            use=handler.role.value,
+            carries=tuple(message.__name__ for message in channel.carries),
+            url=url,
+            address=address,
+            group=group,
+            capabilities=capabilities,
+            problem=problem,
         )
-    return found
+
+    # At the same time: each may take as long as an attempt to connect.
+    using = [(handler, handler.channel) for handler in app.handlers if handler.channel is not None]
+    return await asyncio.gather(*(one(handler, channel) for handler, channel in using))
 
 
 def _said(one: _Found) -> str:

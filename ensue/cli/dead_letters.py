@@ -363,6 +363,8 @@ def edit(id: int, changes: tuple[str, ...], note: str | None, dry_run: bool) -> 
     Without --set the payload is opened in $EDITOR. A value is read as JSON where the field is not a text now, and
     `a.b=1` changes a field inside a field. With --app the result is checked against the event type.
 
+    Of a message that a channel brought and nobody could read, `text` is the body, and `headers.ce-type` a header.
+
     \b
     Example:
       $ ensue dead-letters edit 1 --set quantity=3 --dry-run
@@ -392,7 +394,7 @@ async def _stored(target: Target, id: int) -> tuple[bytes, Callable[[bytes], Non
 
     def checked(edited: bytes) -> None:
         if registry is None or not registry.knows(name):
-            click.echo(f"Not checked against {name}: say --app module:app for that.", err=True)
+            click.echo(_unchecked(name, with_types=registry is not None), err=True)
             return
         try:
             registry.decoder(name, version)(edited)
@@ -400,6 +402,17 @@ async def _stored(target: Target, id: int) -> tuple[bytes, Callable[[bytes], Non
             raise WrongUsage(f"this is no {name} version {version}: {error}; nothing was changed") from None
 
     return lane.edit if lane.edit is not None else row[11], checked
+
+
+def _unchecked(name: str, *, with_types: bool) -> str:
+    """Why what was edited is not checked."""
+    from ensue.consumers.wire import stored_type
+
+    if name.startswith(stored_type("")):
+        return "Not checked: a message is read when it is handled. If it still cannot be read, it is parked again."
+    if with_types:
+        return f"Not checked: the application has no event type {name}."
+    return f"Not checked against {name}: say --app module:app for that."
 
 
 async def _edit(target: Target, id: int, edited: bytes, note: str | None, dry_run: bool) -> None:

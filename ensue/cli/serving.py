@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
+from ensue.app.brokers import place_of
 from ensue.app.checks import chosen_consumers
 from ensue.app.health import Health
 from ensue.app.urls import shown
@@ -17,10 +19,13 @@ from ensue.cli.failures import WrongUsage
 from ensue.cli.handled import named, owners
 from ensue.cli.output import duration, many
 from ensue.cli.teller import Teller
+from ensue.consumers.handler import Role
 from ensue.errors import EnsueError, MissingCapability
 
 if TYPE_CHECKING:
     from ensue.app import App
+    from ensue.consumers.handler import HandlerDefinition
+    from ensue.world import World
 
 __all__ = ["Choice", "Here", "ask", "run_here"]
 
@@ -95,7 +100,11 @@ async def _serve(app: App, choice: Choice, tell: Teller, here: Here) -> None:
 
     with told_to_stop(second_ends=here.second_signal_ends) as stop:
         here.opening(app, stop)
-        async with app.running(only=choice.only, without=choice.without):
+        async with AsyncExitStack() as opened:
+            if not await _opened(app.running(only=choice.only, without=choice.without), opened, stop, tell.world):
+                if here.tells_stop:
+                    tell.line("green", "stopped before it ran")
+                return
             if here.processes > 1 and not app.open_store().capabilities.many_processes:
                 raise MissingCapability(
                     f"{here.processes} workers cannot share {shown(app.settings.url)}: each would have a log of its own "
@@ -109,6 +118,31 @@ async def _serve(app: App, choice: Choice, tell: Teller, here: Here) -> None:
                 tell.line("dim", f"stopping; handlers have {limit} to finish, another Ctrl-C ends them at once")
     if here.tells_stop:
         tell.line("green", "stopped, nothing is half done")
+
+
+async def _opened(
+    running: AbstractAsyncContextManager[App], opened: AsyncExitStack, stop: asyncio.Event, world: World
+) -> bool:
+    """Open it, which a broker or a log that is away can hold up for long. False when it was told to stop before it ran."""
+
+    opening = asyncio.timeout(None)
+
+    async def give_up() -> None:
+        await stop.wait()
+        opening.reschedule(0)
+
+    try:
+        async with opening:
+            told = world.spawn(give_up(), name="told to stop")
+            try:
+                await opened.enter_async_context(running)
+            finally:
+                told.cancel()
+    except TimeoutError:
+        if not opening.expired():
+            raise
+        return False
+    return True
 
 
 async def _say_what_runs(app: App, choice: Choice, tell: Teller, everything: bool) -> None:
@@ -134,6 +168,17 @@ async def _say_what_runs(app: App, choice: Choice, tell: Teller, everything: boo
     width = max(map(len, chosen))
     for handler in app.handlers if everything else ():
         if handler.name in chosen:
-            events = ", ".join(event.__name__ for event in handler.events)
             share = shares.get(handler.name, "")
-            tell.line("yellow" if share else "dim", f"  {handler.name:<{width}}  ← {events}{share}")
+            tell.line("yellow" if share else "dim", f"  {handler.name:<{width}}  {_flow(handler)}{share}")
+
+
+def _flow(handler: HandlerDefinition) -> str:
+    """What comes to a consumer, or goes from it, and where that is."""
+    events = ", ".join(event.__name__ for event in handler.events)
+    if handler.channel is None:
+        return f"← {events}"
+    place = place_of(handler.channel, os.environ)
+    where = f"{place.address(handler.channel.name)} at {place.shown}"
+    if handler.role is Role.DIRECT:
+        return f"← {events} from {where}"
+    return f"→ {where}" if handler.role is Role.OUTBOX else f"← {where}"

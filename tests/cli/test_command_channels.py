@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Ensue
+from tests.cli.bakery import says
+from tests.cli.conftest import Ensue, Start
 from tests.servers.postgresql import reserved_port
 
 APPLICATION = """
@@ -71,3 +75,58 @@ def test_without_an_application_it_says_how_to_name_one(folder: Path, ensue_: En
     result = ensue_("channels")
     assert result.exit_code == 2
     assert "say which application" in result.stderr
+
+
+def test_running_says_where_each_channel_is(folder: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "channelled.py").write_text(APPLICATION)
+    monkeypatch.setenv("ENSUE_CHANNELS", "memory:?prefix=eu-")
+    lines = says(start("run", "channelled:app"), "outbox.away")
+    told = {line.split()[1]: line.partition("  ")[2].strip() for line in lines[1:]}
+    assert told["watch"].endswith("← OrderPlaced from eu-telemetry at memory:?prefix=…")
+    assert told["inbox.orders"].endswith("← eu-orders at memory:?prefix=…")
+    assert told["outbox.away"].endswith("→ eu-away at memory:?prefix=…")
+
+
+def test_running_says_that_a_broker_is_away_and_stops_though_it_waits_for_it(
+    folder: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "channelled.py").write_text(APPLICATION)
+    with reserved_port() as port:
+        monkeypatch.setenv("ENSUE_CHANNELS", f"redis://127.0.0.1:{port.getsockname()[1]}?wait_seconds=600")
+        process = start("run", "channelled:app")
+        says(process, "it is tried again")
+        process.terminate()
+        says(process, "stopped before it ran")
+        assert process.wait(timeout=20) == 0
+
+
+KEPT = """
+import asyncio
+from channelled import OrderPlaced, app
+from ensue import Channel, Event, connect
+
+class OrderLost(Event): ...
+
+
+async def main():
+    async with app:
+        async with connect(Channel("orders", OrderLost)) as link:
+            await link.publish(OrderLost())
+        while not [letter async for letter in app.dead_letters.list()]:
+            await asyncio.sleep(0.01)
+
+asyncio.run(main())
+"""
+
+
+def test_an_edited_message_is_said_to_be_read_when_it_is_handled(folder: Path, ensue_: Ensue) -> None:
+    (folder / "channelled.py").write_text(APPLICATION)
+    (folder / "kept.py").write_text(KEPT)
+    environment = {**os.environ, "ENSUE_CHANNELS": "memory:", "PYTHONPATH": str(folder)}
+    subprocess.run(
+        [sys.executable, "kept.py"], cwd=folder, env=environment, check=True, timeout=60, capture_output=True
+    )
+    result = ensue_("dead-letters", "edit", 1, "--app", "channelled:app", "--set", "text=x", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "a message is read when it is handled" in result.stderr
+    assert "--app" not in result.output
