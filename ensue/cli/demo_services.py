@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ensue.channels.urls import place
-from ensue.cli.failures import INTERRUPTED, Negative
+from ensue.cli.failures import INTERRUPTED, Negative, WrongUsage
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.live import Live
     from rich.table import Table
 
-    from ensue.examples.shop.apart import State
+    from ensue.examples.shop.apart import Apart, State
     from ensue.examples.shop.running_apart import ReportApart
+    from ensue.world import World
 
 __all__ = ["run_services"]
 
@@ -36,17 +38,44 @@ def run_services(
     from ensue.examples.shop.apart import ServiceFailed
     from ensue.examples.shop.order_file import BadFile
 
-    place(channel)  # a URL that cannot be read is refused before anything is started
-    where = folder or Path(tempfile.mkdtemp(prefix="ensue-shop-"))
-    where.mkdir(parents=True, exist_ok=True)
+    _check(channel)
+    where = _folder(folder)
     screen = _Screen(as_json=as_json)
     try:
-        report, complete = asyncio.run(_run(_with_prefix(channel, where), where, orders, seed, seconds, screen))
+        report, complete = asyncio.run(_run(channel, where, orders, seed, seconds, screen))
     except (BadFile, ServiceFailed) as error:
         raise Negative(str(error)) from error
+    if report is None:
+        click.echo("ensue: stopped before the services ran", err=True)
+        raise click.exceptions.Exit(INTERRUPTED)
     screen.finish(report, where, complete=complete)
     if not complete:
         raise click.exceptions.Exit(INTERRUPTED)
+
+
+def _check(channel: str) -> None:
+    """What can be known of a URL without its broker is said before anything is started. Errors: `WiringError`, `WrongUsage`."""
+    from ensue.app.brokers import open_broker
+
+    where = place(channel)
+    open_broker(where)
+    if where.scheme == "memory":
+        raise WrongUsage(
+            "--channel memory: joins nothing: each service is a process of its own; sqlite:///FILE needs no server"
+        )
+
+
+def _folder(given: Path | None) -> Path:
+    """Errors: `WrongUsage` for one that cannot be made or written to."""
+    folder = given or Path(tempfile.mkdtemp(prefix="ensue-shop-"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise WrongUsage(
+            f"--folder {folder} cannot be used: {error.strerror or error}; give one that can be written to"
+        ) from error
 
 
 def _with_prefix(channel: str, folder: Path) -> str:
@@ -59,7 +88,8 @@ def _with_prefix(channel: str, folder: Path) -> str:
 
 async def _run(
     channel: str, folder: Path, orders: Path | None, seed: int, seconds: float | None, screen: _Screen
-) -> tuple[ReportApart, bool]:
+) -> tuple[ReportApart | None, bool]:
+    """No report when it was told to stop before the services ran."""
     from ensue.app.serving import told_to_stop
     from ensue.examples.shop.apart import Apart
     from ensue.examples.shop.order_file import OrderFile
@@ -69,11 +99,29 @@ async def _run(
     world = RealWorld()
     file = OrderFile(orders) if orders is not None else None
     with told_to_stop() as stop:
-        async with Apart(folder, channel, world) as apart:
+        async with contextlib.AsyncExitStack() as stack:
+            with screen.starting(place(channel).shown):
+                apart = await _unless(
+                    stop, stack.enter_async_context(Apart(folder, _with_prefix(channel, folder), world)), world
+                )
+            if apart is None:
+                return None, False
             with screen.live(apart.pids(), file.lines if file is not None else 0):
                 run = RunApart(apart, world, stop=stop, show=screen.show)
                 report = await (run.file(file) if file is not None else run.customers(seed, seconds=seconds))
     return report, run.complete
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, Apart], world: World) -> Apart | None:
+    """What comes of the work; None, and the work is undone, where it is told to stop before."""
+    starting, told = world.spawn(work, name="start"), world.spawn(stop.wait(), name="told to stop")
+    await asyncio.wait({starting, told}, return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
+    if starting.done():
+        return starting.result()
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    return None
 
 
 class _Screen:
@@ -88,6 +136,15 @@ class _Screen:
         self._pids: Mapping[str, int] = {}
         self._lines = 0
         self._next_line = 0.0
+
+    def starting(self, where: str) -> AbstractContextManager[object]:
+        """A sign of life, while this is open: a broker that is not there is waited for."""
+        text = f"Starting five services on {where}"
+        if self._console.is_terminal:
+            return self._console.status(text)
+        if not self._as_json:
+            self._print(text)
+        return nullcontext()
 
     def live(self, pids: Mapping[str, int], lines: int) -> AbstractContextManager[object]:
         """The view, while this is open."""

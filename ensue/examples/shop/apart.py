@@ -109,6 +109,8 @@ class _Process:
                     start_new_session=True,
                 )
             self.starts += 1
+            if self._stopping:
+                self._kill()
             assert self._process.stdout is not None
             async for line in self._process.stdout:
                 if line.decode().strip() == READY:
@@ -123,16 +125,22 @@ class _Process:
             await self._world.sleep(RESTART_SECONDS)
 
     async def stop(self) -> None:
-        """Drain and end it."""
+        """Drain and end it; kill it where it has not begun to run, which loses nothing."""
         self._stopping = True
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
+            if not self._ready.is_set():
+                self._kill()
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=STOP_SECONDS)
-            if not self._task.done() and self._process is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    self._process.kill()
+            if not self._task.done():
+                self._kill()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
 
     @property
     def pid(self) -> int | None:
