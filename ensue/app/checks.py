@@ -54,6 +54,9 @@ def checked_channels(
     name: str, inbox: Iterable[Any], outbox: Iterable[Any]
 ) -> tuple[tuple[Channel, ...], tuple[Channel, ...]]:
     """Errors: `DefinitionError`."""
+    for word, given in (("inbox", inbox), ("outbox", outbox)):
+        if isinstance(given, Channel | str):
+            raise DefinitionError(f"{name}: {word}= takes a list of channels, not {given!r}: {word}=[orders]")
     both = (tuple(inbox), tuple(outbox))
     for word, channels in zip(("inbox", "outbox"), both, strict=True):
         for channel in channels:
@@ -115,6 +118,9 @@ def checked_options(function: str, options: Mapping[str, Any]) -> HandlerOptions
         raise DefinitionError(
             f'{function}: start={start!r}; a consumer begins at "beginning", "now", a position or a time'
         )
+    source = options.get("source")
+    if not isinstance(source, Channel | None):
+        raise DefinitionError(f"{function}: source={source!r}; give a channel, Channel('orders', OrderPlaced)")
     return HandlerOptions(**options)
 
 

@@ -66,6 +66,7 @@ def channels(application: str | None, as_json: bool) -> None:
         table(
             ("channel", "use", "consumer", "where", "address", "the broker"),
             [(one.channel, one.use, one.consumer, clean(one.url), clean(one.address), _said(one)) for one in found],
+            wide=("consumer", "where", "address", "the broker"),
         )
     if any(one.problem for one in found):
         raise Negative(f"{sum(one.problem is not None for one in found)} of {len(found)} cannot be used, see above")

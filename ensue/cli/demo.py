@@ -51,7 +51,11 @@ def demo() -> None:
 @click.option("--url", help="The same as a URL, also of a server: postgresql://shop@localhost/shop")
 @click.option("--services", is_flag=True, help="Five processes with a log each, joined by --channel.")
 @click.option("--channel", metavar="URL", help="What joins the services: kafka:, amqp:, nats:, redis:, mqtt:, sqlite:")
-@click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="Where the services' logs are.")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the services' logs are. [default: a new one]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 def shop(
     orders: Path | None,

@@ -350,6 +350,10 @@ def test_a_new_outbox_on_a_log_with_history_must_say_where_it_begins(tmp_path: P
 def test_what_is_no_channel_is_refused_where_it_is_given() -> None:
     with pytest.raises(DefinitionError, match="takes channels"):
         App("app", inbox=["orders"])  # type: ignore[list-item]
+    with pytest.raises(DefinitionError, match="takes a list of channels"):
+        App("app", outbox=Channel("orders", Placed))  # type: ignore[arg-type]
+    with pytest.raises(DefinitionError, match="give a channel"):
+        App("app").on(source="orders")(lambda: None)  # type: ignore[call-overload]
     with pytest.raises(DefinitionError, match="two channels of outbox="):
         App("app", outbox=[channel(), channel()])
 
