@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Choice", "Here", "ask", "run_here"]
 
+OPENING_SECONDS = 1.0
+"""An application that is told to stop while it opens may go on opening for so long: most are open by then, and stop in order."""
+
 
 class Choice(msgspec.Struct, frozen=True):
     """Which application, and which of its consumers."""
@@ -129,6 +132,7 @@ async def _opened(
 
     async def give_up() -> None:
         await stop.wait()
+        await world.sleep(OPENING_SECONDS)
         opening.reschedule(0)
 
     try:
