@@ -48,6 +48,8 @@ GLANCE_SECONDS = 0.02
 PROBE_SECONDS = 1.0
 OPENING_SECONDS = 0.05
 """Between looks at what the library was told. Shorter than it waits before it tries again what was refused."""
+BACKOFF_MILLISECONDS = 200
+"""Between attempts of the library while it opens; up to half as much more, so that two addresses of a host fit into `CALM_SECONDS`."""
 CALM_SECONDS = 0.5
 """How long the other addresses of a host may take after the first did not answer."""
 POLL_SECONDS = 0.005
@@ -273,7 +275,12 @@ class KafkaBroker:
         told: list[KafkaError] = []
         begin = self._world.monotonic()
         try:
-            config: dict[str, Any] = {**self._config, "error_cb": told.append}
+            # A second attempt is to be later than the first is looked at, also on a machine that has much to do.
+            config: dict[str, Any] = {
+                **self._config,
+                "error_cb": told.append,
+                "reconnect.backoff.ms": BACKOFF_MILLISECONDS,
+            }
             admin = AdminClient(config)
         except KafkaException as error:
             raise WiringError(f"{what}: {error.args[0].str()}") from error

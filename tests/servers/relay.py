@@ -25,6 +25,8 @@ class Relay:
         self._writers: set[asyncio.StreamWriter] = set()
         self._open = True
         self._passing = 0
+        self.accepted = 0
+        """How many connections were made so far."""
         self._listening = self._thread.call(asyncio.start_server(self._accepted, "127.0.0.1", 0))
         self.port = int(self._listening.sockets[0].getsockname()[1])
 
@@ -59,6 +61,7 @@ class Relay:
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._passing += 1
+        self.accepted += 1
         try:
             with contextlib.suppress(OSError):
                 if self._open:
