@@ -236,7 +236,8 @@ class _Events:
             return
         if (tag_hash(meta.key) if meta.key is not None else None) != row[3]:
             self._report.add("contents", f"is in another stream than that of its key {meta.key}", row[0])
-        cause = row[6]
+        # What came by a channel and was kept until it could be read names as its cause what its sender did.
+        cause = row[6] if meta.origin is None else None
         if cause is not None and 0 < cause < row[0] and self._id_hashes[cause] not in (0, hash(meta.causation)):
             self._report.add("causes", f"names another event id as its cause than that at position {cause}", row[0])
         try:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from ensue import App, Channel, Event, Recorded, Retry
+from ensue.consumers.verify import verify
 from ensue.errors import DefinitionError, MissingCapability, Unavailable, WiringError
 from ensue.events.message import seconds
 from tests.app.channels import Paid, Placed, broker_at, channel, dead, drained, raw, until
@@ -176,7 +178,8 @@ def test_a_message_that_cannot_be_read_becomes_a_dead_letter_with_its_bytes_and_
     asyncio.run(story())
 
 
-def test_a_dead_message_that_was_edited_is_read_again_and_handled(tmp_path: Path) -> None:
+async def edited_and_handled(tmp_path: Path, then: Callable[[App], Awaitable[None]]) -> list[str]:
+    """A message that cannot be read is edited and handled; what was handled."""
     from ensue.consumers.operations import release
 
     orders = channel()
@@ -187,17 +190,30 @@ def test_a_dead_message_that_was_edited_is_read_again_and_handled(tmp_path: Path
     async def handle(placed: Placed) -> None:
         handled.append(placed.order)
 
-    async def story() -> None:
-        async with app, broker_at(orders) as broker:
-            await broker.publish("orders", [raw(b'{"ordre": "o1"}')])
-            (letter,) = await dead(app)
-            (kept,) = [row async for row in app.log.read() if row.position.last == letter.position]
-            edit = kept.data.replace(b"ordre", b"order")
-            engine = app._open_engine()
-            await release(engine.store, engine.world, letter, edit=edit, by="a test")
-            await until(lambda: handled == ["o1"])
+    async with app, broker_at(orders) as broker:
+        await broker.publish("orders", [raw(b'{"ordre": "o1"}')])
+        (letter,) = await dead(app)
+        (kept,) = [row async for row in app.log.read() if row.position.last == letter.position]
+        edit = kept.data.replace(b"ordre", b"order")
+        engine = app._open_engine()
+        await release(engine.store, engine.world, letter, edit=edit, by="a test")
+        await until(lambda: bool(handled))
+        await then(app)
+    return handled
 
-    asyncio.run(story())
+
+def test_a_dead_message_that_was_edited_is_read_again_and_handled(tmp_path: Path) -> None:
+    async def nothing(app: App) -> None: ...
+
+    assert asyncio.run(edited_and_handled(tmp_path, nothing)) == ["o1"]
+
+
+def test_a_log_with_a_message_that_was_read_later_is_whole(tmp_path: Path) -> None:
+    async def whole(app: App) -> None:
+        engine = app._open_engine()
+        assert (await verify(engine.store, engine.world)).findings == ()
+
+    asyncio.run(edited_and_handled(tmp_path, whole))
 
 
 def test_types_that_others_put_on_the_topic_can_be_passed_over(tmp_path: Path) -> None:
