@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,12 +28,13 @@ from tests.channels.on_brokers import (
     opened,
     until,
 )
-from tests.servers import redis
+from tests.servers import processes, redis
 from tests.servers.postgresql import reserved_port
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.relay import Relay
 
 KEYS, ROUNDS = 10, 30
+CUTS = 8
 _world = RealWorld()
 
 
@@ -178,37 +179,70 @@ def guarded(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
 # ----------------------------------------------------------------------------------------------------------- under way
 
 
-@pytest.mark.slow
-def test_a_restart_under_load_loses_and_repeats_nothing_and_counts_as_no_failure(
-    server: Server, orders: Channel, tmp_path: Path
-) -> None:
-    front, back, handled, (seen_front, seen_back) = front_and_back(tmp_path, orders)
+async def all_comes(folder: Path, orders: Channel, trouble: Callable[[], object]) -> None:
+    """Whatever happens while events flow: all of them come, once by the inbox, in the order of each key; nothing is counted."""
+    front, back, handled, (seen_front, seen_back) = front_and_back(folder, orders)
     direct: list[Placed] = []
 
     @back.on(source=orders)
     async def watch(placed: Placed) -> None:
         direct.append(placed)
 
-    async def story() -> None:
-        async with back, front:
-            sent = 0
-            restarting = asyncio.create_task(asyncio.to_thread(server.restart))
-            while not restarting.done():
-                (events,) = rounds(sent, 1)
-                await front.publish(*events)
-                sent += 1
-                await asyncio.sleep(0.01)  # a load that a log has no trouble with
-            await restarting
-            for events in rounds(sent, ROUNDS):
-                await front.publish(*events)
-            total = (sent + ROUNDS) * KEYS
-            await until(lambda: len(handled) >= total and len({(o.order, o.number) for o in direct}) == total)
-            assert seen_front.lost("outbox.orders"), "it was not away"
-            await nothing_counted((front, seen_front), (back, seen_back))
-            assert by_key(handled) == {f"o{key}": list(range(sent + ROUNDS)) for key in range(KEYS)}
-            assert by_key(list(dict.fromkeys(direct))) == by_key(handled)
+    async with back, front:
+        sent = 0
+        happening = asyncio.create_task(asyncio.to_thread(trouble))
+        while not happening.done():
+            (events,) = rounds(sent, 1)
+            await front.publish(*events)
+            sent += 1
+            await asyncio.sleep(0.01)  # a load that a log has no trouble with
+        await happening
+        for events in rounds(sent, ROUNDS):
+            await front.publish(*events)
+        total = (sent + ROUNDS) * KEYS
+        await until(lambda: len(handled) >= total and len({(one.order, one.number) for one in direct}) == total)
+        assert seen_front.lost("outbox.orders"), "nothing happened"
+        await nothing_counted((front, seen_front), (back, seen_back))
+        assert by_key(handled) == {f"o{key}": list(range(sent + ROUNDS)) for key in range(KEYS)}
+        assert by_key(list(dict.fromkeys(direct))) == by_key(handled)
 
-    asyncio.run(story())
+
+@pytest.mark.slow
+def test_a_restart_under_load_loses_and_repeats_nothing_and_counts_as_no_failure(
+    server: Server, orders: Channel, tmp_path: Path
+) -> None:
+    asyncio.run(all_comes(tmp_path, orders, server.restart))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broker", ["kafka", "rabbitmq", "nats", "redis"], indirect=True)
+def test_a_server_that_is_killed_under_load_has_what_it_confirmed(broker: str, server: Server, tmp_path: Path) -> None:
+    orders = a_channel(broker, server, **({"settle_seconds": "2.5"} if broker == "rabbitmq" else {}))
+
+    def kill() -> None:
+        server.kill()
+        server.start()
+
+    asyncio.run(all_comes(tmp_path, orders, kill))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broker", ["rabbitmq", "nats", "redis", "mosquitto"], indirect=True)
+def test_connections_that_are_cut_again_and_again_under_load_lose_and_repeat_nothing(
+    broker: str, server: Server, tmp_path: Path
+) -> None:
+    """Kafka's clients go where its server says that it is, past anything between."""
+    orders = a_channel(broker, server)
+    with Relay() as relay:
+        relay.behind = server.port
+
+        def cut() -> None:
+            while (before := relay.accepted) < 3 * CUTS:
+                relay.sever()
+                processes.until(lambda before=before: relay.accepted > before, "one was to connect again", 20)  # type: ignore[misc]
+
+        url = at_another_port(str(orders.url), relay.port)
+        asyncio.run(all_comes(tmp_path, Channel("orders", Placed, url=url), cut))
 
 
 @pytest.fixture
