@@ -276,6 +276,52 @@ def test_what_is_deleted_under_an_application_is_made_anew(orders: Channel, tmp_
     asyncio.run(story())
 
 
+async def remove_group(broker: str, server: Any, address: str) -> None:
+    """By the server's own means, and nothing else of the channel."""
+    group = address.removesuffix("orders") + "back"
+    if broker == "rabbitmq":
+        await asyncio.to_thread(server.control, "delete_queue", f"{address}.{group}")
+    elif broker == "redis":
+        assert redis.ask(server.port, f"XGROUP DESTROY {address} {group}") == [":1"]
+    else:
+        client = NatsClient()
+        await client.connect(server.url())
+        stream = address.replace(".", "_")
+        for consumer in await client.jetstream().consumers_info(stream):
+            await client.jetstream().delete_consumer(stream, consumer.name)
+        await client.close()
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq", "nats", "redis"], indirect=True)
+def test_a_group_that_is_deleted_under_an_application_is_made_anew(
+    broker: str, server: Server, orders: Channel, tmp_path: Path
+) -> None:
+    """Kafka deletes no group that has members."""
+    front, back, handled, (seen_front, seen_back) = front_and_back(tmp_path, orders)
+
+    async def story() -> None:
+        async with back, front:
+            await front.publish(Placed(order="o0"))
+            await until(lambda: handled == [Placed(order="o0")])
+            before = seen_back.connected("inbox.orders")
+            async with opened(orders) as (_, address):
+                await remove_group(broker, server, address)
+            await until(lambda: bool(seen_back.lost("inbox.orders")))
+            await until(lambda: seen_back.connected("inbox.orders") > before)
+            number = 0
+            while len(handled) == 1:  # what is sent before the group is there again is for nobody, on some
+                number += 1
+                await front.publish(Placed(order="o1", number=number))
+                await asyncio.sleep(0.1)
+            await front.publish(Placed(order="o1", number=number + 1))
+            await until(lambda: handled[-1].number == number + 1)
+            assert by_key(handled)["o1"] == list(range(handled[1].number, number + 2))
+            assert by_key(handled)["o0"] == [0], "what had come before came again"
+            await nothing_counted((front, seen_front), (back, seen_back))
+
+    asyncio.run(story())
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("deletable")
 def test_what_is_deleted_and_not_to_be_created_is_told_and_asked_for_less_and_less_often(
