@@ -112,8 +112,6 @@ class Site(NamedTuple):
     oversized: int = LARGEST + 1000
     parameters: Mapping[str, str] = {}
     """What the URL says of a server that is `limited`."""
-    topology: bool = True
-    """There is something that can be deleted."""
 
 
 SITES: Mapping[str, Site] = {
@@ -146,7 +144,6 @@ SITES: Mapping[str, Site] = {
         limited=lambda: MosquittoServer(settings={"max_packet_size": LARGEST}),
         guarded=lambda: MosquittoServer(users={"shop": "right"}),
         publish=_mosquitto_bytes,
-        topology=False,
     ),
 }
 BROKERS = tuple(SITES)

@@ -35,6 +35,8 @@ from tests.servers.relay import Relay
 
 KEYS, ROUNDS = 10, 30
 CUTS = 8
+DELETABLE = ("kafka", "rabbitmq", "nats", "redis")
+"""An MQTT server has nothing that could be deleted: topics are names."""
 _world = RealWorld()
 
 
@@ -245,13 +247,7 @@ def test_connections_that_are_cut_again_and_again_under_load_lose_and_repeat_not
         asyncio.run(all_comes(tmp_path, Channel("orders", Placed, url=url), cut))
 
 
-@pytest.fixture
-def deletable(broker: str) -> None:
-    if not SITES[broker].topology:
-        pytest.skip("an MQTT server has nothing that could be deleted: topics are names")
-
-
-@pytest.mark.usefixtures("deletable")
+@pytest.mark.parametrize("broker", DELETABLE, indirect=True)
 def test_what_is_deleted_under_an_application_is_made_anew(orders: Channel, tmp_path: Path) -> None:
     front, back, handled, (seen_front, seen_back) = front_and_back(tmp_path, orders)
 
@@ -323,7 +319,7 @@ def test_a_group_that_is_deleted_under_an_application_is_made_anew(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("deletable")
+@pytest.mark.parametrize("broker", DELETABLE, indirect=True)
 def test_what_is_deleted_and_not_to_be_created_is_told_and_asked_for_less_and_less_often(
     broker: str, server: Server, tmp_path: Path
 ) -> None:
