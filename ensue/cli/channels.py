@@ -46,7 +46,8 @@ def channels(application: str | None, as_json: bool) -> None:
 
     \b
     Example:
-      $ ENSUE_CHANNELS=nats://127.0.0.1 ensue channels app:app
+      $ export ENSUE_CHANNELS=nats://127.0.0.1
+      $ ensue channels app:app
 
     Exit codes: 0 all of them can be reached; 1 one cannot; 2 wrong usage.
     """
