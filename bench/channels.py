@@ -43,7 +43,13 @@ STARTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "redis": RedisServer,
     "mqtt": MosquittoServer,
 }
+AT_ONCE = 5_000
+Begin = Callable[[], None]
 _numbers = itertools.count()
+
+
+def _nothing() -> None:
+    pass
 
 
 class Sink:
@@ -137,15 +143,20 @@ class _Broker:
 
     # ------------------------------------------------------------------------------------------------------ publishing
 
-    def _published(self, publish: Callable[[str, Sequence[OrderPlaced]], Awaitable[None]]) -> Outcome:
+    def _published(self, publish: Callable[[str, Sequence[OrderPlaced], Begin], Awaitable[None]]) -> Outcome:
         """What is there afterwards is counted by whoever takes it out again."""
 
         async def story() -> Outcome:
             address = self._address()
             await self._declare(address)
             await self._prepare(address, "check.direct")
-            began = time.perf_counter()
-            await publish(address, self.events)
+            began = 0.0
+
+            def begin() -> None:
+                nonlocal began
+                began = time.perf_counter()
+
+            await publish(address, self.events, begin)
             seconds = time.perf_counter() - began
             sink = Sink(len(self.events))
             await self._until_done(self._consume(address, "check", sink), sink)
@@ -153,12 +164,15 @@ class _Broker:
 
         return asyncio.run(story())
 
-    async def _publish_raw(self, address: str, events: Sequence[OrderPlaced]) -> None:
-        await self.raw.publish(address, events)
+    async def _publish_raw(self, address: str, events: Sequence[OrderPlaced], begin: Begin) -> None:
+        await self.raw.publish(address, events, begin)
 
-    async def _publish(self, address: str, events: Sequence[OrderPlaced]) -> None:
+    async def _publish(self, address: str, events: Sequence[OrderPlaced], begin: Begin = _nothing) -> None:
         async with connect(self._channel(address)) as link:
-            await link.publish(*events)
+            await link.publish(*events[:1])
+            begin()
+            for start in range(1, len(events), AT_ONCE):
+                await link.publish(*events[start : start + AT_ONCE])
 
     # ------------------------------------------------------------------------------------------------------- consuming
 

@@ -47,8 +47,8 @@ class Raw(Protocol):
         """Make the group, so that it gets what is published from now on."""
         ...
 
-    async def publish(self, address: str, events: Sequence[OrderPlaced]) -> None:
-        """All of them, confirmed."""
+    async def publish(self, address: str, events: Sequence[OrderPlaced], begin: Callable[[], None]) -> None:
+        """All of them, confirmed; `begin` is called when the client is open and has had the first of them confirmed."""
         ...
 
     async def consume(self, address: str, group: str, handler: Handler, done: asyncio.Event) -> None:
@@ -65,13 +65,15 @@ class RawKafka:
     async def prepare(self, address: str, group: str) -> None:
         """A group begins at the beginning."""
 
-    async def publish(self, address: str, events: Sequence[OrderPlaced]) -> None:
-        await asyncio.to_thread(self._publish, address, events)
-
-    def _publish(self, address: str, events: Sequence[OrderPlaced]) -> None:
+    async def publish(self, address: str, events: Sequence[OrderPlaced], begin: Callable[[], None]) -> None:
         from confluent_kafka import Producer
 
         producer = Producer({"bootstrap.servers": self._servers, "enable.idempotence": True, "linger.ms": 5})
+        await asyncio.to_thread(self._publish, producer, address, events[:1])
+        begin()
+        await asyncio.to_thread(self._publish, producer, address, events[1:])
+
+    def _publish(self, producer: Any, address: str, events: Sequence[OrderPlaced]) -> None:
         failed: list[Any] = []
 
         def answered(error: Any, message: Any) -> None:
@@ -134,28 +136,31 @@ class RawRabbit:
             )
             await queue.bind(exchange, "#")
 
-    async def publish(self, address: str, events: Sequence[OrderPlaced]) -> None:
+    async def publish(self, address: str, events: Sequence[OrderPlaced], begin: Callable[[], None]) -> None:
         import aio_pika
 
         connection = await aio_pika.connect(self._url)
         async with connection:
             channel = await connection.channel(publisher_confirms=True)
             exchange = await channel.declare_exchange(address, "topic", durable=True)
-            for start in range(0, len(events), BATCH):
-                await asyncio.gather(
-                    *(
-                        exchange.publish(
-                            aio_pika.Message(
-                                encode(event),
-                                headers={f"cloudEvents:{n}": v for n, v in attributes(event).items()},
-                                content_type="application/json",
-                                delivery_mode=2,
-                            ),
-                            "OrderPlaced",
-                        )
-                        for event in events[start : start + BATCH]
-                    )
-                )
+            await self._publish(exchange, events[:1])
+            begin()
+            for start in range(1, len(events), BATCH):
+                await self._publish(exchange, events[start : start + BATCH])
+
+    async def _publish(self, exchange: Any, events: Sequence[OrderPlaced]) -> None:
+        import aio_pika
+
+        messages = [
+            aio_pika.Message(
+                encode(event),
+                headers={f"cloudEvents:{n}": v for n, v in attributes(event).items()},
+                content_type="application/json",
+                delivery_mode=2,
+            )
+            for event in events
+        ]
+        await asyncio.gather(*(exchange.publish(message, "OrderPlaced") for message in messages))
 
     async def consume(self, address: str, group: str, handler: Handler, done: asyncio.Event) -> None:
         import aio_pika
@@ -190,20 +195,25 @@ class RawNats:
     async def prepare(self, address: str, group: str) -> None:
         """A consumer begins at the beginning."""
 
-    async def publish(self, address: str, events: Sequence[OrderPlaced]) -> None:
+    async def publish(self, address: str, events: Sequence[OrderPlaced], begin: Callable[[], None]) -> None:
         import nats
 
         client = await nats.connect(self._url)
         stream = client.jetstream(publish_async_max_pending=2 * BATCH)
-        for start in range(0, len(events), BATCH):
-            answers = [
-                await stream.publish_async(
-                    address, encode(event), headers={f"ce-{name}": value for name, value in attributes(event).items()}
-                )
-                for event in events[start : start + BATCH]
-            ]
-            await asyncio.gather(*answers)
+        await self._publish(stream, address, events[:1])
+        begin()
+        for start in range(1, len(events), BATCH):
+            await self._publish(stream, address, events[start : start + BATCH])
         await client.close()
+
+    async def _publish(self, stream: Any, address: str, events: Sequence[OrderPlaced]) -> None:
+        answers = [
+            await stream.publish_async(
+                address, encode(event), headers={f"ce-{name}": value for name, value in attributes(event).items()}
+            )
+            for event in events
+        ]
+        await asyncio.gather(*answers)
 
     async def consume(self, address: str, group: str, handler: Handler, done: asyncio.Event) -> None:
         import nats
@@ -233,19 +243,24 @@ class RawRedis:
     async def prepare(self, address: str, group: str) -> None:
         """A group begins at the beginning."""
 
-    async def publish(self, address: str, events: Sequence[OrderPlaced]) -> None:
+    async def publish(self, address: str, events: Sequence[OrderPlaced], begin: Callable[[], None]) -> None:
         import redis.asyncio
 
         client = redis.asyncio.from_url(self._url)
-        for start in range(0, len(events), BATCH):
-            pipeline = client.pipeline(transaction=False)
-            for event in events[start : start + BATCH]:
-                fields: Any = {f"ce_{name}": value for name, value in attributes(event).items()}
-                fields["content-type"] = "application/json"
-                fields["data"] = encode(event)
-                pipeline.xadd(address, fields)
-            await pipeline.execute()
+        await self._publish(client, address, events[:1])
+        begin()
+        for start in range(1, len(events), BATCH):
+            await self._publish(client, address, events[start : start + BATCH])
         await client.aclose()
+
+    async def _publish(self, client: Any, address: str, events: Sequence[OrderPlaced]) -> None:
+        pipeline = client.pipeline(transaction=False)
+        for event in events:
+            fields: Any = {f"ce_{name}": value for name, value in attributes(event).items()}
+            fields["content-type"] = "application/json"
+            fields["data"] = encode(event)
+            pipeline.xadd(address, fields)
+        await pipeline.execute()
 
     async def consume(self, address: str, group: str, handler: Handler, done: asyncio.Event) -> None:
         import redis.asyncio
@@ -328,36 +343,40 @@ class RawMqtt:
         packets.transport.write(mqtt5.DisconnectPacket().write())
         packets.transport.close()
 
-    async def publish(self, address: str, events: Sequence[OrderPlaced]) -> None:
+    async def publish(self, address: str, events: Sequence[OrderPlaced], begin: Callable[[], None]) -> None:
+        packets = await self._connected(str(uuid4()), clean_start=True)
+        await self._publish(packets, address, events[:1])
+        begin()
+        for start in range(1, len(events), BATCH):
+            await self._publish(packets, address, events[start : start + BATCH])
+        packets.transport.close()
+
+    async def _publish(self, packets: _Packets, address: str, events: Sequence[OrderPlaced]) -> None:
         import mqtt5
 
-        packets = await self._connected(str(uuid4()), clean_start=True)
-        for start in range(0, len(events), BATCH):
-            batch = events[start : start + BATCH]
-            confirmed, left = asyncio.Event(), len(batch)
+        confirmed, left = asyncio.Event(), len(events)
 
-            def take(some: list[Any], confirmed: asyncio.Event = confirmed) -> None:
-                nonlocal left
-                left -= len(some)
-                if not left:
-                    confirmed.set()
+        def take(some: list[Any]) -> None:
+            nonlocal left
+            left -= len(some)
+            if not left:
+                confirmed.set()
 
-            packets.take = take
-            packets.transport.write(
-                b"".join(
-                    mqtt5.PublishPacket(
-                        address,
-                        encode(event),
-                        qos=mqtt5.QoS.AT_LEAST_ONCE,
-                        packet_id=number,
-                        content_type="application/json",
-                        user_properties=list(attributes(event).items()),
-                    ).write()
-                    for number, event in enumerate(batch, 1)
-                )
+        packets.take = take
+        packets.transport.write(
+            b"".join(
+                mqtt5.PublishPacket(
+                    address,
+                    encode(event),
+                    qos=mqtt5.QoS.AT_LEAST_ONCE,
+                    packet_id=number,
+                    content_type="application/json",
+                    user_properties=list(attributes(event).items()),
+                ).write()
+                for number, event in enumerate(events, 1)
             )
-            await confirmed.wait()
-        packets.transport.close()
+        )
+        await confirmed.wait()
 
     async def consume(self, address: str, group: str, handler: Handler, done: asyncio.Event) -> None:
         import mqtt5
