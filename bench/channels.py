@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from bench import peer_faststream
 from bench.measure import Outcome, Report, alternate, folder
 from bench.orders import OrderPlaced, order
-from bench.raw_brokers import RAW, Raw
+from bench.raw_brokers import RAW, Raw, RawKafka
 from ensue import App, Channel
 from ensue.app.brokers import open_broker
 from ensue.app.links import connect
@@ -122,6 +122,12 @@ class _Broker:
         )
         report.rates(f"{name}: consume, acknowledged after the handler", consume)
         report.ratio(f"{name}-consume", consume["ensue"], consume[self.raw.client])
+        if isinstance(self.raw, RawKafka):
+            self.raw.reads_type = True
+            typed = alternate("typed", ROUNDS, {"type read": partial(self._run, self._consume_raw, len(self.events))})
+            self.raw.reads_type = False
+            report.rates(f"{name}: the same, and the type read from the headers", typed)
+            report.ratio(f"{name}-consume-typed", consume["ensue"], typed["type read"])
         peer = alternate("FastStream", ROUNDS, {"FastStream": partial(self._run, self._consume_faststream, FASTSTREAM)})
         inbox = alternate("inbox", ROUNDS, {"ensue inbox": partial(self._run, self._inbox, len(self.events))})
         report.rates(f"{name}: consume, with the same guarantee", peer)

@@ -16,7 +16,7 @@ import msgspec
 
 from bench.orders import OrderPlaced
 
-__all__ = ["RAW", "Raw"]
+__all__ = ["RAW", "Raw", "RawKafka"]
 
 BATCH = 500
 encode = msgspec.json.Encoder(decimal_format="string").encode
@@ -57,7 +57,10 @@ class Raw(Protocol):
 
 
 class RawKafka:
+    """With `reads_type` it looks into the headers for the type of each event, as whoever carries several types must."""
+
     client = "confluent-kafka"
+    reads_type = False
 
     def __init__(self, url: str) -> None:
         self._servers = urlsplit(url).netloc
@@ -111,6 +114,9 @@ class RawKafka:
             while not done.is_set():
                 messages = await asyncio.to_thread(consumer.consume, BATCH, 0.2)
                 for message in messages:
+                    if self.reads_type:
+                        headers: Any = message.headers()
+                        assert dict(headers)["ce_type"] == b"OrderPlaced"
                     await handler(decode(message.value() or b""))
                 if messages:
                     consumer.commit(asynchronous=True)
@@ -226,7 +232,7 @@ class RawNats:
         while not done.is_set():
             try:
                 messages = await pull.fetch(BATCH, timeout=0.5)
-            except nats.errors.TimeoutError:
+            except TimeoutError:
                 continue
             for message in messages:
                 await handler(decode(message.data))
