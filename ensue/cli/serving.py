@@ -103,22 +103,27 @@ async def _serve(app: App, choice: Choice, tell: Teller, here: Here) -> None:
 
     with told_to_stop(second_ends=here.second_signal_ends) as stop:
         here.opening(app, stop)
-        async with AsyncExitStack() as opened:
-            if not await _opened(app.running(only=choice.only, without=choice.without), opened, stop, tell.world):
+        try:
+            async with AsyncExitStack() as opened:
+                if not await _opened(app.running(only=choice.only, without=choice.without), opened, stop, tell.world):
+                    if here.tells_stop:
+                        tell.line("green", "stopped before it ran")
+                    return
+                if here.processes > 1 and not app.open_store().capabilities.many_processes:
+                    raise MissingCapability(
+                        f"{here.processes} workers cannot share {shown(app.settings.url)}: each would have a log of its own "
+                        f"there. Use a sqlite: URL, or run one process, without --workers"
+                    )
+                await _say_what_runs(app, choice, tell, here.tells_consumers)
+                here.opened(app, tell)
+                await stop.wait()
                 if here.tells_stop:
-                    tell.line("green", "stopped before it ran")
-                return
-            if here.processes > 1 and not app.open_store().capabilities.many_processes:
-                raise MissingCapability(
-                    f"{here.processes} workers cannot share {shown(app.settings.url)}: each would have a log of its own "
-                    f"there. Use a sqlite: URL, or run one process, without --workers"
-                )
-            await _say_what_runs(app, choice, tell, here.tells_consumers)
-            here.opened(app, tell)
-            await stop.wait()
-            if here.tells_stop:
-                limit = duration(app.settings.drain_seconds)
-                tell.line("dim", f"stopping; handlers have {limit} to finish, another Ctrl-C ends them at once")
+                    limit = duration(app.settings.drain_seconds)
+                    tell.line("dim", f"stopping; handlers have {limit} to finish, another Ctrl-C ends them at once")
+        except asyncio.CancelledError:
+            # The limit on opening may strike just when it is open: the cancellation then comes later, and means the stop.
+            if not stop.is_set():
+                raise
     if here.tells_stop:
         tell.line("green", "stopped, nothing is half done")
 
