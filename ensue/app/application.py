@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Gen
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 
 from ensue.app.checks import (
     check_application,
@@ -277,11 +277,18 @@ class App(Service):
         self, channel: Channel, /, *events: Event, at: datetime | timedelta, idempotency_key: str | None = None
     ) -> Receipt[None]:
         """Send these events on a channel of the outbox at a time, or after one; returns when that is durable. They are stored for
-        sending only: handlers of this application do not see them. Late rather than early, and after a restart as well.
+        sending only: handlers of this application do not see them. Late rather than early, and after a restart as well. `wait()` of
+        the receipt is until they are sent. A naive time is local.
 
-        Errors: as `publish`; `DefinitionError` for a channel that is not in the outbox, or does not carry them.
+        Errors: as `publish`; `DefinitionError` for a channel that is not in the outbox, or does not carry them; `TypeError` for
+        what is neither a time nor a duration.
         """
         check_carried(self.name, self._outbox, channel, events)
+        given: object = cast("object", at)
+        if not isinstance(given, datetime | timedelta):
+            raise TypeError(
+                f"at={given!r}; give a time (datetime) or how long from now: timedelta(minutes=5) or minutes(5)"
+            )
         engine = self._open_engine()
         due = microseconds(at) if isinstance(at, datetime) else engine.world.now() + at // timedelta(microseconds=1)
         return await engine.append_later(channel, events, due, checked_key(idempotency_key))

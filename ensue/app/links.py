@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
 
 from ensue.app.checks import check_event, checked_headers, checked_seconds, checked_traceparent
 from ensue.channels import Channel
-from ensue.errors import EnsueError, MissingCapability, Unavailable
+from ensue.errors import EnsueError, MissingCapability, OutcomeUnknown, Unavailable
 from ensue.events.message import Event
 from ensue.events.recorded import instant, microseconds
 from ensue.events.registry import Registry, declaration
@@ -139,6 +139,8 @@ class Link:
     """See the module. A connection that breaks is opened again by the next call; what a call had begun raises."""
 
     def __init__(self, channel: Channel, *, source: str, observe: Observer, world: World) -> None:
+        import asyncio
+
         from ensue.app.brokers import place_of
         from ensue.app.traffic import wire_of
 
@@ -154,6 +156,7 @@ class Link:
         self._asking: dict[str, tuple[asyncio.Future[Event], Wire]] = {}
         self._answers: asyncio.Task[None] | None = None
         self._answering: Connection | None = None
+        self._preparing = asyncio.Lock()
 
     def _connect(self, address: str) -> Connection:
         from ensue.app.brokers import open_broker
@@ -202,8 +205,8 @@ class Link:
         """Send these events and return when the broker has confirmed all of them. Of one key they keep their order.
 
         With `delay` they are not received before so long, where the broker can do that itself. Errors: `InvalidEvent`;
-        `MissingCapability`; `MessageRefused`, `Unavailable`, `OutcomeUnknown`, `WiringError` of the first that was not
-        confirmed: the others may be. Sent again, they are other messages.
+        `MissingCapability`; `MessageRefused`, `Unavailable`, `OutcomeUnknown`, `WiringError`, `AccessRefused` of the first that was
+        not confirmed: the others may be. Sent again, they are other messages.
         """
         known, trace = checked_headers(headers), checked_traceparent(traceparent)
         seconds = checked_seconds(delay) if delay is not None else 0.0
@@ -222,8 +225,9 @@ class Link:
             self._connection.worked()
             return
         first: EnsueError = failed[min(failed)]
-        if isinstance(first, Unavailable):
-            self._connection.broke(broker, first)
+        broken = next((error for error in failed.values() if isinstance(error, (Unavailable, OutcomeUnknown))), None)
+        if broken is not None:
+            self._connection.broke(broker, broken)
         first.add_note(
             f"{len(failed)} of {len(messages)} messages were not confirmed, the first of them number {min(failed)}"
         )
@@ -280,14 +284,15 @@ class Link:
         begin: From = microseconds(start) if isinstance(start, datetime) else start
         named = self._where.group(group) if group is not None else None
         broker = await self._broker()
-        subscription = await broker.subscribe(self._connection.address, group=named, start=begin, prefetch=prefetch)
         try:
-            yield Subscribed(subscription, self._wire)
+            subscription = await broker.subscribe(self._connection.address, group=named, start=begin, prefetch=prefetch)
+            try:
+                yield Subscribed(subscription, self._wire)
+            finally:
+                await subscription.close()
         except Unavailable as error:
             self._connection.broke(broker, error)
             raise
-        finally:
-            await subscription.close()
 
     # ----------------------------------------------------------------------------------------------------------- asking
 
@@ -295,7 +300,7 @@ class Link:
         """Publish the event and wait for the answer: the first event of this type that a handler of it returned
         (`@on(source=…)`). The handler may run after the deadline all the same.
 
-        Errors: `TimeoutError` when no answer came in time; those of `publish`.
+        Errors: `TimeoutError` when no answer came in time, the time to connect included; those of `publish`.
         """
         import asyncio
 
@@ -303,7 +308,6 @@ class Link:
         from ensue.consumers.wire import uuid_text
 
         seconds = checked_seconds(timeout)
-        broker = await self._answered_at()
         id = self._world.new_id()
         answer: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
         carried = Channel(self._channel.name, reply)
@@ -311,7 +315,8 @@ class Link:
         self._asking[uuid_text(id)] = (answer, wire)
         try:
             async with asyncio.timeout(seconds):
-                await self._publish([self._message(event, None, None, broker, 0.0, id)])
+                replies = await self._answered_at()
+                await self._publish([self._message(event, None, None, replies, 0.0, id)])
                 found: Any = await answer
                 return found  # type: ignore[no-any-return]
         except TimeoutError:
@@ -323,12 +328,17 @@ class Link:
 
     async def _answered_at(self) -> str:
         """The address of answers, once they are received."""
-        if self._answers is None or self._answers.done():
-            if self._answering is None:
-                self._answering = self._connect(self._replies)
-            broker = await self._answering.broker(wait_seconds=0)
-            subscription = await broker.subscribe(self._replies, group=None, start="now", prefetch=1000)
-            self._answers = self._world.spawn(self._receive_answers(broker, subscription), name="answers")
+        async with self._preparing:  # those who ask at the same time share one subscription
+            if self._answers is None or self._answers.done():
+                if self._answering is None:
+                    self._answering = self._connect(self._replies)
+                broker = await self._answering.broker(wait_seconds=0)
+                try:
+                    subscription = await broker.subscribe(self._replies, group=None, start="now", prefetch=1000)
+                except Unavailable as error:
+                    self._answering.broke(broker, error)
+                    raise
+                self._answers = self._world.spawn(self._receive_answers(broker, subscription), name="answers")
         return self._replies
 
     async def _receive_answers(self, broker: Broker, subscription: Subscription) -> None:

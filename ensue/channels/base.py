@@ -186,7 +186,7 @@ class Broker(Protocol):
         key are stored in the order given; but one behind another that was not confirmed may be there all the same.
 
         Each error is one of: `MessageRefused` (the same message will be refused again), `Unavailable` (not stored),
-        `OutcomeUnknown`, `WiringError` (the address is gone). Raises nothing of the broker's. May be called again before it has
+        `OutcomeUnknown`, `WiringError` (the address is gone), `AccessRefused` (not allowed to publish there). Raises nothing of the broker's. May be called again before it has
         returned; between two such calls there is no order.
         """
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 
 from ensue import App
 from ensue.app.links import connect
-from ensue.errors import DefinitionError, EnsueError, GiveUp
+from ensue.channels.base import Message
+from ensue.channels.memory import MemoryBroker
+from ensue.errors import DefinitionError, EnsueError, GiveUp, OutcomeUnknown, Unavailable
 from ensue.events.message import seconds
 from tests.app.channels import Paid, Placed, broker_at, channel, drained, raw, until
 
@@ -123,6 +126,53 @@ def test_a_request_that_nobody_answers_ends_at_its_deadline() -> None:
     asyncio.run(story())
 
 
+def test_those_who_ask_at_the_same_time_share_one_subscription(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where, subscribed = channel(Placed), list[str]()
+    app = App("app", url=f"sqlite:///{tmp_path}/app.db")
+    subscribe = MemoryBroker.subscribe
+
+    async def counted(self: MemoryBroker, address: str, **more: object) -> object:
+        subscribed.append(address)
+        return await subscribe(self, address, **more)  # type: ignore[arg-type]
+
+    @app.on(source=where)
+    async def handle(placed: Placed) -> Paid:
+        return Paid(order=placed.order)
+
+    async def story() -> None:
+        async with app, connect(where) as link:
+            monkeypatch.setattr(MemoryBroker, "subscribe", counted)
+            await asyncio.gather(*(link.request(Placed(order="o"), Paid, timeout=seconds(10)) for _ in range(5)))
+        assert subscribed == ["orders-replies"]
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("error", [OutcomeUnknown, Unavailable])
+def test_a_link_whose_connection_broke_while_it_published_has_another_one_for_the_next_call(
+    error: type[EnsueError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where, broken = channel(Placed), list[MemoryBroker]()
+    publish = MemoryBroker.publish
+
+    async def breaking(self: MemoryBroker, address: str, messages: Sequence[Message]) -> Mapping[int, EnsueError]:
+        if not broken:
+            broken.append(self)
+        if self in broken:  # for ever, as the port says
+            return dict.fromkeys(range(len(messages)), error("the connection is cut"))
+        return await publish(self, address, messages)
+
+    async def story() -> None:
+        monkeypatch.setattr(MemoryBroker, "publish", breaking)
+        async with connect(where) as link:
+            with pytest.raises(error):
+                await link.publish(Placed(order="o1"))
+            await link.publish(Placed(order="o2"))
+        assert len(await drained(where, "all", 1)) == 1
+
+    asyncio.run(story())
+
+
 def test_a_broker_that_can_delay_does(tmp_path: Path) -> None:
     where = channel(Placed)
 
@@ -186,6 +236,8 @@ def test_only_what_the_outbox_carries_is_sent_later(tmp_path: Path) -> None:
         async with app:
             with pytest.raises(DefinitionError, match="does not carry Paid"):
                 await app.publish_later(where, Paid(order="o1"), at=seconds(1))
+            with pytest.raises(TypeError, match="give a time"):
+                await app.publish_later(where, Placed(order="o1"), at="soon")  # type: ignore[arg-type]
             with pytest.raises(DefinitionError, match="not in the outbox"):
                 await app.publish_later(channel(Placed), Placed(order="o1"), at=seconds(1))
 
