@@ -105,10 +105,13 @@ class Traffic:
         using = [handling for handling in handlings if isinstance(handling, Sending)]
         for handling in using:
             self._places[handling.name] = place_of(handling.channel, os.environ)
-        ends = await asyncio.gather(*map(self._connect, using), return_exceptions=True)
-        for end in ends:
-            if end is not None:
-                raise end
+        tasks = [self._world.spawn(self._connect(handling), name=f"connect {handling.name}") for handling in using]
+        try:
+            await asyncio.gather(*tasks)  # what waiting does not help is told at once, whatever others still wait for
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _connect(self, handling: Sending) -> None:
         where, channel = self._places[handling.name], handling.channel

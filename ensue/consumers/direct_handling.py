@@ -228,9 +228,10 @@ class DirectHandling(Handling):
 
     # ------------------------------------------------------------------------------------------------------- emitting
 
-    async def store(self, received: Received, result: Any, *, edits: int = 0) -> Sequence[Draft]:
-        """Store what the function returned, under ids made of the message's: what is stored already adds nothing. Errors:
-        `TypeError`, `InvalidEvent`; those of a store that nothing can be written to any more."""
+    async def store(self, received: Received, result: Any, *, edits: int = 0) -> tuple[Sequence[Draft], str | None]:
+        """Store what the function returned, under ids made of the message's: what is stored already adds nothing. With it the
+        address of whoever asked, if somebody did. Errors: `TypeError`, `InvalidEvent`; those of a store that nothing can be
+        written to any more."""
         assert self.wire is not None, "connected before it runs"
         assert self._writer is not None, "connected before it runs"
         envelope = self.wire.envelope(received)
@@ -242,4 +243,4 @@ class DirectHandling(Handling):
             own = blake2b(id + f"{self.name}/{nth}{edited}".encode(), digest_size=16).digest()
             drafts.append(self.after(event, cause, causation=id, id=own))
         await self._writer.write(drafts)
-        return drafts
+        return drafts, envelope.reply_to

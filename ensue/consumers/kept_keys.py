@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from ensue.consumers.routing import segment_of
+from ensue.consumers.routing import position_of, segment_of
 from ensue.errors import StorageFull, TryAgain
 from ensue.observe.signals import Observer, WriterTrouble
 from ensue.store.base import Consumer, Store, Term
@@ -66,9 +66,7 @@ class KeptKeys:
         standing = await self._store.standing(self._consumer.id)
         head = self._store.head()
         for lane in standing.lanes:
-            if (
-                not lane.key_text.startswith("#") or "=" in lane.key_text
-            ):  # else it is its own key, for which nobody waits
+            if position_of(lane.key_text) is None:  # else it is its own key, and nobody waits for it
                 self.positions.setdefault(lane.key, head)
         after = min((row.position for row in standing.progress), default=0)
         while True:

@@ -269,11 +269,8 @@ class Lanes:
 
     async def _came(self, received: Received, event: Event, lane: Lane, result: Any) -> None:
         """Store what the handler returned, and send it to whoever asked."""
-        wire = self._handling.wire
-        assert wire is not None, "connected before it runs"
         try:
-            drafts = await self._handling.store(received, result)
-            reply_to = wire.envelope(received).reply_to
+            drafts, reply_to = await self._handling.store(received, result)
         except Exception as error:
             await self._failed(received, event, lane, error)
         else:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from uuid import UUID
 
 import msgspec
 
@@ -26,7 +25,7 @@ from ensue.consumers.handler import HandlerDefinition
 from ensue.consumers.handling import Handling, NotDue, Scope
 from ensue.consumers.machine import Slot
 from ensue.consumers.policy import Retry
-from ensue.consumers.wire import Wire
+from ensue.consumers.wire import Wire, uuid_text
 from ensue.errors import InvalidEvent, MessageRefused, Unavailable
 from ensue.events.registry import Registry
 from ensue.events.stored import Draft, Meta, decode_meta, encode_meta
@@ -58,7 +57,7 @@ def later(draft: Draft, channel: Channel, *, due: int, id: bytes, now: int) -> D
         due=due,
         type=draft.type_name,
         version=draft.type_version,
-        id=str(UUID(bytes=draft.id)),
+        id=uuid_text(draft.id),
         meta=draft.meta,
         data=msgspec.Raw(draft.data),
     )

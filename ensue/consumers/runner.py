@@ -489,9 +489,8 @@ class Runner:
         """The first event of a lane's key that the consumer handles, by the log's index."""
         after, before, selection = lookup.after, lookup.before, self._handled
         alone = position_of(lookup.key_text)
-        if (
-            alone is not None
-        ):  # what comes behind it has lanes of its own, also where nobody remembers how this one began
+        # What comes behind one that is its own key has lanes of its own, also where nobody remembers how this one began.
+        if alone is not None:
             after, before = max(after, alone - 1), alone + 1
         elif self.consumer.key_tag != ONE_ORDER:
             selection = (Term(types=tuple(self.consumer.handles), tags=(lookup.key,)),)

@@ -137,7 +137,7 @@ class Wire:
         return self.of(meta, name, version, row[11], source=source, id=id)
 
     def of_draft(self, draft: Draft) -> Message:
-        """An event that came of one of no log."""
+        """An event that is not sent from a log, such as an answer."""
         meta = decode_meta(draft.meta)
         return self.of(
             meta, draft.type_name, draft.type_version, draft.data, source=self.source, id=uuid_text(draft.id)

@@ -345,6 +345,28 @@ def test_a_broker_that_is_absent_at_start_is_waited_for_as_long_as_the_url_says(
     assert any(type(signal).__name__ == "ChannelLost" for signal in losses)
 
 
+def test_a_broker_that_refuses_is_told_at_once_though_another_one_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ensue.channels.memory import MemoryBroker
+    from ensue.errors import AccessRefused
+
+    async def opened(self: MemoryBroker, world: object) -> None:
+        raise AccessRefused("not you") if "refuses" in repr(self._place) else Unavailable("is away")
+
+    monkeypatch.setattr(MemoryBroker, "open", opened)
+    away, refuses = Channel("away", Placed, url="memory://away"), Channel("refuses", Paid, url="memory://refuses")
+    app = App("app", url=f"sqlite:///{tmp_path}/app.db", outbox=[away, refuses])
+
+    async def story() -> None:
+        async with asyncio.timeout(10):
+            with pytest.raises(AccessRefused):
+                async with app:
+                    pass
+
+    asyncio.run(story())
+
+
 def test_a_new_outbox_on_a_log_with_history_must_say_where_it_begins(tmp_path: Path) -> None:
     url, orders = f"sqlite:///{tmp_path}/app.db", channel()
 
