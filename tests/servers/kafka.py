@@ -20,13 +20,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 from urllib.parse import quote, urlencode
 
 from tests.servers.guarded import GuardedProcess
 from tests.servers.postgresql import HOST, reserved_port
 from tests.servers.processes import PATIENCE_SECONDS, ServerError, until
+from tests.servers.server import Server
 
 __all__ = ["ADVICE", "KafkaAddress", "KafkaServer", "installed"]
 
@@ -108,7 +107,7 @@ class KafkaAddress:
         return f"kafka://{credentials}{HOST}:{self.port}{query}"
 
 
-class KafkaServer:
+class KafkaServer(Server):
     """One server: `with KafkaServer() as server:` starts it and, at the end, removes all traces of it.
 
     `settings` are those of server.properties; they may be changed, and hold from the next start. `users` are names with their
@@ -127,26 +126,12 @@ class KafkaServer:
         settings: Mapping[str, str | int] | None = None,
         place: Path | None = None,
     ) -> None:
+        super().__init__()
         self.settings = dict(settings or {})
         self._tls = tls
         self._users = dict(users or {})
         self._parent = place
-        self._folder: Path | None = None
         self._ports: list[socket.socket] = []
-        self._process: GuardedProcess | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def port(self) -> int:
@@ -161,31 +146,9 @@ class KafkaServer:
     def address(self) -> KafkaAddress:
         return KafkaAddress(self.port, self.version, self.certificate if self._tls else None)
 
-    @property
-    def pid(self) -> int:
-        return self._running.pid
-
-    @property
-    def log(self) -> Path:
-        """The file that it writes its messages to."""
-        return self._place / "server.log"
-
-    @property
-    def certificate(self) -> Path:
-        """What to trust; it is for the host 127.0.0.1."""
-        return self._place / "server.crt"
-
-    @property
-    def key(self) -> Path:
-        """The key of that certificate."""
-        return self._place / "server.key"
-
     def url(self, *, user: str | None = None, password: str | None = None, **parameters: str) -> str:
         """See `KafkaAddress.url`."""
         return self.address.url(user=user, password=password, **parameters)
-
-    def running(self) -> bool:
-        return self._process is not None and self._process.running()
 
     def start(self) -> None:
         """Start it, the first time with a new data folder; returns when it can be used."""
@@ -195,35 +158,6 @@ class KafkaServer:
         """In good order."""
         self._running.send(signal.SIGTERM)
         self._running.ended()
-
-    def kill(self) -> None:
-        """SIGKILL. It can be started again, and then recovers."""
-        self._running.kill()
-
-    def restart(self) -> None:
-        self.stop()
-        self.start()
-
-    def close(self) -> None:
-        """End it and remove its folder. It may be in any state."""
-        if self.running():
-            self.kill()
-        for port in self._ports:
-            port.close()
-        self._ports = []
-        if self._folder is not None:
-            shutil.rmtree(self._folder)
-            self._folder = None
-
-    @property
-    def _place(self) -> Path:
-        assert self._folder is not None, "a server has a folder from its first start until it is closed"
-        return self._folder
-
-    @property
-    def _running(self) -> GuardedProcess:
-        assert self._process is not None, "it was never started"
-        return self._process
 
     def _port(self, which: int) -> int:
         assert self._ports, "a server has a port from its first start until it is closed"
@@ -248,6 +182,11 @@ class KafkaServer:
         with self.log.open("rb") as file:
             file.seek(before)
             return b"Kafka Server started" in file.read()
+
+    def _release_ports(self) -> None:
+        for port in self._ports:
+            port.close()
+        self._ports = []
 
     def _make(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="ensue-kafka-", dir=self._parent or _memory()))

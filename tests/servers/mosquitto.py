@@ -20,13 +20,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 from urllib.parse import quote, urlencode
 
 from tests.servers.guarded import GuardedProcess
 from tests.servers.postgresql import HOST, reserved_port
 from tests.servers.processes import ServerError, until
+from tests.servers.server import Server
 
 __all__ = ["ADVICE", "MosquittoAddress", "MosquittoServer", "installed"]
 
@@ -59,7 +58,7 @@ class MosquittoAddress:
         return f"{'mqtt' if self.certificate is None else 'mqtts'}://{credentials}{HOST}:{self.port}{query}"
 
 
-class MosquittoServer:
+class MosquittoServer(Server):
     """One server: `with MosquittoServer() as server:` starts it and, at the end, removes all traces of it.
 
     `settings` are those of mosquitto.conf, `users` have passwords, `access` are the lines of its file of access rules; all may
@@ -77,26 +76,12 @@ class MosquittoServer:
         users: Mapping[str, str] | None = None,
         access: Iterable[str] = (),
     ) -> None:
+        super().__init__()
         self.settings = dict(settings or {})
         self.users = dict(users or {})
         self.access = list(access)
         self._tls = tls
-        self._folder: Path | None = None
         self._port: socket.socket | None = None
-        self._process: GuardedProcess | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def port(self) -> int:
@@ -112,31 +97,9 @@ class MosquittoServer:
     def address(self) -> MosquittoAddress:
         return MosquittoAddress(self.port, self.version, self.certificate if self._tls else None)
 
-    @property
-    def pid(self) -> int:
-        return self._running.pid
-
-    @property
-    def log(self) -> Path:
-        """The file that it writes its messages to."""
-        return self._place / "server.log"
-
-    @property
-    def certificate(self) -> Path:
-        """For the host 127.0.0.1, and signed by itself."""
-        return self._place / "server.crt"
-
-    @property
-    def key(self) -> Path:
-        """Of that certificate."""
-        return self._place / "server.key"
-
     def url(self, *, user: str | None = None, password: str | None = None, **parameters: str) -> str:
         """See `MosquittoAddress.url`."""
         return self.address.url(user=user, password=password, **parameters)
-
-    def running(self) -> bool:
-        return self._process is not None and self._process.running()
 
     def start(self) -> None:
         """Start it, with what it had written when it ended; returns when it takes connections."""
@@ -156,41 +119,16 @@ class MosquittoServer:
         self._running.send(signal.SIGTERM)
         self._running.ended()
 
-    def kill(self) -> None:
-        """SIGKILL. It can be started again, with what it had written last."""
-        self._running.kill()
-
-    def restart(self) -> None:
-        """Stop and start."""
-        self.stop()
-        self.start()
-
     def save(self) -> None:
         """Have it write its database now."""
         before = self._database()
         self._running.send(signal.SIGUSR1)
         until(lambda: self._database() != before, f"Mosquitto was to write its database; see {self.log}")
 
-    def close(self) -> None:
-        """End it and remove its folder. It may be in any state."""
-        if self.running():
-            self.kill()
+    def _release_ports(self) -> None:
         if self._port is not None:
             self._port.close()
             self._port = None
-        if self._folder is not None:
-            shutil.rmtree(self._folder)
-            self._folder = None
-
-    @property
-    def _place(self) -> Path:
-        assert self._folder is not None, "a server has a folder from its first start until it is closed"
-        return self._folder
-
-    @property
-    def _running(self) -> GuardedProcess:
-        assert self._process is not None, "it was never started"
-        return self._process
 
     def _make(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="ensue-mosquitto-", dir=_memory()))

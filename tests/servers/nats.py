@@ -16,13 +16,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 from urllib.parse import quote, urlencode
 
 from tests.servers.guarded import GuardedProcess
 from tests.servers.postgresql import HOST, reserved_port
 from tests.servers.processes import ServerError, until
+from tests.servers.server import Server
 
 __all__ = ["ADVICE", "NatsAddress", "NatsServer", "installed", "version"]
 
@@ -64,7 +63,7 @@ class NatsAddress:
         return f"{'tls' if self.tls else 'nats'}://{credentials}{HOST}:{self.port}{query}"
 
 
-class NatsServer:
+class NatsServer(Server):
     """One server: `with NatsServer() as server:` starts it and, at the end, removes all traces of it.
 
     `settings` are lines of its configuration, and may be changed between a stop and a start: `max_payload: 1000`. `users` are
@@ -83,26 +82,12 @@ class NatsServer:
         users: Mapping[str, str] | None = None,
         settings: tuple[str, ...] = (),
     ) -> None:
+        super().__init__()
         self.settings = list(settings)
         self._jetstream = jetstream
         self._tls = tls
         self._users = dict(users or {})
-        self._folder: Path | None = None
         self._port: socket.socket | None = None
-        self._process: GuardedProcess | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def port(self) -> int:
@@ -115,34 +100,13 @@ class NatsServer:
         return NatsAddress(self.port, bool(self._tls))
 
     @property
-    def pid(self) -> int:
-        return self._running.pid
-
-    @property
     def folder(self) -> Path:
         assert self._folder is not None, "a server has a folder from its first start until it is closed"
         return self._folder
 
-    @property
-    def log(self) -> Path:
-        """What it said since its last start."""
-        return self.folder / "server.log"
-
-    @property
-    def certificate(self) -> Path:
-        """What to give as `tls_ca`; it is for the host 127.0.0.1, and is also a client's."""
-        return self.folder / "server.crt"
-
-    @property
-    def key(self) -> Path:
-        return self.folder / "server.key"
-
     def url(self, *, user: str | None = None, password: str | None = None, **parameters: str) -> str:
         """See `NatsAddress.url`."""
         return self.address.url(user=user, password=password, **parameters)
-
-    def running(self) -> bool:
-        return self._process is not None and self._process.running()
 
     def start(self) -> None:
         """Start it with what it kept; returns when it answers."""
@@ -169,29 +133,10 @@ class NatsServer:
         self._running.send(signal.SIGINT)
         self._running.ended()
 
-    def kill(self) -> None:
-        """SIGKILL. It can be started again, and then recovers."""
-        self._running.kill()
-
-    def restart(self) -> None:
-        self.stop()
-        self.start()
-
-    def close(self) -> None:
-        """End it and remove its folder. It may be in any state."""
-        if self.running():
-            self.kill()
+    def _release_ports(self) -> None:
         if self._port is not None:
             self._port.close()
             self._port = None
-        if self._folder is not None:
-            shutil.rmtree(self._folder)
-            self._folder = None
-
-    @property
-    def _running(self) -> GuardedProcess:
-        assert self._process is not None, "it was never started"
-        return self._process
 
     def _own_settings(self) -> list[str]:
         lines = [f'listen: "{HOST}:{self.port}"']

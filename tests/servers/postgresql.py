@@ -19,8 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 import psycopg
@@ -28,6 +27,7 @@ from psycopg import sql
 
 from tests.servers.guarded import GuardedProcess
 from tests.servers.processes import PATIENCE_SECONDS, ServerError, until
+from tests.servers.server import Server
 
 __all__ = [
     "ADVICE",
@@ -82,7 +82,7 @@ class PostgresAddress:
         return f"postgresql://{quote(user, safe='')}{secret}@{HOST}:{self.port}/{quote(database, safe='')}{query}"
 
 
-class PostgresServer:
+class PostgresServer(Server):
     """One server: `with PostgresServer(durable=False) as server:` starts it and, at the end, removes all traces of it.
 
     `durable` keeps the durability of a server at home (fsync is on, the folder is on a disk); without it nothing survives a
@@ -101,27 +101,13 @@ class PostgresServer:
         settings: Mapping[str, str | int] | None = None,
         access: Iterable[str] = (),
     ) -> None:
+        super().__init__()
         self.settings = dict(settings or {})
         self.access = list(access)
         self._durable = durable
         self._tls = tls
         self._primary: PostgresServer | None = None
-        self._folder: Path | None = None
         self._port: socket.socket | None = None
-        self._process: GuardedProcess | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def port(self) -> int:
@@ -138,33 +124,15 @@ class PostgresServer:
         return PostgresAddress(self.port, self.version)
 
     @property
-    def pid(self) -> int:
-        """The postmaster, parent of all processes of the server."""
-        return self._running.pid
-
-    @property
     def data(self) -> Path:
         """Its data folder."""
         return self._place / "data"
-
-    @property
-    def log(self) -> Path:
-        """The file that it writes its messages to."""
-        return self._place / "server.log"
-
-    @property
-    def certificate(self) -> Path:
-        """What to give as `sslrootcert`; it is for the host 127.0.0.1."""
-        return self._place / "server.crt"
 
     def url(
         self, database: str = "postgres", *, user: str = SUPERUSER, password: str | None = None, **parameters: str
     ) -> str:
         """See `PostgresAddress.url`."""
         return self.address.url(database, user=user, password=password, **parameters)
-
-    def running(self) -> bool:
-        return self._process is not None and self._process.running()
 
     def start(self) -> None:
         """Start it, the first time with a new data folder; returns when it can be used, after recovery if it needs any."""
@@ -183,20 +151,11 @@ class PostgresServer:
         self._running.send(_STOP[mode])
         self._running.ended()
 
-    def kill(self) -> None:
-        """SIGKILL for all its processes at once. It can be started again, and then recovers."""
-        self._running.kill()
-
-    def restart(self) -> None:
-        """Stop fast and start."""
-        self.stop()
-        self.start()
-
     def close(self) -> None:
         """End it and remove its folder. It may be in any state."""
         if self.running():
             self.stop("immediate")
-        self._release_port()
+        self._release_ports()
         if self._folder is not None:
             shutil.rmtree(self._folder)
             self._folder = None
@@ -228,17 +187,7 @@ class PostgresServer:
             if own.execute("SELECT pg_promote(true, %s)", [int(PATIENCE_SECONDS)]).fetchone() != (True,):
                 raise ServerError(f"the replica was not promoted; {self._running.last_words()}")
 
-    @property
-    def _place(self) -> Path:
-        assert self._folder is not None, "a server has a folder from its first start until it is closed"
-        return self._folder
-
-    @property
-    def _running(self) -> GuardedProcess:
-        assert self._process is not None, "it was never started"
-        return self._process
-
-    def _release_port(self) -> None:
+    def _release_ports(self) -> None:
         if self._port is not None:
             self._port.close()
             self._port = None

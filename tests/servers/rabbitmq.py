@@ -22,13 +22,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 from urllib.parse import quote, urlencode
 
 from tests.servers.guarded import GuardedProcess
 from tests.servers.postgresql import HOST, reserved_port
 from tests.servers.processes import PATIENCE_SECONDS, ServerError, until
+from tests.servers.server import Server
 
 __all__ = ["ADVICE", "RabbitAddress", "RabbitServer", "installed", "version"]
 
@@ -82,7 +82,7 @@ class RabbitAddress:
         return f"{'amqps' if tls else 'amqp'}://{credentials}@{HOST}:{place}/{path}{query}"
 
 
-class RabbitServer:
+class RabbitServer(Server):
     """One server: `with RabbitServer() as server:` starts it and, at the end, removes all traces of it.
 
     `settings` are those of rabbitmq.conf, and may be changed between a stop and a start. `users` are names with their passwords
@@ -100,25 +100,11 @@ class RabbitServer:
         users: Mapping[str, tuple[str, str]] | None = None,
         settings: Mapping[str, str | int] | None = None,
     ) -> None:
+        super().__init__()
         self.settings = dict(settings or {})
         self._tls = tls
         self._users = {USER: (PASSWORD, ".*"), **(users or {})}
-        self._folder: Path | None = None
         self._ports: list[socket.socket] = []
-        self._process: GuardedProcess | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def port(self) -> int:
@@ -130,10 +116,6 @@ class RabbitServer:
         return RabbitAddress(self.port, self._port(1) if self._tls else None)
 
     @property
-    def pid(self) -> int:
-        return self._running.pid
-
-    @property
     def folder(self) -> Path:
         assert self._folder is not None, "a server has a folder from its first start until it is closed"
         return self._folder
@@ -143,23 +125,11 @@ class RabbitServer:
         """What to give as `tls_ca`."""
         return self.folder / "authority.crt"
 
-    @property
-    def certificate(self) -> Path:
-        """For the host 127.0.0.1; also a client's."""
-        return self.folder / "server.crt"
-
-    @property
-    def key(self) -> Path:
-        return self.folder / "server.key"
-
     def url(
         self, host: str = "/", *, user: str = USER, password: str = PASSWORD, tls: bool = False, **parameters: str
     ) -> str:
         """See `RabbitAddress.url`."""
         return self.address.url(host, user=user, password=password, tls=tls, port=None, **parameters)
-
-    def running(self) -> bool:
-        return self._process is not None and self._process.running()
 
     def start(self) -> None:
         """Start it with what it kept; returns when it takes connections."""
@@ -186,26 +156,6 @@ class RabbitServer:
         self._running.send(signal.SIGTERM)
         self._running.ended()
 
-    def kill(self) -> None:
-        """SIGKILL for all its processes at once. It can be started again, and then recovers."""
-        self._running.kill()
-
-    def restart(self) -> None:
-        """Stop and start."""
-        self.stop()
-        self.start()
-
-    def close(self) -> None:
-        """End it and remove its folder. It may be in any state."""
-        if self.running():
-            self.kill()
-        for held in self._ports:
-            held.close()
-        self._ports = []
-        if self._folder is not None:
-            shutil.rmtree(self._folder)
-            self._folder = None
-
     def alarm(self, on: bool) -> None:
         """As if its memory were used up: it takes no messages until the alarm is off again. Takes a second."""
         what = "{{resource_limit, memory, node()}, []}" if on else "{resource_limit, memory, node()}"
@@ -226,17 +176,17 @@ class RabbitServer:
         return ended.stdout
 
     @property
-    def _running(self) -> GuardedProcess:
-        assert self._process is not None, "it was never started"
-        return self._process
-
-    @property
     def _log(self) -> Path:
         return self.folder / "server.log"
 
     def _port(self, number: int) -> int:
         assert self._ports, "a server has ports from its first start until it is closed"
         return int(self._ports[number].getsockname()[1])
+
+    def _release_ports(self) -> None:
+        for held in self._ports:
+            held.close()
+        self._ports = []
 
     def _make(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="ensue-rabbitmq-", dir=_memory()))

@@ -16,13 +16,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 from urllib.parse import quote, urlencode
 
 from tests.servers.guarded import GuardedProcess
 from tests.servers.postgresql import HOST, reserved_port
 from tests.servers.processes import ServerError, until
+from tests.servers.server import Server
 
 __all__ = ["ADVICE", "RedisAddress", "RedisServer", "ask", "installed"]
 
@@ -63,7 +62,7 @@ def ask(port: int, *commands: str, tls: ssl.SSLContext | None = None) -> list[st
         return said.decode().splitlines()[:-1]
 
 
-class RedisServer:
+class RedisServer(Server):
     """One server: `with RedisServer(durable=False) as server:` starts it and, at the end, removes all traces of it.
 
     Every command is on disk before it is answered (`appendfsync always`), so what was confirmed survives `kill`. With `durable`
@@ -84,27 +83,13 @@ class RedisServer:
         users: Mapping[str, str] | None = None,
         settings: Mapping[str, str | int] | None = None,
     ) -> None:
+        super().__init__()
         self.users = dict(users or {})
         self.settings = dict(settings or {})
         self._durable = durable
         self._tls = tls
-        self._folder: Path | None = None
         self._port: socket.socket | None = None
         self._tls_port: socket.socket | None = None
-        self._process: GuardedProcess | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def port(self) -> int:
@@ -125,34 +110,12 @@ class RedisServer:
         return _version(str(_program()))
 
     @property
-    def pid(self) -> int:
-        return self._running.pid
-
-    @property
-    def log(self) -> Path:
-        """The file that it writes its messages to."""
-        return self._place / "server.log"
-
-    @property
-    def certificate(self) -> Path:
-        """What to give as `tls_ca` and, where it asks for one, as `tls_certificate`; it is for the host 127.0.0.1."""
-        return self._place / "server.crt"
-
-    @property
-    def key(self) -> Path:
-        """The key of `certificate`."""
-        return self._place / "server.key"
-
-    @property
     def address(self) -> RedisAddress:
         return RedisAddress(self.port, self.tls_port if self._tls else None, self.version)
 
     def url(self, *, user: str = "", password: str = "", tls: bool = False, **parameters: str) -> str:
         """See `RedisAddress.url`."""
         return self.address.url(user=user, password=password, tls=tls, **parameters)
-
-    def running(self) -> bool:
-        return self._process is not None and self._process.running()
 
     def start(self) -> None:
         """Start it, the first time with nothing in it; returns when it can be used, with all that it had kept."""
@@ -175,35 +138,11 @@ class RedisServer:
         """Signal it."""
         self._running.send(number)
 
-    def kill(self) -> None:
-        """SIGKILL. It can be started again."""
-        self._running.kill()
-
-    def restart(self) -> None:
-        self.stop()
-        self.start()
-
-    def close(self) -> None:
-        """End it and remove its folder. It may be in any state."""
-        if self.running():
-            self.kill()
+    def _release_ports(self) -> None:
         for held in (self._port, self._tls_port):
             if held is not None:
                 held.close()
         self._port = self._tls_port = None
-        if self._folder is not None:
-            shutil.rmtree(self._folder)
-            self._folder = None
-
-    @property
-    def _place(self) -> Path:
-        assert self._folder is not None, "a server has a folder from its first start until it is closed"
-        return self._folder
-
-    @property
-    def _running(self) -> GuardedProcess:
-        assert self._process is not None, "it was never started"
-        return self._process
 
     def _make(self) -> None:
         # What is to be durable is put where no memory plays the disk.
