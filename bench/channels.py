@@ -9,7 +9,7 @@ import logging
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Protocol
@@ -57,7 +57,6 @@ class Sink:
 
     def __init__(self, count: int) -> None:
         self.done = asyncio.Event()
-        self.late: list[float] = []
         self._count = count
         self._seen = 0
         self._sum = 0
@@ -75,6 +74,19 @@ class Sink:
     @property
     def outcome(self) -> Outcome:
         return Outcome((self._count - 1) / (self._ended - self._began), f"{self._seen} {self._sum}")
+
+
+class _Late(Sink):
+    """Notes besides how long each event was on its way."""
+
+    def __init__(self, count: int, sent: Mapping[str, float], late: list[float]) -> None:
+        super().__init__(count)
+        self._sent = sent
+        self._late = late
+
+    async def handle(self, event: OrderPlaced) -> None:
+        self._late.append(time.perf_counter() - self._sent[event.order_id])
+        await super().handle(event)
 
 
 class Server(Protocol):
@@ -278,14 +290,7 @@ class _Broker:
             await self._prepare(address, "bench.direct")
         else:
             await self.raw.prepare(address, "bench")
-        sink = Sink(PACED)
-        count = sink.handle
-
-        async def handle(event: OrderPlaced) -> None:
-            late.append(time.perf_counter() - sent[event.order_id])
-            await count(event)
-
-        sink.handle = handle  # type: ignore[method-assign]
+        sink = _Late(PACED, sent, late)
         work = asyncio.ensure_future(consumer(address, "bench", sink))
         await asyncio.sleep(4 if self.name == "kafka" else 1.5)
         async with connect(self._channel(address)) as link:
