@@ -122,7 +122,11 @@ class Node:
         await self.lease.beat(self._can)
         await self.lease.look()
         for runner in self.runners:
-            await runner.claim()
+            try:
+                await runner.claim()
+            except (TryAgain, StorageFull) as error:  # it goes on trying while it runs
+                name = runner.consumer.name
+                self._observe(WriterTrouble(consumer=name, error=str(error), retry_in_seconds=BEAT_SECONDS))
             self._spawn(runner.run(), f"consumer {runner.consumer.name}")
         self._spawn(self._beat(), "heartbeat")
 

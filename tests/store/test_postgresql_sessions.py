@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from ensue.errors import WiringError
-from ensue.store.postgresql import server
+from ensue.errors import EnsueError, Unavailable, WiringError
+from ensue.store.postgresql import own, server
 from ensue.store.postgresql.order import Concurrent
+from ensue.store.postgresql.session import Session, Statement
 from tests.store.postgresql_logs import append, opened, rows_of, told
 
 
@@ -36,6 +39,45 @@ def test_the_connection_of_a_transaction_ends_with_it_when_the_store_is_closed_m
         assert own._session.lost is None
         await own.roll_back()
         assert own._session.lost is not None
+
+    told(story)
+
+
+def test_a_connection_that_is_made_while_the_store_is_closed_is_closed_with_it(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        made: list[Session] = []
+        connect = Session.connect
+
+        async def closing(conninfo: str, *, notified: Callable[[], None] | None = None) -> Session:
+            made.append(await connect(conninfo, notified=notified))
+            store.abandon()
+            return made[-1]
+
+        async with opened(postgresql_url) as store:
+            assert store._desk is not None
+            store._desk.close()  # as after a restart of the server
+            monkeypatch.setattr(Session, "connect", closing)
+            with pytest.raises(Unavailable, match="not open"):
+                await store.read()
+        assert [session.lost is not None for session in made] == [True]
+
+    told(story)
+
+
+def test_a_connection_on_which_no_transaction_can_begin_is_closed(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        async with opened(postgresql_url) as store:
+            assert store._own is not None
+            session = await store._own.session()
+            store._own.give_back(session)
+            monkeypatch.setattr(own, "_PATIENT", Statement("SELECT 1/0")())
+            with pytest.raises(EnsueError):
+                await store.begin()
+            assert session.lost is not None
 
     told(story)
 

@@ -237,7 +237,11 @@ class PostgresqlStore:
                 raise self._not_open()
             if self._desk is None or self._desk.lost is not None:
                 self._listening = False
-                self._desk = await self._server.connect(notified=self._wakened)
+                desk = await self._server.connect(notified=self._wakened)
+                if self._closed:  # meanwhile: nobody would close this one
+                    desk.close()
+                    raise self._not_open()
+                self._desk = desk
                 if self._poll is not None:
                     self._listen()
             return self._desk

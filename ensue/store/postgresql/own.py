@@ -58,7 +58,11 @@ class OwnTransactions:
         """Errors: `Unavailable`."""
         try:
             session = await self.session()
-            await session.run(BEGIN, *session.settings, _PATIENT)
+            try:
+                await session.run(BEGIN, *session.settings, _PATIENT)
+            except BaseException:
+                session.close()
+                raise
         except psycopg.Error as error:
             raise translated(error, "begin a transaction") from error
         return OwnTransaction(self, session)

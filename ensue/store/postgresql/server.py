@@ -91,19 +91,18 @@ class Server:
     async def connect(self, *, notified: Callable[[], None] | None = None) -> Session:
         """A connection that is ready to write. Errors: `psycopg.Error`; `WiringError` for a server too old."""
         session = await Session.connect(self._conninfo, notified=notified)
-        found = session.version // 10_000
-        if found < OLDEST:
-            session.close()
-            raise WiringError(f"the server of {self.shown} is PostgreSQL {found}; a log needs {OLDEST} or later")
-        if session.pooled:
-            session.settings = (_EACH_TIME,)
-            await self._transactions_are_possible(session)
-        else:
-            try:
+        try:
+            found = session.version // 10_000
+            if found < OLDEST:
+                raise WiringError(f"the server of {self.shown} is PostgreSQL {found}; a log needs {OLDEST} or later")
+            if session.pooled:
+                session.settings = (_EACH_TIME,)
+                await self._transactions_are_possible(session)
+            else:
                 await session.run(_ONCE)
-            except BaseException:
-                session.close()
-                raise
+        except BaseException:
+            session.close()
+            raise
         return session
 
     async def _transactions_are_possible(self, session: Session) -> None:
@@ -112,7 +111,6 @@ class Server:
             await session.run(_BEGIN)
             await session.run(_ROLLBACK)
         except psycopg.Error as error:
-            session.close()
             if "statement pooling" not in str(error):
                 raise
             raise WiringError(
