@@ -6,7 +6,7 @@ between applications: `Channel`, and `connect` where there is no log. Every writ
 `ensue.testing`.
 
 Read the code in this order: `errors`, `world`, `observe`, `events`, `store`, `channels`, `consumers`, `domain`, `patterns`,
-`workflows`, `app`, `testing`, `examples`, `cli`; a module imports only from those before it. ARCHITECTURE.md follows an event
+`workflows`, `app`, `http`, `testing`, `examples`, `cli`; a module imports only from those before it. ARCHITECTURE.md follows an event
 through them.
 """
 
@@ -14,7 +14,7 @@ from ensue.app import ONE_ORDER, App, Incoming, Link, Receipt, Service, Subscrib
 from ensue.channels import Channel
 from ensue.consumers.policy import Retry
 from ensue.consumers.transaction import Transaction
-from ensue.domain import Decider, Of, State, View
+from ensue.domain import Decided, Decider, Of, State, View
 from ensue.errors import EnsueError, Refusal
 from ensue.events.context import Context
 from ensue.events.message import Command, Event, Query, days, hours, minutes, seconds
@@ -32,6 +32,7 @@ __all__ = [
     "Context",
     "Criteria",
     "DeadLetter",
+    "Decided",
     "Decider",
     "EnsueError",
     "Event",

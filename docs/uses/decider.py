@@ -1,8 +1,6 @@
-"""The core form of a decision: three plain functions, for those who have a decider already.
+"""The core form of a decision: three plain functions, for those who have a decider already."""
 
-Declared, not built: including the decider raises `NotYetAvailable`.
-"""
-
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -47,3 +45,18 @@ def decide(account: Account, command: Withdraw) -> Sequence[Withdrawn]:
 
 bank = App("bank")
 bank.include(Decider(key="account_id", initial=Account, evolve=evolve, decide=decide))
+
+
+async def main() -> None:
+    async with bank.connected():
+        await bank.publish(Deposited(account_id="a1", amount=Decimal(100)))
+        receipt = await bank.send(Withdraw(account_id="a1", amount=Decimal(40)))
+        print(receipt.result)
+        try:
+            await bank.send(Withdraw(account_id="a1", amount=Decimal(500)))
+        except Overdrawn as refusal:
+            print(f"no: {refusal.available} is there")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -123,6 +123,8 @@ class App(Service):
         if observe is not None:
             other._observers = [observe]
         other._handlers = self._all_handlers()
+        registered = self._registered()
+        other._commands, other._queries = list(registered.commands), list(registered.queries)
         other._factories = [factory for factory in self._all_factories() if factory.provides not in types] + replaced
         other._hooks = self._all_hooks()
         return other
@@ -206,6 +208,7 @@ class App(Service):
             Registry(payload_bytes=settings.payload_bytes),
             self.handlers,
             Dependencies(self._all_factories(), self._all_hooks()),
+            self._registered(),
             retry=self._retry if isinstance(self._retry, Retry) else Retry(),
             observe=self._observe,
             drain_seconds=settings.drain_seconds,
@@ -314,12 +317,23 @@ class App(Service):
         return self._open_engine().transaction(checked_key(idempotency_key))
 
     async def send(self, command: Command[R], /, *, idempotency_key: str | None = None) -> Receipt[R]:
-        """Decide a command; the receipt's `result` is what it led to. A `Refusal` is raised here. Not yet available."""
-        raise NotYetAvailable("commands are declared, but this version cannot decide them yet")
+        """Decide a command; returns when what it led to is durable. The receipt's `result` is what the handler returned: its event,
+        or events, or the result of a `Decided`.
+
+        The events are stored only if nothing has come meanwhile that the handler's states would have read; where something has,
+        it decides again. With `idempotency_key` the same command has the same answer, a refusal as well, also after a crash.
+
+        Errors: the handler's `Refusal`, or what else it raises: nothing is stored then; `DefinitionError` for a command nobody
+        decides; `Conflict` when it met others at every attempt; `IdempotencyKeyReused`, `InvalidEvent`, `InsideHandler`; those of
+        the store.
+        """
+        return await self._open_engine().send(command, checked_key(idempotency_key))
 
     async def ask(self, query: Query[R], /, *, after: Position | None = None) -> R:
-        """Answer a query, once the views it reads have come to `after`. Not yet available."""
-        raise NotYetAvailable("queries are declared, but this version cannot answer them yet")
+        """Answer a query. Errors: `DefinitionError` for a query nobody answers; what the handler raises; those of the store."""
+        engine = self._open_engine()
+        answer: R = await engine.domain.queries.ask(query)
+        return answer
 
     async def get(self, view: type[V], /, *key: str, after: Position | None = None) -> V | None:
         """A row of a view by its key, once the view has come to `after`. Not yet available."""

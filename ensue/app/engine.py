@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 from ensue.app.checks import article, check_event, check_types
 from ensue.app.checkup import Checkup
 from ensue.app.dependencies import Dependencies
+from ensue.app.domain import Domain
 from ensue.app.health import Health
 from ensue.app.lifeline import Lifeline
 from ensue.app.receipt import Receipt
@@ -28,6 +29,7 @@ from ensue.consumers.outbox import later
 from ensue.consumers.policy import Retry
 from ensue.consumers.transaction import Transaction
 from ensue.consumers.waiting import Bell, wait_until_done, wait_until_settled
+from ensue.domain.registered import Registered
 from ensue.errors import (
     ApplyFailed,
     DefinitionError,
@@ -38,7 +40,7 @@ from ensue.errors import (
     UnreadableEvent,
     WiringError,
 )
-from ensue.events.message import Event
+from ensue.events.message import Command, Event
 from ensue.events.recorded import Criteria, Position, Recorded, microseconds
 from ensue.events.registry import Registry, declaration, fingerprint, redraft
 from ensue.events.stored import Draft, Row, tag_hash
@@ -79,6 +81,7 @@ class Engine:
         registry: Registry,
         definitions: Sequence[HandlerDefinition],
         dependencies: Dependencies,
+        registered: Registered,
         *,
         retry: Retry,
         observe: Observer,
@@ -95,6 +98,9 @@ class Engine:
         self._bell = Bell()
         self._handlings = [handling_of(one, registry, world, dependencies, retry=retry) for one in definitions]
         self._traffic = Traffic(name, registry, store, world, observe, drain_seconds=drain_seconds)
+        self.domain = Domain(
+            registered, store, registry, dependencies, lambda events: self._drafts(events, None, None), self.query
+        )
         self._stack = AsyncExitStack()
         self._checkup = Checkup(store, world)
         self._node: Node | None = None
@@ -301,7 +307,13 @@ class Engine:
         # The same events are the same write, whenever they are to be sent.
         return await self.append(kept, idempotency_key=idempotency_key, same=fingerprint(drafts))
 
-    def _receipt(self, written: Written, result: None) -> Receipt[None]:
+    async def send(self, command: Command[T], idempotency_key: str | None) -> Receipt[T]:
+        """See `App.send`."""
+        self._outside("send a command")
+        answer = await self.domain.commands.send(command, idempotency_key)
+        return self._receipt(answer.written, cast(T, answer.result))
+
+    def _receipt(self, written: Written, result: T) -> Receipt[T]:
         position = Position.of(self.store.log_id, written.first, written.last)
         return Receipt(self, position, result, replayed=written.replayed)
 

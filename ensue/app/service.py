@@ -15,7 +15,10 @@ from ensue.channels import Channel
 from ensue.consumers.handler import HandlerDefinition, Start, analyse
 from ensue.consumers.policy import Retries
 from ensue.consumers.routing import ONE_ORDER
-from ensue.domain import Decider, SqlView, View
+from ensue.domain import Decider, SqlView, State, View
+from ensue.domain.command import CommandDefinition, analyse_command, commands_of_decider, commands_of_state
+from ensue.domain.query import QueryDefinition, analyse_query
+from ensue.domain.registered import Registered
 from ensue.errors import DefinitionError, NotYetAvailable
 from ensue.events.message import Event
 
@@ -33,6 +36,7 @@ Provider = TypeVar("Provider", bound=Callable[..., object])
 Hook = TypeVar("Hook", bound=Callable[..., Iterator[None] | AsyncIterator[None]])
 Projected = TypeVar("Projected", bound=SqlView)
 V = TypeVar("V", bound=View)
+St = TypeVar("St", bound=State)
 
 
 class Service:
@@ -49,6 +53,8 @@ class Service:
         self.name = name
         self._retry = checked_retries(name, retry)
         self._handlers: list[HandlerDefinition] = []
+        self._commands: list[CommandDefinition] = []
+        self._queries: list[QueryDefinition] = []
         self._factories: list[Factory] = []
         self._hooks: list[Factory] = []
         self._included: list[Service] = []
@@ -146,7 +152,10 @@ class Service:
         given: tuple[object, ...] = cast("tuple[object, ...]", services)
         for service in given:
             if isinstance(service, Decider):
-                raise NotYetAvailable("deciders are declared, but this version cannot run them yet")
+                definition = commands_of_decider(service, sys._getframe(1).f_locals)
+                self._before_opening(f"the decider {definition.name}")
+                self._commands.append(definition)
+                continue
             if not isinstance(service, Service):
                 raise DefinitionError(f"{self.name}: include() takes services, not {service!r}")
             if self in (part for part, _ in service._walk(None, set())):
@@ -159,13 +168,38 @@ class Service:
     @overload
     def command(self, /, *, attempts: int = 10) -> Callable[[Handler], Handler]: ...
     def command(self, handler: Any = None, /, **options: Any) -> Any:
-        """Decide a command: parameters annotated with a `State` are loaded and guard what is appended; a raised `Refusal`
-        is the answer no. `attempts` is how often it is decided again after a conflict. Not yet available."""
-        raise NotYetAvailable("commands are declared, but this version cannot decide them yet; use @on for events")
+        """Decide a command: parameters annotated with a `State` are loaded and guard what is appended; a raised `Refusal` is the
+        answer no. What the handler returns is appended and is the answer: an event, several, none, or a `Decided`.
+
+        It may be called more than once for one command: `attempts` is how often it decides again after a conflict. Keep it free of
+        effects. Errors: `DefinitionError`.
+        """
+        local_names = sys._getframe(1).f_locals
+
+        def register(function: Any) -> Any:
+            definition = analyse_command(function, local_names, **options)
+            self._before_opening(f"the command handler {definition.name}")
+            self._commands.append(definition)
+            return function
+
+        return register(handler) if handler is not None else register
+
+    def aggregate(self, state: type[St], /) -> type[St]:
+        """Decide commands by the methods of a state class: `def withdraw(self, command: Withdraw) -> Withdrawn`. Each is a command
+        handler on the state it is called on; further parameters are as for `command`. Errors: `DefinitionError`.
+        """
+        found = commands_of_state(state, sys._getframe(1).f_locals)
+        self._before_opening(f"the aggregate {state.__name__}")
+        self._commands.extend(found)
+        return state
 
     def query(self, handler: Answerer, /) -> Answerer:
-        """Answer a query, from states and from rows. Not yet available."""
-        raise NotYetAvailable("queries are declared, but this version cannot answer them yet")
+        """Answer a query, from states, from rows (a `Transaction` that only reads) and from what is provided. Errors:
+        `DefinitionError`."""
+        definition = analyse_query(handler, sys._getframe(1).f_locals)
+        self._before_opening(f"the query handler {definition.name}")
+        self._queries.append(definition)
+        return handler
 
     @overload
     def view(self, row: type[V], /) -> type[V]: ...
@@ -223,6 +257,13 @@ class Service:
             for service, retry in self._walk(None, set())
             for handler in service._handlers
         ]
+
+    def _registered(self) -> Registered:
+        services = [service for service, _ in self._walk(None, set())]
+        return Registered(
+            commands=[definition for service in services for definition in service._commands],
+            queries=[definition for service in services for definition in service._queries],
+        )
 
     def _all_factories(self) -> list[Factory]:
         return [factory for service, _ in self._walk(None, set()) for factory in service._factories]

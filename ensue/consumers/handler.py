@@ -36,7 +36,10 @@ __all__ = [
     "Wants",
     "analyse",
     "channel_consumers",
+    "emitted",
     "hints_of",
+    "parameter_of",
+    "reacted_to",
 ]
 
 Start: TypeAlias = Literal["beginning", "now"] | Position | datetime
@@ -165,8 +168,8 @@ def analyse(
         raise DefinitionError(f"{name}: a handler takes the event it reacts to: def {name}(event: OrderPlaced)")
     first = parameters[0]
     hint, batch = _several(hints.get(first.name))
-    events, recorded = _events(name, first.name, hint)
-    rest = tuple(_parameter(name, parameter, hints) for parameter in parameters[1:])
+    events, recorded = reacted_to(name, first.name, hint)
+    rest = tuple(parameter_of(name, parameter, hints) for parameter in parameters[1:])
     is_async = inspect.iscoroutinefunction(function)
     inside = any(parameter.wants is Wants.TRANSACTION for parameter in rest)
     if inspect.isasyncgenfunction(function):
@@ -193,7 +196,7 @@ def analyse(
         events=events,
         recorded=recorded,
         parameters=rest,
-        emits=tuple(dict.fromkeys(_emitted(hints.get("return")))),
+        emits=emitted(hints.get("return")),
         is_async=is_async,
         inside=inside,
         pure=options.pure,
@@ -266,7 +269,8 @@ def hints_of(function: Callable[..., Any], local_names: Mapping[str, Any]) -> di
         raise DefinitionError(f"{name}: its annotations name something that is not imported: {error}") from error
 
 
-def _events(name: str, parameter: str, hint: Any) -> tuple[tuple[type[Event], ...], bool]:
+def reacted_to(name: str, parameter: str, hint: Any) -> tuple[tuple[type[Event], ...], bool]:
+    """The events that a parameter is annotated with, and whether as `Recorded`. Errors: `DefinitionError`."""
     if hint is None:
         raise DefinitionError(f"{name}: annotate {parameter!r} with the event it reacts to: {parameter}: OrderPlaced")
     recorded = typing.get_origin(hint) is Recorded
@@ -283,15 +287,15 @@ def _events(name: str, parameter: str, hint: Any) -> tuple[tuple[type[Event], ..
     return tuple(found), recorded
 
 
-def _emitted(hint: Any) -> Iterator[type[Event]]:
+def emitted(hint: Any) -> tuple[type[Event], ...]:
     """The event types that a return annotation names, however deep: a process may have to read what another emitted."""
     if isinstance(hint, type) and issubclass(hint, Event):
-        yield hint
-    for inner in typing.get_args(hint):
-        yield from _emitted(inner)
+        return (hint,)
+    return tuple(dict.fromkeys(event for inner in typing.get_args(hint) for event in emitted(inner)))
 
 
-def _parameter(name: str, parameter: inspect.Parameter, hints: Mapping[str, Any]) -> Parameter:
+def parameter_of(name: str, parameter: inspect.Parameter, hints: Mapping[str, Any]) -> Parameter:
+    """What a parameter beside the first asks for. Errors: `DefinitionError`."""
     if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
         raise DefinitionError(f"{name}: a handler cannot take *{parameter.name}: say by annotations what it needs")
     hint = hints.get(parameter.name)

@@ -1,4 +1,4 @@
-"""What is decided and what is shown: states, deciders and views, as folds over events.
+"""What is decided, what is asked and what is shown: states, deciders, commands, queries and views, as folds over events.
 
     class Account(State, key="account_id"):
         balance: Decimal = Decimal(0)
@@ -8,86 +8,15 @@
     @bank.command
     def withdraw(command: Withdraw, account: Account) -> Withdrawn: ...
 
-Their typed surface only: declaring them costs nothing, registering them raises `NotYetAvailable` in this version.
+`fold.py` says what a fold is, `states.py` how a state is loaded, `commands.py` how a command is decided, `queries.py` how a
+question is answered, `view.py` what a view is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Generic, Protocol, TypeVar, dataclass_transform
+from ensue.domain.command import Decided
+from ensue.domain.fold import FoldMeta
+from ensue.domain.state import Decider, Of, State
+from ensue.domain.view import SqlView, View
 
-import msgspec
-
-from ensue.consumers.handler import Declared
-from ensue.events.message import Command, Event
-
-__all__ = ["Decider", "FoldMeta", "Of", "SqlView", "State", "View"]
-
-S = TypeVar("S")
-C = TypeVar("C", bound=Command[Any])
-E = TypeVar("E", bound=Event)
-F = TypeVar("F", bound="FoldMeta")
-
-
-class FoldMeta(msgspec.StructMeta):
-    """Takes the keywords of a state or view class."""
-
-    def __new__(
-        mcls: type[F],
-        cls_name: str,
-        bases: tuple[type, ...],
-        namespace: dict[str, Any],
-        /,
-        *,
-        key: str | None = None,
-        table: str | None = None,
-        index: tuple[str, ...] = (),
-        kw_only: bool = True,
-    ) -> F:
-        return super().__new__(mcls, cls_name, bases, namespace, kw_only=kw_only)
-
-
-@dataclass_transform(kw_only_default=True, frozen_default=False, field_specifiers=(msgspec.field,))
-class State(msgspec.Struct, Declared, kw_only=True, metaclass=FoldMeta):
-    """What a decision looks at. Defaults are the initial state; `evolve(self, event) -> Self` is what follows, and its
-    annotation says which events are read. `key` is the field of the command that says whose state it is."""
-
-    __ensue_declared__ = "states"
-
-
-@dataclass_transform(kw_only_default=True, frozen_default=False, field_specifiers=(msgspec.field,))
-class View(msgspec.Struct, Declared, kw_only=True, metaclass=FoldMeta):
-    """A row of a table kept from events. `evolve(self, event) -> Self | None`; None deletes the row. `key` is the row's
-    key, `table` its table's name, `index` the columns it is also found by."""
-
-    __ensue_declared__ = "views"
-
-
-class Of:
-    """`source: Annotated[Account, Of("source")]`: load this state by another field of the message."""
-
-    def __init__(self, field: str, /) -> None:
-        self.field = field
-
-
-class Decider(Generic[S, C, E]):
-    """A decider as three pure functions: `initial()`, `evolve(state, event)`, `decide(state, command)`."""
-
-    def __init__(
-        self,
-        *,
-        key: str,
-        initial: Callable[[], S],
-        evolve: Callable[[S, E], S],
-        decide: Callable[[S, C], E | Iterable[E]],
-    ) -> None:
-        self.key = key
-        self.initial = initial
-        self.evolve = evolve
-        self.decide = decide
-
-
-class SqlView(Protocol):
-    """A view written as a function on rows: `def daily(event: OrderPlaced, tx: Transaction) -> None`."""
-
-    def __call__(self, event: Any, tx: Any, /) -> None: ...
+__all__ = ["Decided", "Decider", "FoldMeta", "Of", "SqlView", "State", "View"]

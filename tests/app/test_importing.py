@@ -25,6 +25,7 @@ HEAVY = {
     "subprocess",
     "tomllib",
     "unittest",
+    "ensue.app.domain",
     "ensue.app.engine",
     "ensue.app.traffic",
     "ensue.channels.connection",

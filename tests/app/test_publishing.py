@@ -11,11 +11,11 @@ import pytest
 
 from ensue import App, Command, Context, Criteria, Position, Recorded
 from ensue.errors import (
+    DefinitionError,
     EnsueError,
     IdempotencyKeyReused,
     InsideHandler,
     InvalidEvent,
-    NotYetAvailable,
     Unavailable,
     WrongLog,
 )
@@ -371,9 +371,9 @@ def test_a_position_of_another_log_is_refused() -> None:
     asyncio.run(run())
 
 
-def test_what_is_declared_but_not_built_says_so() -> None:
+def test_a_command_that_nobody_decides_is_refused_with_what_to_write() -> None:
     async def work(app: App) -> None:
-        with pytest.raises(NotYetAvailable, match="commands"):
+        with pytest.raises(DefinitionError, match=r"nothing decides Place: register a handler with @app\.command"):
             await app.send(Place(order_id="o1"))
 
     connected("memory:", work)

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import pytest
 
-from ensue import App, Channel, Command, Decider, Event, Flow, Query, Service, State, Transaction, View, hours, minutes
+from ensue import App, Channel, Command, Event, Flow, Query, State, Transaction, View, hours, minutes
 from ensue.errors import DefinitionError, NotYetAvailable
 from ensue.patterns import Pattern, Window, absent, count, either, one, optional, several, total
 
@@ -72,9 +72,6 @@ def decide(state: int, command: Pay) -> Payment: ...  # type: ignore[empty-body]
 
 
 USES: dict[str, Callable[[], object]] = {
-    "command": lambda: App("shop").command(pay),
-    "command with options": lambda: Service("shop").command(attempts=3)(pay),
-    "query": lambda: App("shop").query(spent),
     "view": lambda: App("shop").view(CardRow),
     "view with options": lambda: App("shop").view(when="inline")(CardRow),
     "view in SQL": lambda: App("shop").view(schema="CREATE TABLE daily (day TEXT)")(daily),
@@ -82,11 +79,6 @@ USES: dict[str, Callable[[], object]] = {
     "workflow with options": lambda: App("shop").workflow(name="old")(flow),
     "schedule": lambda: App("shop").schedule(every=hours(1))(tick),
     "cron": lambda: App("shop").schedule("0 9 * * MON", timezone="Europe/London")(tick),
-    "decider": lambda: App("shop").include(
-        Decider(key="card", initial=int, evolve=lambda state, event: state, decide=decide)
-    ),
-    "send": lambda: asyncio.run(App("shop").send(Pay(card="c"))),
-    "ask": lambda: asyncio.run(App("shop").ask(Spent(card="c"))),
     "get": lambda: asyncio.run(App("shop").get(CardRow, "c")),
     "a match": Suspicious,
     "a window": PerHour,

@@ -17,7 +17,7 @@ from ensue.patterns import Late, Pattern, TimedOut, absent
 from tests.typing.checkers import ROOT, programs_of_papers
 
 USES = ROOT / "docs" / "uses"
-BUILT = ["shop.py", "apart.py"]
+BUILT = ["shop.py", "apart.py", "decider.py"]
 DECLARED = sorted(file.name for file in USES.glob("*.py") if file.name not in BUILT)
 
 
@@ -57,6 +57,12 @@ def test_the_shop_does_the_same_on_a_server(tmp_path: Path, postgresql_url: str)
     result = run([str(USES / "shop.py")], tmp_path, ENSUE_URL=postgresql_url)
     lines = result.stdout.splitlines()
     assert lines == ["charged 9.50", "OrderShipped(order_id='o1')", "StockMissing(order_id='o2')"], result.stderr
+
+
+def test_the_decider_grants_and_refuses(tmp_path: Path) -> None:
+    result = run([str(USES / "decider.py")], tmp_path)
+    lines = result.stdout.splitlines()
+    assert lines == ["[Withdrawn(account_id='a1', amount=Decimal('40'))]", "no: 60 is there"], result.stderr
 
 
 @pytest.mark.parametrize("broker", ["memory", "nats"])

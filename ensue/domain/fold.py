@@ -1,0 +1,180 @@
+"""What states and views have in common: a value that follows from events. `evolve(value, event)` is the next value."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import msgspec
+
+from ensue.consumers.handler import hints_of, reacted_to
+from ensue.errors import DefinitionError
+from ensue.events.message import Event, tag_text
+from ensue.events.recorded import Recorded
+from ensue.events.registry import Registry, declaration
+from ensue.events.stored import Draft, Row, tag_hash
+from ensue.store.base import Term
+
+__all__ = ["Fold", "FoldMeta", "FoldType", "Folding", "Key", "evolved", "fold_of", "key_pairs"]
+
+S = TypeVar("S")
+F = TypeVar("F", bound="FoldMeta")
+
+Key: TypeAlias = str | tuple[str, ...] | Mapping[str, str] | None
+
+
+class FoldType(msgspec.Struct, frozen=True, kw_only=True):
+    """What a state or view class declares. `key` holds pairs of a field and its tag's name."""
+
+    key: tuple[tuple[str, str], ...] = ()
+    table: str | None = None
+    index: tuple[str, ...] = ()
+    version: int | None = None
+
+
+class FoldMeta(msgspec.StructMeta):
+    """Takes the keywords of a state or view class."""
+
+    def __new__(
+        mcls: type[F],
+        cls_name: str,
+        bases: tuple[type, ...],
+        namespace: dict[str, Any],
+        /,
+        *,
+        key: Key = None,
+        table: str | None = None,
+        index: tuple[str, ...] = (),
+        version: int | None = None,
+        kw_only: bool = True,
+    ) -> F:
+        cls = super().__new__(mcls, cls_name, bases, namespace, kw_only=kw_only)
+        inherited: FoldType = getattr(cls, "__ensue_fold__", FoldType())
+        declared = FoldType(
+            key=key_pairs(cls_name, key) or inherited.key,
+            table=table,
+            index=(index,) if isinstance(index, str) else tuple(index),
+            version=version,
+        )
+        type.__setattr__(cls, "__ensue_fold__", declared)
+        return cls
+
+
+def key_pairs(name: str, key: Key) -> tuple[tuple[str, str], ...]:
+    """A declared key as pairs of a field and its tag's name. Errors: `DefinitionError`."""
+    if key is None:
+        return ()
+    given: Any = key
+    pairs: tuple[Any, ...] = ()
+    if isinstance(given, str):
+        pairs = ((given, given),)
+    elif isinstance(given, Mapping):
+        pairs = tuple(given.items())
+    elif isinstance(given, tuple):
+        pairs = tuple((field, field) for field in given)
+    if not pairs or not all(isinstance(part, str) and part.isidentifier() for pair in pairs for part in pair):
+        raise DefinitionError(f"{name}: key={given!r}; write a field, a tuple of fields, or {{'field': 'tag'}}")
+    return pairs
+
+
+class Fold(msgspec.Struct, Generic[S], frozen=True, kw_only=True):
+    """A fold as it was declared: its initial value, its function, and the events it reads, without their subclasses.
+
+    `key` is what says whose events those are: pairs of a message's field and a tag. Without it, all of these types are read.
+    `recorded` folds see events with their place and time.
+    """
+
+    name: str
+    initial: Callable[[], S]
+    evolve: Callable[[S, Any], S]
+    events: tuple[type[Event], ...]
+    key: tuple[tuple[str, str], ...] = ()
+    recorded: bool = False
+
+
+def fold_of(kind: type[S], local_names: Mapping[str, Any]) -> Fold[S]:
+    """What a state or view class says. Errors: `DefinitionError`."""
+    evolve = getattr(kind, "evolve", None)
+    declared: FoldType = vars(kind).get("__ensue_fold__", FoldType())
+    if evolve is None:
+        raise DefinitionError(
+            f"{kind.__name__} has no evolve: write `def evolve(self, event: Deposited | Withdrawn) -> Self`, which says what "
+            "follows from each event"
+        )
+    events, recorded = evolved(f"{kind.__name__}.evolve", evolve, local_names)
+    return Fold(
+        name=kind.__name__, initial=kind, evolve=evolve, events=events, key=declared.key, recorded=recorded
+    )  # fmt: skip
+
+
+def evolved(
+    name: str, evolve: Callable[..., Any], local_names: Mapping[str, Any]
+) -> tuple[tuple[type[Event], ...], bool]:
+    """The events that an `evolve(value, event)` reads, and whether it takes them as `Recorded`. Errors: `DefinitionError`."""
+    parameters = list(inspect.signature(evolve).parameters)
+    if inspect.iscoroutinefunction(evolve) or len(parameters) != 2:
+        raise DefinitionError(
+            f"{name} is a plain function of a value and one event, and returns the value that follows"
+        )
+    return reacted_to(name, parameters[1], hints_of(evolve, local_names).get(parameters[1]))
+
+
+class Folding(Generic[S]):
+    """A fold, ready for use with the types of an application."""
+
+    def __init__(self, fold: Fold[S], registry: Registry) -> None:
+        self.fold = fold
+        covered = registry.covering(fold.events)
+        self.names = tuple(dict.fromkeys(registry.names(covered)))
+        self._registry = registry
+        self._decoders: dict[int, Callable[[bytes], Event]] = {}
+        self._places: dict[int, tuple[str, int]] = {}
+        for event in covered:
+            declared = declaration(event)
+            tags = {tag for _, tag in ((declared.key,) if declared.key else ()) + declared.tags}
+            missing = [tag for _, tag in fold.key if tag not in tags]
+            if missing:
+                raise DefinitionError(
+                    f"{fold.name} is found by {missing[0]!r}, and {declared.name}, which it reads, has no such key or tag; "
+                    f"it has: {', '.join(sorted(tags)) or 'none'}"
+                )
+
+    def tags(self, message: object, fields: Sequence[str] | None = None) -> tuple[bytes, ...]:
+        """The tags by which a message names the value it is about. Errors: `InvalidEvent`, `ValueError` where a field is None."""
+        found: list[bytes] = []
+        for (field, tag), other in zip(self.fold.key, fields or [field for field, _ in self.fold.key], strict=True):
+            text = tag_text(message, other, tag)
+            if text is None:
+                raise ValueError(
+                    f"{type(message).__name__}: {other} is None, and it says which {self.fold.name} is meant ({field})"
+                )
+            found.append(tag_hash(text))
+        return tuple(found)
+
+    def term(self, tags: tuple[bytes, ...]) -> Term:
+        """What selects the events of one value."""
+        return Term(types=self.names, tags=tags)
+
+    def reads(self, draft: Draft, tags: tuple[bytes, ...]) -> bool:
+        """Whether a draft is one of the events of that value."""
+        return draft.type_name in self.names and all(tag == draft.stream or tag in draft.tags for tag in tags)
+
+    def follow(self, value: S, rows: Sequence[Row], types: Mapping[int, tuple[str, int]], log_id: str) -> S:
+        """The value after these rows, which are all of its events. What the fold raises has a note of the event."""
+        evolve, decoders, recorded = self.fold.evolve, self._decoders, self.fold.recorded
+        for row in rows:
+            number = row[2]
+            decode = decoders.get(number)
+            if decode is None:
+                self._places[number] = types[number]
+                decode = decoders[number] = self._registry.decoder(*types[number])
+            try:
+                event: Any = decode(row[11])
+                if recorded:
+                    event = Recorded(event, row, *self._places[number], log_id)
+                value = evolve(value, event)
+            except Exception as error:
+                error.add_note(f"while {self.fold.name} followed the {types[number][0]} at position {row[0]}")
+                raise
+        return value

@@ -1,0 +1,19 @@
+"""What is registered on an application and its services beside handlers of events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from ensue.domain.command import CommandDefinition
+from ensue.domain.query import QueryDefinition
+
+__all__ = ["Registered"]
+
+
+class Registered(msgspec.Struct, frozen=True, kw_only=True):
+    """See the module."""
+
+    commands: Sequence[CommandDefinition] = ()
+    queries: Sequence[QueryDefinition] = ()

@@ -1,0 +1,5 @@
+"""Commands and queries over HTTP."""
+
+from __future__ import annotations
+
+__all__: list[str] = []
