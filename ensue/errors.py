@@ -161,12 +161,14 @@ class Fenced(TryAgain):
 class ApplyFailed(TryAgain):
     """A function that ran inside the transaction raised (its `__cause__`). Nothing of the request was stored.
 
-    `unit` is the index of the function among those of the request.
+    `unit` is the index of the function among those of the request; `event` that of the event of the request which it could
+    not take, where it was about one.
     """
 
-    def __init__(self, message: str, /, *, unit: int) -> None:
+    def __init__(self, message: str, /, *, unit: int, event: int | None = None) -> None:
         super().__init__(message)
         self.unit = unit
+        self.event = event
 
 
 class GiveUp(EnsueError):

@@ -492,12 +492,16 @@ class Machine:
             if not self.by_position and slot.state is _COMMITTING:
                 self._next_of_key(slot)
 
-    def refused(self, unit: int, failure: Failure) -> Slot:
-        """The function of the `unit`-th delivery that runs inside the commit raised: nothing was stored. It fails and is
-        returned; the rest of the commit is taken back and goes into the next one."""
+    def refused(self, unit: int, failure: Failure, *, event: int | None = None) -> Slot:
+        """The function of the `unit`-th delivery that runs inside the commit raised, or the `event`-th of the commit's events was
+        refused: nothing was stored. Its delivery fails and is returned; the rest of the commit is taken back and goes into the
+        next one."""
         flight = self._landed()
-        inside = [slot for slot in flight.units if slot.apply is not None]
-        guilty = inside[unit]
+        if event is None:
+            guilty = [slot for slot in flight.units if slot.apply is not None][unit]
+        else:
+            makers = [slot for slot in flight.units if slot.apply is None for _ in slot.events]
+            guilty = makers[event]
         for key, run in flight.dropped.items():
             self._keep(run)
             self._hand_over(key, 0, run)

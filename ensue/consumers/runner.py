@@ -717,7 +717,7 @@ class Runner:
     def _refused(self, machine: Machine, error: ApplyFailed) -> None:
         cause = error.__cause__ or error
         failure = self._failure(cause)
-        slot = machine.refused(error.unit, failure)
+        slot = machine.refused(error.unit, failure, event=error.event)
         self._tell_failure(machine, slot, failure)
 
 

@@ -57,6 +57,7 @@ __all__ = [
     "Standing",
     "Store",
     "Term",
+    "WriterTransaction",
     "Written",
 ]
 
@@ -131,7 +132,16 @@ class SqlTransaction(Protocol):
         ...
 
 
-Emission: TypeAlias = Callable[[SqlTransaction], Sequence[Draft]]
+class WriterTransaction(SqlTransaction, Protocol):
+    """The writer's own, as the functions of a request are given it."""
+
+    @property
+    def head(self) -> int:
+        """The last position before those that the request's events get. Only where positions are dense."""
+        ...
+
+
+Emission: TypeAlias = Callable[[WriterTransaction], Sequence[Draft]]
 """A function that runs inside the transaction, may read and write rows, and returns the events to append."""
 
 
@@ -143,8 +153,8 @@ class OwnTransaction(Protocol):
         ...
 
     async def commit(self, request: Request) -> Written:
-        """Store the request's events, without functions, in the same commit as the caller's rows. All or nothing; where its
-        idempotency key is known, nothing, and the first answer again. Errors: those of `Log.write`."""
+        """Store the request's events, and what its functions return, in the same commit as the caller's rows. All or nothing;
+        where its idempotency key is known, nothing, and the first answer again. Errors: those of `Log.write`."""
         ...
 
     async def roll_back(self) -> None:

@@ -58,6 +58,9 @@ def _closed() -> Unavailable:
 
 
 class _NoSql:
+    def __init__(self, head: int) -> None:
+        self.head = head
+
     def execute(self, sql: str, values: Sequence[object] | Mapping[str, object] = (), /) -> list[tuple[object, ...]]:
         raise MissingCapability("the log in memory has no SQL; use a sqlite: URL")
 
@@ -205,9 +208,11 @@ class MemoryStore:
         unit = 0
         try:
             for function in request.apply:
-                events.extend(function(_NoSql()))
+                events.extend(function(_NoSql(len(self._rows))))
                 unit += 1
             result = request.result() if request.result is not None else b""
+        except ApplyFailed as error:
+            raise ApplyFailed(str(error), unit=unit, event=error.event) from error
         except Exception as error:
             raise ApplyFailed(f"a function raised {type(error).__name__}: {error}", unit=unit) from error
         return events, result

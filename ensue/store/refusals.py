@@ -57,4 +57,6 @@ def key_reused(first: int, last: int) -> IdempotencyKeyReused:
 
 def function_failed(error: Exception, unit: int) -> ApplyFailed:
     """This function of the request raised the error."""
+    if isinstance(error, ApplyFailed):  # it said itself what it could not do
+        return ApplyFailed(str(error), unit=unit, event=error.event)
     return ApplyFailed(f"a function inside the transaction raised {type(error).__name__}: {error}", unit=unit)

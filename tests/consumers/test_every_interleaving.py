@@ -120,8 +120,8 @@ class StartsWhileItsLaneIsSent(Machine):
 class ForgetsTheOthers(Machine):
     """When one function inside the commit fails, the rest of the commit is lost."""
 
-    def refused(self, unit: int, failure: Failure) -> Slot:
-        guilty = super().refused(unit, failure)
+    def refused(self, unit: int, failure: Failure, *, event: int | None = None) -> Slot:
+        guilty = super().refused(unit, failure, event=event)
         self.finished = []
         return guilty
 

@@ -15,14 +15,16 @@ import msgspec
 import psycopg
 
 from ensue.errors import EnsueError, OutcomeUnknown, Unavailable, WiringError
+from ensue.events.stored import Draft
+from ensue.store import refusals
 from ensue.store.base import Request, Written
 from ensue.store.postgresql.batch import Batch
 from ensue.store.postgresql.errors import is_transient, translated
 from ensue.store.postgresql.locking import BEGIN, COMMIT, ROLLBACK, Locking
 from ensue.store.postgresql.names import Names
 from ensue.store.postgresql.order import Fence, Order
-from ensue.store.postgresql.session import Session, Statement
-from ensue.store.postgresql.transaction import checked, numbered
+from ensue.store.postgresql.session import Call, Session, Statement
+from ensue.store.postgresql.transaction import PostgresqlTransaction, checked, numbered
 from ensue.store.postgresql.writer import AGAIN_SECONDS, PATIENCE_SECONDS, SETTLE_SECONDS, UNKNOWN
 from ensue.world import World
 
@@ -135,7 +137,7 @@ class OwnTransaction:
         """Store the request's events behind the caller's rows, all or nothing. Where its idempotency key is known, the rows are
         undone and the first answer is given again.
 
-        Errors: those of `Log.write` but `ApplyFailed`; those of psycopg where the caller's own rows cannot be committed.
+        Errors: those of `Log.write`; those of psycopg where the caller's own rows cannot be committed.
         """
         locking = Locking(self._owner.order, self._owner.world, Names())
         session = self._session
@@ -147,7 +149,7 @@ class OwnTransaction:
                 await self.roll_back()
                 return answer
             batch.check(request)
-            answer = batch.take(request, (), b"")
+            answer = batch.take(request, self._apply(locking, batch, request), b"")
             await self._owner.order.place(session, batch)
         except (psycopg.Error, EnsueError) as error:
             await self.roll_back()
@@ -168,6 +170,25 @@ class OwnTransaction:
         if batch.head > batch.before:
             await self._owner.stored(batch.head)
         return answer
+
+    def _apply(self, locking: Locking, batch: Batch, request: Request) -> list[Draft]:
+        """Run the functions, under the locks, and return the events to append. Errors: `ApplyFailed`; those of the connection."""
+        session, emitted, unsent = self._session, list[Draft](), list[Call]()
+        transaction = PostgresqlTransaction(session, unsent, head=batch.head)
+        for unit, function in enumerate(request.apply):
+            try:
+                emitted.extend(function(transaction))
+                transaction.check()
+            except Exception as error:
+                if session.lost is not None:
+                    raise session.lost from error
+                raise refusals.function_failed(error, unit) from error
+        if request.apply:
+            transaction.keep()
+            locking.versions(session, batch, emitted, unsent)
+            if unsent:
+                session.run_now(*unsent)
+        return emitted
 
     async def _is_stored(self, locking: Locking, batch: Batch, mark: bytes) -> bool:
         """The connection was lost at the commit. Errors: `OutcomeUnknown`."""

@@ -66,7 +66,8 @@ def checked(sql: str) -> None:
 class PostgresqlTransaction:
     """What the functions of one request are given. All of them are undone together."""
 
-    def __init__(self, session: Session, earlier: list[Call]) -> None:
+    def __init__(self, session: Session, earlier: list[Call], *, head: int) -> None:
+        self.head = head
         self._session = session
         self._unsent = earlier
         """What an earlier request left to be sent before anything else."""

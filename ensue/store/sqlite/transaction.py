@@ -20,7 +20,8 @@ _ENDS_TRANSACTIONS = frozenset(
 class SqliteTransaction:
     """What functions inside the transaction are given."""
 
-    def __init__(self, connection: apsw.Connection) -> None:
+    def __init__(self, connection: apsw.Connection, *, head: int) -> None:
+        self.head = head
         self._cursor = connection.cursor()
         self._cursor.exec_trace = _inside_only
 

@@ -501,7 +501,7 @@ class Writer:
 
     def _apply(self, request: Request) -> tuple[list[Draft], bytes]:
         """Run the functions. Returns the events to append, and the result."""
-        transaction = SqliteTransaction(self._sql)
+        transaction = SqliteTransaction(self._sql, head=self.head)
         emitted: list[Draft] = []
         unit = 0
         self._sql.execute("SAVEPOINT ensue_request")

@@ -1,0 +1,93 @@
+"""What a function inside the transaction is told of the log, and how it refuses one event of its request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from ensue.errors import ApplyFailed
+from ensue.events.stored import Draft
+from ensue.store.base import Request, Store, WriterTransaction, Written
+from ensue.store.memory import MemoryStore
+from ensue.store.postgresql import PostgresqlStore
+from ensue.store.sqlite import SqliteStore
+from ensue.world import RealWorld
+from tests.store.logs import draft
+from tests.store.postgresql_logs import opened, rows_of, told
+
+
+async def _positions(store: Store) -> None:
+    seen: list[int] = []
+
+    def function(transaction: WriterTransaction) -> Sequence[Draft]:
+        seen.append(transaction.head)
+        return [draft()]
+
+    def refuses(transaction: WriterTransaction) -> Sequence[Draft]:
+        raise ApplyFailed("not this one", unit=0, event=1)
+
+    requests = [
+        Request(events=[draft(), draft()]),
+        Request(apply=(function, function), events=[draft()]),
+        Request(apply=(refuses,), events=[draft(), draft()]),
+        Request(apply=(function,)),
+    ]
+    answers = await asyncio.gather(*(store.write(request) for request in requests), return_exceptions=True)
+    assert [(one.first, one.last) for one in answers if isinstance(one, Written)] == [(1, 2), (3, 5), (6, 6)]
+    assert seen == [2, 2, 5], "the position before the request's events, also within one batch"
+    refused = answers[2]
+    assert isinstance(refused, ApplyFailed)
+    assert (refused.unit, refused.event) == (0, 1)
+    assert "not this one" in str(refused)
+
+
+async def _opened(store: Store) -> None:
+    await store.open(RealWorld())
+    try:
+        await _positions(store)
+    finally:
+        await store.close()
+
+
+def test_a_function_is_told_the_position_before_its_events_on_sqlite(tmp_path: Path) -> None:
+    asyncio.run(_opened(SqliteStore(str(tmp_path / "log.db"))))
+
+
+def test_a_function_is_told_the_position_before_its_events_in_memory() -> None:
+    asyncio.run(_opened(MemoryStore()))
+
+
+def test_a_function_is_told_the_position_before_its_events_on_postgresql(postgresql_url: str) -> None:
+    asyncio.run(_opened(PostgresqlStore(postgresql_url)))
+
+
+def test_functions_run_in_the_commit_of_a_transaction_of_the_callers_own(postgresql_url: str) -> None:
+    seen: list[int] = []
+
+    def function(transaction: WriterTransaction) -> Sequence[Draft]:
+        seen.append(transaction.head)
+        transaction.execute("INSERT INTO kept VALUES (?)", (transaction.head,))
+        return [draft()]
+
+    def raises(transaction: WriterTransaction) -> Sequence[Draft]:
+        transaction.execute("INSERT INTO kept VALUES (-1)")
+        raise ValueError("no")
+
+    async def story() -> None:
+        async with opened(postgresql_url) as store:
+            own = await store.begin()
+            await own.execute("CREATE TABLE kept (head BIGINT)")
+            written = await own.commit(Request(events=[draft(key="b")], apply=(function,)))
+            assert (written.first, written.last) == (1, 2)
+            refused = await store.begin()
+            await refused.execute("INSERT INTO kept VALUES (-2)")
+            with pytest.raises(ApplyFailed, match="ValueError: no"):
+                await refused.commit(Request(events=[draft()], apply=(raises,)))
+            assert store.query("SELECT head FROM kept") == [(0,)]
+            assert len(await rows_of(store)) == 2
+
+    told(story)
+    assert seen == [0]
