@@ -140,6 +140,15 @@ class WriterTransaction(SqlTransaction, Protocol):
         """The last position before those that the request's events get. Only where positions are dense."""
         ...
 
+    @property
+    def types(self) -> Mapping[int, tuple[str, int]]:
+        """Number → (name, schema version) of every type that `read` may return."""
+        ...
+
+    def read(self, selection: Selection, *, after: int, limit: int) -> list[Row]:
+        """At most `limit` matching events behind a position, ascending, of those that were committed before this batch."""
+        ...
+
 
 Emission: TypeAlias = Callable[[WriterTransaction], Sequence[Draft]]
 """A function that runs inside the transaction, may read and write rows, and returns the events to append."""

@@ -58,8 +58,13 @@ def _closed() -> Unavailable:
 
 
 class _NoSql:
-    def __init__(self, head: int) -> None:
-        self.head = head
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self.head = len(store._rows)
+        self.types = store._types
+
+    def read(self, selection: Selection, *, after: int, limit: int) -> list[Row]:
+        return [row for row in self._store._rows[after:] if self._store._matches(row, selection)][:limit]
 
     def execute(self, sql: str, values: Sequence[object] | Mapping[str, object] = (), /) -> list[tuple[object, ...]]:
         raise MissingCapability("the log in memory has no SQL; use a sqlite: URL")
@@ -208,7 +213,7 @@ class MemoryStore:
         unit = 0
         try:
             for function in request.apply:
-                events.extend(function(_NoSql(len(self._rows))))
+                events.extend(function(_NoSql(self)))
                 unit += 1
             result = request.result() if request.result is not None else b""
         except ApplyFailed as error:

@@ -10,7 +10,7 @@ import pytest
 
 from ensue.errors import ApplyFailed
 from ensue.events.stored import Draft
-from ensue.store.base import Request, Store, WriterTransaction, Written
+from ensue.store.base import Request, Store, Term, WriterTransaction, Written
 from ensue.store.memory import MemoryStore
 from ensue.store.postgresql import PostgresqlStore
 from ensue.store.sqlite import SqliteStore
@@ -21,9 +21,14 @@ from tests.store.postgresql_logs import opened, rows_of, told
 
 async def _positions(store: Store) -> None:
     seen: list[int] = []
+    rows: list[list[tuple[int, tuple[str, int]]]] = []
+    first = await store.write(Request(events=[draft(type_name="Closed"), draft()]))
+    assert first.last == 2
 
     def function(transaction: WriterTransaction) -> Sequence[Draft]:
         seen.append(transaction.head)
+        found = transaction.read((Term(types=("Opened",)),), after=0, limit=3)
+        rows.append([(row[0], transaction.types[row[2]]) for row in found])
         return [draft()]
 
     def refuses(transaction: WriterTransaction) -> Sequence[Draft]:
@@ -36,8 +41,9 @@ async def _positions(store: Store) -> None:
         Request(apply=(function,)),
     ]
     answers = await asyncio.gather(*(store.write(request) for request in requests), return_exceptions=True)
-    assert [(one.first, one.last) for one in answers if isinstance(one, Written)] == [(1, 2), (3, 5), (6, 6)]
-    assert seen == [2, 2, 5], "the position before the request's events, also within one batch"
+    assert [(one.first, one.last) for one in answers if isinstance(one, Written)] == [(3, 4), (5, 7), (8, 8)]
+    assert rows[0][:1] == [(2, ("Opened", 1))]
+    assert seen == [4, 4, 7], "the position before the request's events, also within one batch"
     refused = answers[2]
     assert isinstance(refused, ApplyFailed)
     assert (refused.unit, refused.event) == (0, 1)

@@ -51,7 +51,7 @@ class Locking:
         """As of the last batch that was stored."""
         self._order = order
         self._world = world
-        self._names = names
+        self.names = names
         self._streams: dict[bytes, int] = {}
         self._mark = b""
         self._contested = False
@@ -60,12 +60,12 @@ class Locking:
     def forget(self) -> None:
         """The batch is not stored, or nobody knows: rely on nothing."""
         self._streams.clear()
-        self._names.roll_back()
+        self.names.roll_back()
         self._mark = b""
 
     def stored(self, batch: Batch, mark: bytes) -> None:
         """The batch is stored, and the head's row bears its mark."""
-        self._names.commit()
+        self.names.commit()
         if mark:
             self._mark = mark
             self.head = max(self.head, batch.head)
@@ -79,15 +79,13 @@ class Locking:
             looks = self._order.look()
             results = await _run(session, *begin, *fencing, *looks)
             fences, head = results[len(begin)], self._order.seen(results[-len(looks) :])[0]
-            batch = Batch(
-                head=max(self.head, head), recorded_at=0, now=self._world.now(), names=self._names, streams={}
-            )
+            batch = Batch(head=max(self.head, head), recorded_at=0, now=self._world.now(), names=self.names, streams={})
             batch.know_progress(fences)
             return batch
         remembers = self._order.remembers
         if self._contested or not remembers or len(self._streams) > STREAMS_CACHED:
             self._streams = {}
-        locks = self._order.locks(requests, not wanted.types <= self._names.known)
+        locks = self._order.locks(requests, not wanted.types <= self.names.known)
         conditions = list(wanted.conditions)
         unknown = [stream for stream in wanted.streams if stream not in self._streams]
         look_ups = [
@@ -105,14 +103,14 @@ class Locking:
         if self._contested:
             self._streams = {}
         await self._know_streams(session, wanted.streams, streams)
-        if names != self._names.revision:
-            self._names.load(await session.run(*Names.queries()))
+        if names != self.names.revision:
+            self.names.load(await session.run(*Names.queries()))
             found = await session.run(*self._breaking(conditions))
         batch = Batch(
             head=head if remembers else 0,
             recorded_at=recorded_at,
             now=self._world.now(),
-            names=self._names,
+            names=self.names,
             streams=self._streams,
             floating=not remembers,
         )
@@ -145,7 +143,7 @@ class Locking:
         """For each condition, what finds a committed event that breaks it."""
         return [
             select(
-                condition.selection, self._names.expand, after=condition.after, before=1 << 62, limit=1, backwards=False
+                condition.selection, self.names.expand, after=condition.after, before=1 << 62, limit=1, backwards=False
             )
             for condition in conditions
         ]

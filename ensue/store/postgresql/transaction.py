@@ -10,7 +10,11 @@ import re
 from collections.abc import Mapping, Sequence
 
 from ensue.errors import Misuse
-from ensue.store.postgresql.session import Call, Session, Statement
+from ensue.events.stored import Row
+from ensue.store.base import Selection
+from ensue.store.postgresql.names import Names
+from ensue.store.postgresql.reading import select
+from ensue.store.postgresql.session import Call, Rows, Session, Statement
 
 __all__ = ["PostgresqlTransaction", "checked", "numbered"]
 
@@ -66,8 +70,10 @@ def checked(sql: str) -> None:
 class PostgresqlTransaction:
     """What the functions of one request are given. All of them are undone together."""
 
-    def __init__(self, session: Session, earlier: list[Call], *, head: int) -> None:
+    def __init__(self, session: Session, earlier: list[Call], names: Names, *, head: int) -> None:
         self.head = head
+        self.types = names.by_number
+        self._names = names
         self._session = session
         self._unsent = earlier
         """What an earlier request left to be sent before anything else."""
@@ -80,11 +86,19 @@ class PostgresqlTransaction:
         checked(sql)
         if isinstance(values, Mapping):
             raise Misuse("named parameters are not for every database: write ? for each value, and give them in order")
-        call = self._session.dumped(numbered(sql), values)
+        return list(self._run(self._session.dumped(numbered(sql), values)))
+
+    def read(self, selection: Selection, *, after: int, limit: int) -> list[Row]:
+        """See `WriterTransaction.read`. What this batch appends is sent later."""
+        return self._run(
+            select(selection, self._names.expand, after=after, before=1 << 62, limit=limit, backwards=False)
+        )
+
+    def _run(self, call: Call) -> Rows:
         before = [*self._unsent, *(() if self._begun else (_SAVEPOINT,))]
         self._unsent.clear()
         self._begun = True
-        return list(self._session.run_now(*before, call)[-1])
+        return self._session.run_now(*before, call)[-1]
 
     def check(self) -> None:
         """Errors: `Misuse` when a statement of the function failed, and it went on as if nothing had been."""

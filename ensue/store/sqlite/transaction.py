@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import apsw
 
 from ensue.errors import Misuse
+from ensue.events.stored import Row
+from ensue.store.base import Selection
+from ensue.store.sqlite.names import Types
+from ensue.store.sqlite.reading import select
 
 __all__ = ["SqliteTransaction"]
 
@@ -20,8 +25,11 @@ _ENDS_TRANSACTIONS = frozenset(
 class SqliteTransaction:
     """What functions inside the transaction are given."""
 
-    def __init__(self, connection: apsw.Connection, *, head: int) -> None:
+    def __init__(self, connection: apsw.Connection, names: Types, *, head: int, committed: int) -> None:
         self.head = head
+        self.types = names.by_number
+        self._names = names
+        self._committed = committed
         self._cursor = connection.cursor()
         self._cursor.exec_trace = _inside_only
 
@@ -29,6 +37,13 @@ class SqliteTransaction:
         """Run one statement and return all its rows. Errors: those of SQLite; `Misuse` for one that would end the
         transaction, and with it the promise that all of the request is stored or nothing."""
         return list(self._cursor.execute(sql, values))
+
+    def read(self, selection: Selection, *, after: int, limit: int) -> list[Row]:
+        """See `WriterTransaction.read`."""
+        before = self._committed + 1
+        text, values = select(selection, self._names.expand, after=after, before=before, limit=limit, backwards=False)
+        rows: list[Any] = list(self._cursor.execute(text, values))
+        return rows
 
 
 def _inside_only(_cursor: apsw.Cursor, sql: str, _values: object) -> bool:

@@ -501,7 +501,7 @@ class Writer:
 
     def _apply(self, request: Request) -> tuple[list[Draft], bytes]:
         """Run the functions. Returns the events to append, and the result."""
-        transaction = SqliteTransaction(self._sql, head=self.head)
+        transaction = SqliteTransaction(self._sql, self._types, head=self.head, committed=self._head_before)
         emitted: list[Draft] = []
         unit = 0
         self._sql.execute("SAVEPOINT ensue_request")
