@@ -8,6 +8,7 @@
     │   ├── NotYetAvailable     declared in the public interface, not built yet
     │   ├── InvalidEvent        a value that could not be read back
     │   ├── DuplicateEventId    an event with this id is stored already
+    │   ├── AlreadyForgotten    personal data of a subject that was forgotten
     │   ├── IdempotencyKeyReused  the key was used for other events
     │   ├── InsideHandler       a write or wait that would leave the handler's transaction
     │   ├── WrongLog            a position of another log
@@ -24,6 +25,7 @@
         ├── MessageRefused      a broker will never take this message
         ├── AccessRefused       a broker does not let us in, or not do this
         ├── UnreadableEvent     an event that this code is too old for, or knows no way to read
+        ├── KeyLost             personal data whose key is gone, though nobody was forgotten
         ├── CorruptLog          the log contradicts itself or is not a log
         ├── LogTooNew           a newer version of Ensue made this log
         ├── ReadOnlyLog         the log cannot be written
@@ -44,6 +46,7 @@ from typing import Any, dataclass_transform
 
 __all__ = [
     "AccessRefused",
+    "AlreadyForgotten",
     "ApplyFailed",
     "Conflict",
     "CorruptLog",
@@ -57,6 +60,7 @@ __all__ = [
     "IdempotencyKeyReused",
     "InsideHandler",
     "InvalidEvent",
+    "KeyLost",
     "LogFileReplaced",
     "LogTooNew",
     "MessageRefused",
@@ -107,6 +111,10 @@ class InvalidEvent(Misuse):
 
 class DuplicateEventId(Misuse):
     """An event with this id is in the log already. Nothing of the request was stored."""
+
+
+class AlreadyForgotten(Misuse):
+    """An event holds personal data of a subject that was forgotten. Nothing was stored: give `FORGOTTEN` in its place."""
 
 
 class IdempotencyKeyReused(Misuse):
@@ -198,6 +206,10 @@ class AccessRefused(GiveUp):
 
 class UnreadableEvent(GiveUp):
     """The event was written by newer code, or in an older version that no upcaster leads on from."""
+
+
+class KeyLost(GiveUp):
+    """Personal data cannot be read: its key is not in the key store, and nothing says that its subject was forgotten."""
 
 
 class CorruptLog(GiveUp):

@@ -39,6 +39,7 @@ __all__ = [
     "Query",
     "Tags",
     "days",
+    "declaration",
     "hours",
     "minutes",
     "seconds",
@@ -56,13 +57,15 @@ KEY_CHARACTERS = 512
 
 
 class EventType(msgspec.Struct, frozen=True, kw_only=True):
-    """What an event class declares. `key` and `tags` are pairs of a field and its tag's name."""
+    """What an event class declares. `key`, `tags` and `subject` are pairs of a field and its tag's name."""
 
     name: str
     version: int
     was: tuple[str, ...]
     key: tuple[str, str] | None
     tags: tuple[tuple[str, str], ...]
+    subject: tuple[str, str] | None = None
+    """Whose the personal data among its fields is. Always the key or one of the tags."""
 
 
 class MessageMeta(msgspec.StructMeta):
@@ -77,6 +80,7 @@ class MessageMeta(msgspec.StructMeta):
         *,
         key: str | Mapping[str, str] | None = None,
         tags: Tags = (),
+        subject: str | Mapping[str, str] | None = None,
         name: str | None = None,
         version: int = 1,
         was: tuple[str, ...] = (),
@@ -88,6 +92,12 @@ class MessageMeta(msgspec.StructMeta):
             (vars(base)["__ensue_type__"] for base in cls.__mro__[1:] if "__ensue_type__" in vars(base)), None
         )
         own_key = _key(cls_name, cls, key)
+        own_subject = _key(cls_name, cls, subject, "subject")
+        own_key = own_key if own_key or inherited is None else inherited.key
+        own_subject = own_subject if own_subject or inherited is None else inherited.subject
+        own_tags = _tags(cls_name, cls, tags) or (inherited.tags if inherited else ())
+        if own_subject is not None and own_subject not in (own_key, *own_tags):
+            own_tags += (own_subject,)  # all that is about a subject can be found by it
         type.__setattr__(
             cls,
             "__ensue_type__",
@@ -95,8 +105,9 @@ class MessageMeta(msgspec.StructMeta):
                 name=_checked_name(cls_name, name or cls_name),
                 version=_checked_version(cls_name, version),
                 was=tuple(_checked_name(cls_name, former) for former in was),
-                key=own_key if own_key or inherited is None else inherited.key,
-                tags=_tags(cls_name, cls, tags) or (inherited.tags if inherited else ()),
+                key=own_key,
+                tags=own_tags,
+                subject=own_subject,
             ),
         )
         return cls
@@ -127,21 +138,21 @@ def _checked_field(cls_name: str, cls: type, field: str, word: str) -> None:
         raise DefinitionError(f"{cls_name}: {word}={field!r} is not a field of it; its fields are: {known}")
 
 
-def _key(cls_name: str, cls: type, key: str | Mapping[str, str] | None) -> tuple[str, str] | None:
+def _key(cls_name: str, cls: type, key: str | Mapping[str, str] | None, word: str = "key") -> tuple[str, str] | None:
     if key is None:
         return None
     if isinstance(key, Mapping):
         if len(key) != 1:
-            raise DefinitionError(f"{cls_name}: key={dict(key)!r}; a key is one field: key={{'field': 'tag'}}")
+            raise DefinitionError(f"{cls_name}: {word}={dict(key)!r}; a {word} is one field: {word}={{'field': 'tag'}}")
         ((field, tag),) = key.items()
     else:
         field = tag = key
         if field in GENERIC_NAMES:
             raise DefinitionError(
                 f"{cls_name}: the field {field!r} does not say what it identifies, and events of other types with such a "
-                f'key would share its streams. Name the tag: key={{"{field}": "order"}}'
+                f'{word} would share its streams. Name the tag: {word}={{"{field}": "order"}}'
             )
-    _checked_field(cls_name, cls, field, "key")
+    _checked_field(cls_name, cls, field, word)
     return field, _checked_tag(cls_name, tag)
 
 
@@ -209,9 +220,16 @@ class Event(Message):
     """A fact: what happened, in the past tense, never changed.
 
     Keywords of the class: `key`, a field or `{field: tag}`; `tags`, fields or `{field: tag}`, by which it can be found;
+    `subject`, a field or `{field: tag}`, whose its `Personal` fields are; it is a tag as well;
     `name`, under which it is stored (the class's own by default); `version` of its fields, from 1; `was`, former names.
-    Key and tags are inherited by subclasses, name and version are not. Errors: `DefinitionError`, when it is declared.
+    Key, tags and subject are inherited by subclasses, name and version are not. Errors: `DefinitionError`, when it is declared.
     """
+
+
+def declaration(event: type[Event]) -> EventType:
+    """What the class declares."""
+    declared: EventType = vars(event)["__ensue_type__"]
+    return declared
 
 
 class Command(Message, Generic[R_co]):
