@@ -71,6 +71,7 @@ class PostgresqlStore:
     """
 
     remote = True
+    dialect = "postgresql"
 
     def __init__(self, url: str, *, read_only: bool = False) -> None:
         self.log_id = ""
@@ -405,6 +406,12 @@ class PostgresqlStore:
         finally:
             if not connection.closed:
                 connection.rollback()
+
+    async def select(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """A reading statement of Ensue's own, without blocking the loop. Errors: those of `Log.read`."""
+        call = (await self._connected()).dumped(numbered(sql), values)
+        (found,) = await self._ask("read rows", call)
+        return found
 
     # --------------------------------------------------------------------------------------------------- checkpoints
 

@@ -58,6 +58,7 @@ class SqliteStore:
     """
 
     remote = False
+    dialect = "sqlite"
 
     def __init__(self, path: str, *, read_only: bool = False, guard: bool = True) -> None:
         self._in_memory = path.startswith("file:") and "vfs=memdb" in path
@@ -438,6 +439,11 @@ class SqliteStore:
     def query(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Run a reading statement of the user's. Errors of the database are raised as they are."""
         return list(self._sql.execute(sql, values))
+
+    async def select(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """A reading statement of Ensue's own, in one short transaction. Errors: those of `Log.read`."""
+        with self._reading("rows"):
+            return list(self._sql.execute(sql, values))
 
     # -------------------------------------------------------------------------------------------------- checkpoints
 
