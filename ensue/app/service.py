@@ -15,7 +15,7 @@ from ensue.channels import Channel
 from ensue.consumers.handler import HandlerDefinition, Start, analyse
 from ensue.consumers.policy import Retries
 from ensue.consumers.routing import ONE_ORDER
-from ensue.domain import Decider, SqlView, State, View
+from ensue.domain import Decided, Decider, SqlView, State, View
 from ensue.domain.command import CommandDefinition, analyse_command, commands_of_decider, commands_of_state
 from ensue.domain.query import QueryDefinition, analyse_query
 from ensue.domain.registered import Registered
@@ -29,6 +29,10 @@ Reaction: TypeAlias = Event | Iterable[Event] | None
 
 # The bound of each says which functions may be registered; the decorators give back exactly what they got.
 Handler = TypeVar("Handler", bound=Callable[Concatenate[Never, ...], Reaction | Awaitable[Reaction]])
+Deciding = TypeVar(
+    "Deciding",
+    bound=Callable[Concatenate[Never, ...], Reaction | Decided[Any] | Awaitable[Reaction | Decided[Any]]],
+)
 Workflow = TypeVar("Workflow", bound=Callable[Concatenate[Never, ...], Awaitable[Reaction]])
 Answerer = TypeVar("Answerer", bound=Callable[Concatenate[Never, ...], object])
 Timed = TypeVar("Timed", bound=Callable[..., Reaction | Awaitable[Reaction]])
@@ -164,9 +168,9 @@ class Service:
             self._included.append(service)
 
     @overload
-    def command(self, handler: Handler, /) -> Handler: ...
+    def command(self, handler: Deciding, /) -> Deciding: ...
     @overload
-    def command(self, /, *, attempts: int = 10) -> Callable[[Handler], Handler]: ...
+    def command(self, /, *, attempts: int = 10) -> Callable[[Deciding], Deciding]: ...
     def command(self, handler: Any = None, /, **options: Any) -> Any:
         """Decide a command: parameters annotated with a `State` are loaded and guard what is appended; a raised `Refusal` is the
         answer no. What the handler returns is appended and is the answer: an event, several, none, or a `Decided`.

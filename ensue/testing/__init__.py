@@ -1,5 +1,8 @@
 """For those who test what they build on Ensue: given, when, then; simulation; the contracts of adapters."""
 
-from ensue.testing.applications import AppSimulation, Given, Outcome, given, simulate
+from ensue.testing.applications import AppSimulation, simulate
+from ensue.testing.checking import NotDeterministic
+from ensue.testing.given import Given, Outcome, given
+from ensue.testing.pure import NotPure
 
-__all__ = ["AppSimulation", "Given", "Outcome", "given", "simulate"]
+__all__ = ["AppSimulation", "Given", "NotDeterministic", "NotPure", "Outcome", "given", "simulate"]

@@ -1,10 +1,8 @@
-"""Whole applications under test: in simulation, and as given, when, then. On the real SQLite code, without a file."""
+"""Whole applications in simulation: on the real SQLite code, without a file."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Awaitable, Callable, Iterable
-from datetime import timedelta
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -26,12 +24,12 @@ from ensue.observe.signals import (
 )
 from ensue.store.base import DeadLetter, LaneState, Store
 from ensue.store.sqlite import SqliteStore
-from ensue.testing.simulation import Setting, Simulation, Start, Tape, forgetful, memory_database, run
+from ensue.testing.simulation import Simulation, Start, forgetful, memory_database
 from ensue.testing.simulation import simulate as simulate_program
 from ensue.testing.simulation.explore import Crashes, SimulatedTest
 from ensue.testing.simulation.simulated import SimulatedWorld
 
-__all__ = ["AppSimulation", "Given", "Outcome", "given", "is_quiet", "simulate", "start"]
+__all__ = ["AppSimulation", "is_quiet", "simulate", "start"]
 
 E = TypeVar("E", bound=Event)
 T = TypeVar("T")
@@ -150,77 +148,3 @@ def simulate(
         seed=seed,
         simulation=AppSimulation,
     )
-
-
-# ---------------------------------------------------------------------------------------------- given, when, then
-
-
-class Outcome:
-    """What came of it, to be asserted. Each method checks and returns the outcome itself."""
-
-    def __init__(self, caused: list[Event], letters: list[DeadLetter]) -> None:
-        self.caused = caused
-        """What the event caused, directly or not, in log order."""
-        self.letters = letters
-
-    def then(self, *events: Event) -> Outcome:
-        """It caused exactly these events, in this order."""
-        assert self.caused == list(events), f"it caused {self.caused}, not {list(events)}"
-        return self
-
-    def then_nothing(self) -> Outcome:
-        """It caused nothing, and nothing failed."""
-        assert not self.letters, f"it failed: {self.letters[0].reason}"
-        return self.then()
-
-    def then_dead_letter(self, error: type[BaseException]) -> Outcome:
-        """A handler gave it up with this error."""
-        reasons = [letter.reason for letter in self.letters]
-        assert any(reason.split(":")[0] == error.__name__ for reason in reasons), f"the dead letters are: {reasons}"
-        return self
-
-
-class Given:
-    """See `given`."""
-
-    def __init__(self, app: App, events: tuple[Event, ...], replace: tuple[Callable[..., object], ...]) -> None:
-        self._app = app
-        self._events = events
-        self._replace = replace
-
-    def when(self, event: Event, /) -> Outcome:
-        """Publish the event and let everything that it causes happen, retries included, in virtual time."""
-        outcomes: list[Outcome] = []
-
-        async def scenario(sim: Simulation[App]) -> None:
-            assert isinstance(sim, AppSimulation)
-            if self._events:
-                await sim.app.publish(*self._events)
-                await sim.run_until_quiet(within=timedelta(days=1))
-            known = len(await sim.recorded())
-            letters = {letter.id for letter in await sim.dead_letters()}
-            await sim.app.publish(event)
-            await sim.run_until_quiet(within=timedelta(days=1))
-            caused = [row.event for row in (await sim.recorded())[known + 1 :]]
-            found = [letter for letter in await sim.dead_letters() if letter.id not in letters]
-            outcomes.append(Outcome(caused, found))
-
-        setting = Setting(
-            scenario,
-            start(self._app, replace=self._replace, forget=False),
-            quiet=is_quiet,
-            simulation=AppSimulation,
-        )
-        outcome = run(setting, Tape.boring(next(_seeds)))
-        if outcome.error is not None:
-            raise outcome.error
-        return outcomes[0]
-
-
-_seeds = itertools.count()
-
-
-def given(app: App, /, *events: Event, replace: Iterable[Callable[..., object]] = ()) -> Given:
-    """These events have happened and everything they caused is done. Nothing to await, nothing to install: the
-    application runs in memory and in virtual time, so a retry after an hour takes no time."""
-    return Given(app, events, tuple(replace))

@@ -1,0 +1,142 @@
+"""Decisions, states and answers as what they are: functions of events. No log, no loop, no time."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from ensue.consumers.handler import Parameter
+from ensue.domain import Decided
+from ensue.domain.command import CommandDefinition, StateParameter
+from ensue.domain.fold import Fold, Folding
+from ensue.domain.query import QueryDefinition
+from ensue.domain.registered import Registered
+from ensue.errors import DefinitionError
+from ensue.events.message import Command, Event, Query
+from ensue.events.recorded import Recorded
+from ensue.events.registry import Registry
+from ensue.events.stored import Draft, Row
+from ensue.testing.simulation.simulated import STARTS_AT
+
+__all__ = ["Decision", "History", "NotPure"]
+
+LOG = "pure"
+
+
+class NotPure(Exception):
+    """What was asked for needs more than pure functions. The message says what, and where it runs instead."""
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What a command handler returned: its events, and the answer."""
+
+    events: tuple[Event, ...]
+    result: Any
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    event: Event
+    draft: Draft
+    recorded: Recorded[Any]
+
+
+class History:
+    """Events in order, and what follows from them. An event counts as what it is when it is read back from its bytes."""
+
+    def __init__(self, registered: Registered, registry: Registry) -> None:
+        self._registry = registry
+        self._entries: list[_Entry] = []
+        self._foldings: dict[int, Folding[Any]] = {}
+        self._commands = {command: one for one in registered.commands for command in one.commands}
+        self._queries = {one.query: one for one in registered.queries}
+
+    @property
+    def events(self) -> list[Event]:
+        return [entry.event for entry in self._entries]
+
+    def add(self, *events: Event) -> None:
+        """These happened next. Errors: `InvalidEvent`."""
+        for event in events:
+            position = len(self._entries) + 1
+            id = position.to_bytes(16, "big")
+            draft = self._registry.draft(event, id=id, time=STARTS_AT)
+            read = self._registry.decoder(draft.type_name, draft.type_version)(draft.data)
+            row: Row = (position, id, 0, draft.stream, None, STARTS_AT, None, None, None, None, draft.meta, draft.data)
+            self._entries.append(_Entry(read, draft, Recorded(read, row, draft.type_name, draft.type_version, LOG)))
+
+    def decide(self, command: Command[Any]) -> Decision:
+        """What is decided now; nothing is added. Errors: the refusal, or what else is raised; `DefinitionError`, `NotPure`."""
+        definition = self._commands.get(type(command))
+        if definition is None:
+            raise DefinitionError(f"nothing decides {type(command).__name__}")
+        return _decision(self._call(definition, command))
+
+    def answer(self, query: Query[Any]) -> Any:
+        """Errors: what the handler raises; `DefinitionError`, `NotPure`."""
+        definition = self._queries.get(type(query))
+        if definition is None:
+            raise DefinitionError(f"nothing answers {type(query).__name__}")
+        return self._call(definition, query)
+
+    def states(self, message: Command[Any] | Query[Any]) -> list[Any]:
+        """The states that a decision about this command would look at."""
+        definition: CommandDefinition | QueryDefinition | None
+        definition = self._commands.get(type(message)) or self._queries.get(type(message))  # type: ignore[arg-type]
+        assert definition is not None
+        return [
+            self.state(one.fold, message, one.fields)
+            for one in definition.parameters
+            if isinstance(one, StateParameter)
+        ]
+
+    def state(self, fold: Fold[Any], message: object, fields: Sequence[str] | None = None) -> Any:
+        """The state that a message is about."""
+        folding = self._foldings.get(id(fold))
+        if folding is None:
+            folding = self._foldings[id(fold)] = Folding(fold, self._registry)
+        tags = folding.tags(message, fields)
+        value = fold.initial()
+        for entry in self._entries:
+            if folding.reads(entry.draft, tags):
+                value = fold.evolve(value, entry.recorded if fold.recorded else entry.event)
+        return value
+
+    def _call(self, definition: CommandDefinition | QueryDefinition, message: Any) -> Any:
+        arguments: list[Any] = []
+        for one in definition.parameters:
+            if isinstance(one, StateParameter):
+                arguments.append(self.state(one.fold, message, one.fields))
+            else:
+                arguments.append(_default(definition.name, one))
+        result = definition.function(message, *arguments)
+        return _finished(definition.name, result) if inspect.iscoroutine(result) else result
+
+
+def _default(name: str, parameter: Parameter) -> Any:
+    if parameter.default is inspect.Parameter.empty:
+        raise NotPure(
+            f"{name} takes {parameter.name}, which is no state: that is not a pure function of events. Run it in memory"
+        )
+    return parameter.default
+
+
+def _finished(name: str, coroutine: Any) -> Any:
+    try:
+        coroutine.send(None)
+    except StopIteration as ended:
+        return ended.value
+    coroutine.close()
+    raise NotPure(f"{name} waits for something: that is not a pure function of events. Run it in memory")
+
+
+def _decision(result: Any) -> Decision:
+    if isinstance(result, Decided):
+        return Decision(_decision(result.events).events, result.result)
+    if result is None or isinstance(result, Event):
+        return Decision(() if result is None else (result,), result)
+    assert isinstance(result, Iterable), f"a command handler returned {result!r}; it returns an event, several, or none"
+    events = list(result)
+    return Decision(tuple(events), events)
