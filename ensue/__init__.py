@@ -19,7 +19,7 @@ from ensue.errors import EnsueError, Refusal
 from ensue.events.context import Context
 from ensue.events.message import Command, Event, Query, days, hours, minutes, seconds
 from ensue.events.recorded import Criteria, Position, Recorded, UnknownEvent
-from ensue.events.registry import Fields, upcast
+from ensue.events.upcasting import Fields, upcast
 from ensue.store.base import DeadLetter
 from ensue.workflows import Approval, Flow
 

@@ -91,13 +91,19 @@ class UnknownEvent(Event):
 
 
 class Recorded(msgspec.Struct, Generic[E_co], frozen=True, gc=False):
-    """An event as the log holds it. `data` are its bytes as written, with fields that the code does not know."""
+    """An event as the log holds it. `data` are its bytes as written, with fields that the code does not know.
+
+    Where a stored event is read as several, because its type has become others, each of them is one `Recorded` with its number
+    in `part`; all else is what the stored event has.
+    """
 
     event: E_co
     row: Row
     type_name: str
     type_version: int
     log_id: str
+    part: int = 0
+    """0 for an event that is read as one; else which it is of those that it is read as, from 1."""
 
     @property
     def id(self) -> str:

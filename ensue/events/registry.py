@@ -10,51 +10,28 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from hashlib import blake2b
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
 from ensue.errors import DefinitionError, InvalidEvent, UnreadableEvent
-from ensue.events.message import Event, EventType, tag_text
+from ensue.events.message import Event, declaration, tag_text
 from ensue.events.recorded import Recorded, UnknownEvent
-from ensue.events.stored import Draft, Meta, encode_meta, tag_hash
+from ensue.events.stored import Draft, Meta, Row, decode_meta, encode_meta, tag_hash
+from ensue.events.upcasting import Fields, Parts, chain, led_on, splits
 
-__all__ = ["Decode", "Fields", "Keyed", "Registry", "declaration", "fingerprint", "redraft", "upcast"]
+__all__ = ["Decode", "Keyed", "Read", "Registry", "declaration", "fingerprint", "redraft"]
 
-Fields: TypeAlias = dict[str, Any]
-Upcaster: TypeAlias = Callable[[Fields], Fields]
-U = TypeVar("U", bound=Upcaster)
 Decode: TypeAlias = Callable[[bytes], Event]
+Read: TypeAlias = Callable[[bytes], Event | Parts]
 
 PAYLOAD_BYTES = 1024 * 1024
 
-_upcasters: dict[tuple[type[Event] | str, int], Upcaster] = {}
 _encode = msgspec.json.Encoder(decimal_format="string").encode
 _decode_fields = msgspec.json.Decoder(Fields).decode
-
-
-def upcast(event: type[Event] | str, /, *, version: int) -> Callable[[U], U]:
-    """The decorated function turns the fields of `version` into those of the next one.
-
-    For an event type, or the former name of one. Errors: `DefinitionError` for a second one of the same version.
-    """
-    name = event if isinstance(event, str) else declaration(event).name
-
-    def register(function: U) -> U:
-        if _upcasters.setdefault((event, version), function) is not function:
-            raise DefinitionError(f"{name} version {version} has two upcasters; one version leads to one next version")
-        return function
-
-    return register
-
-
-def declaration(event: type[Event]) -> EventType:
-    """What the class declares."""
-    declared: EventType = vars(event)["__ensue_type__"]
-    return declared
 
 
 def fingerprint(drafts: Iterable[Draft]) -> bytes:
@@ -195,8 +172,23 @@ class Registry:
         return tuple(found)
 
     def names(self, events: Iterable[type[Event]]) -> tuple[str, ...]:
-        """The names under which these types are stored now."""
-        return tuple(declaration(event).name for event in events)
+        """The names under which events of these types are stored: their own, and those of types that are gone of which they
+        are parts. Errors: `DefinitionError` for a type that has become others and is a type of this application."""
+        wanted = tuple(events)
+        found = dict.fromkeys(declaration(event).name for event in wanted)
+        for gone, parts in splits():
+            if any(issubclass(event, parts) for event in wanted):
+                self._check_gone(gone)
+                found[gone] = None
+        return tuple(found)
+
+    def _check_gone(self, name: str) -> None:
+        event = self._by_name.get(name)
+        if event is not None:
+            raise DefinitionError(
+                f"events called {name!r} are split by an upcaster, and {event.__qualname__} is called so, or was: only a type "
+                'that is gone becomes others. Give the class another name="…", without was='
+            )
 
     def former(self) -> Mapping[str, tuple[str, ...]]:
         """Name → former names, for types that have any."""
@@ -314,40 +306,66 @@ class Registry:
         """Bytes of this stored name and version to an event: through the upcasters where the code is newer, to an
         `UnknownEvent` where the name is unknown.
 
-        Errors: `UnreadableEvent` for a version newer than the code's, or one that no upcaster leads on from.
+        Errors: `UnreadableEvent` for a version newer than the code's, one that no upcaster leads on from, and a type that has
+        become others, for which there is `reader`.
         """
         event = self._by_name.get(name)
+        steps = chain(name, version, event)
         if event is None:
+            if steps:
+                raise UnreadableEvent(f"{name} version {version} is read as several events, and here one is expected")
             return lambda data: UnknownEvent(type_name=name, type_version=version, fields=_decode_fields(data))
         codec = self._codecs[event]
-        if version > codec.version:
-            raise UnreadableEvent(
-                f"{name} was written in version {version}, this code knows versions up to {codec.version}: newer code is "
-                "running beside it. Deploy that code here, too."
-            )
-        steps = [_step(name, event, number) for number in range(version, codec.version)]
         if not steps:
             return codec.decode
 
         def decode(data: bytes) -> Event:
-            fields = _decode_fields(data)
-            for step in steps:
-                fields = step(fields)
-            return codec.decode(_encode(fields))
+            return codec.decode(_encode(led_on(steps, _decode_fields(data))))
 
         return decode
 
+    def reader(self, name: str, version: int) -> Read:
+        """As `decoder`, for those who can read `Parts` as well. Errors: `UnreadableEvent`."""
+        if name in self._by_name:
+            return self.decoder(name, version)
+        steps = chain(name, version, None)
+        if not steps:
+            return self.decoder(name, version)
+        self.covering(steps[-1].parts or ())
 
-def _step(name: str, event: type[Event], version: int) -> Upcaster:
-    current = declaration(event).name
-    found = (_upcasters.get((known, version)) for known in (name, event, current))
-    step = next((step for step in found if step is not None), None)
-    if step is None:
-        raise UnreadableEvent(
-            f"{name} version {version} is in the log, and nothing leads from it to version {version + 1}: "
-            f"declare @upcast({current}, version={version})"
-        )
-    return step
+        def read(data: bytes) -> Parts:
+            events: Any = led_on(steps, _decode_fields(data))
+            try:
+                # What is made by hand is checked as what is written is.
+                return Parts(tuple(self._codecs[type(event)].decode(self.encode(event)) for event in events))
+            except InvalidEvent as error:
+                raise UnreadableEvent(f"{steps[-1]} gave an event that is none: {error}") from error
+
+        return read
+
+    def selected(
+        self, parts: Parts, row: Row, terms: Sequence[tuple[Collection[str], Collection[bytes]]] = ()
+    ) -> Iterator[tuple[int, Event]]:
+        """The parts of a stored event, each with its number from 1; those that match one of the terms, where any are given: of
+        one of these types (none: of any), with all of these tags.
+
+        Errors: `UnreadableEvent` for a part with a key that the stored event has neither as its key nor as a tag: who looks for
+        that key would never find it.
+        """
+        meta = decode_meta(row[10])
+        for number, event in enumerate(parts.events, 1):
+            keyed = self.keyed(event)
+            if keyed.key is not None and keyed.key != meta.key and keyed.key not in meta.tags:
+                known = ", ".join((meta.key or "no key", *meta.tags))
+                raise UnreadableEvent(
+                    f"part {number}, {declaration(type(event)).name}, has the key {keyed.key}, and the stored event has {known}: "
+                    "it could not be found by that key. Events that are to be split by other keys are to be written anew"
+                )
+            name = declaration(type(event)).name
+            tags = {tag_hash(text) for text in (keyed.key, *keyed.tags) if text is not None}
+            chosen = [not types or name in types for types, wanted in terms if tags.issuperset(wanted)]
+            if any(chosen) or not terms:
+                yield number, event
 
 
 def _guilty(event: Event, error: Exception | None) -> str:
