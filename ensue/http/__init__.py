@@ -1,5 +1,15 @@
-"""Commands and queries over HTTP."""
+"""Commands and queries over HTTP: `asgi(shop)` is an ASGI application, served alone or mounted in Starlette or FastAPI.
+
+    from ensue.http import asgi
+
+    web = asgi(shop)  # uvicorn shop:web
+
+`routes.py` says what is reached where, `messages.py` how a message is read, `headers.py` what is asked beside it, `problems.py`
+how a no is told, `serving.py` puts it together, `openapi.py` describes it. Needs `pip install 'ensue[http]'`.
+"""
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from ensue.http.serving import Authenticate, asgi
+
+__all__ = ["Authenticate", "asgi"]

@@ -1,0 +1,213 @@
+"""What the routes are, as OpenAPI 3.1, made from the types."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from ensue.domain.command import CommandDefinition
+from ensue.errors import DefinitionError, Refusal
+from ensue.http import headers
+from ensue.http.problems import MEDIA_TYPE, REFUSED, refusal_type
+from ensue.http.routes import Route
+
+__all__ = ["described"]
+
+Schema = dict[str, Any]
+PROBLEM = "Problem"
+_TEMPLATE = "#/components/schemas/{name}"
+_PROBLEM: Schema = {"$ref": _TEMPLATE.format(name=PROBLEM)}
+_SAID = {
+    400: "The message or a header is not valid, or the position belongs to another log",
+    401: "Who asks is not known",
+    409: "Others decided at the same time; nothing was stored",
+    413: "The body is too large",
+    415: "The body is no JSON by its type",
+    422: "Refused, or an idempotency key that was used for something else",
+    503: "Not available now; nothing was stored",
+    504: "The position was not reached in time",
+}
+
+
+def described(name: str, routes: Sequence[Route], *, authenticated: bool) -> Schema:
+    """The document. Errors: `DefinitionError`."""
+    components = _Components()
+    document: Schema = {
+        "openapi": "3.1.0",
+        "info": {"title": name, "version": "1"},
+        "paths": {route.path: _path(route, components, authenticated=authenticated) for route in routes},
+        "components": {
+            "schemas": {PROBLEM: _problem(), **components.found},
+            "responses": {str(status): _problem_answer(said, _PROBLEM) for status, said in _SAID.items()},
+            "headers": {
+                headers.POSITION: {
+                    "description": f"Where what was stored is. Given as {headers.AFTER}, an answer has seen it.",
+                    "schema": {"type": "string"},
+                },
+                headers.REPLAYED: {
+                    "description": "This is the first answer of the idempotency key; nothing was stored now.",
+                    "schema": {"const": "true"},
+                },
+            },
+        },
+    }
+    if authenticated:
+        document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"bearer": []}]
+    return document
+
+
+def _path(route: Route, components: _Components, *, authenticated: bool) -> Schema:
+    body = {"required": True, "content": _content(components.of(route.message))}
+    said = inspect.cleandoc(vars(route.message).get("__doc__") or "")
+    about: Schema = {"summary": route.message.__name__, **({"description": said} if said else {})}
+    command = isinstance(route.definition, CommandDefinition)
+    answers = _answers(route, components, authenticated=authenticated)
+    parameters = [_header(headers.AFTER, "Answer only when this position is seen."), _timeout()]
+    name = route.message.__name__
+    if command:
+        key = _header(headers.KEY, "The same for each repetition of this command: it then has the same answer.")
+        return {"post": {**about, "operationId": name, "parameters": [key], "requestBody": body, "responses": answers}}
+    return {
+        "get": {
+            **about,
+            "operationId": name,
+            "parameters": [*_parameters(route, components), *parameters],
+            "responses": answers,
+        },
+        "post": {
+            **about,
+            "operationId": f"{name}ByPost",
+            "parameters": parameters,
+            "requestBody": body,
+            "responses": answers,
+        },
+    }
+
+
+def _answers(route: Route, components: _Components, *, authenticated: bool) -> Schema:
+    command = isinstance(route.definition, CommandDefinition)
+    granted: Schema = {"description": "The answer", "content": _content(components.of(route.answer))}
+    if command:
+        granted["headers"] = {
+            name: {"$ref": f"#/components/headers/{name}"} for name in (headers.POSITION, headers.REPLAYED)
+        }
+    answers: Schema = {"200": granted}
+    for status in (400, 413, 415, 503, 409 if command else 504, *([401] if authenticated else [])):
+        answers[str(status)] = {"$ref": f"#/components/responses/{status}"}
+    if route.refusals:
+        schemas = [components.refusal(one) for one in route.refusals]
+        said = f"Refused: {', '.join(one.__name__ for one in route.refusals)}"
+        answers[str(REFUSED)] = _problem_answer(said, {"anyOf": [*schemas, _PROBLEM]})
+    elif command:
+        answers[str(REFUSED)] = {"$ref": f"#/components/responses/{REFUSED}"}
+    return dict(sorted(answers.items()))
+
+
+def _parameters(route: Route, components: _Components) -> list[Schema]:
+    """The fields of a query as parameters."""
+    schema = components.fields(route.message)
+    required = set(schema.get("required", ()))
+    found: list[Schema] = []
+    for name, field in schema["properties"].items():
+        given = route.form.given[name]
+        one: Schema = {"name": name, "in": "query", "required": name in required}
+        if given == "json":
+            one["content"] = {"application/json": {"schema": field}}
+        else:
+            one |= {"schema": field} | ({"style": "form", "explode": True} if given == "many" else {})
+        found.append(one)
+    return found
+
+
+def _header(name: str, said: str) -> Schema:
+    return {"name": name, "in": "header", "required": False, "description": said, "schema": {"type": "string"}}
+
+
+def _timeout() -> Schema:
+    schema = {"type": "number", "minimum": 0, "maximum": headers.TIMEOUT_SECONDS_MAX}
+    said = f"For how many seconds to wait for the position of {headers.AFTER}."
+    return {"name": headers.TIMEOUT, "in": "header", "required": False, "description": said, "schema": schema}
+
+
+def _content(schema: Schema) -> Schema:
+    return {"application/json": {"schema": schema}}
+
+
+def _problem_answer(said: str, schema: Schema) -> Schema:
+    return {"description": said, "content": {MEDIA_TYPE: {"schema": schema}}}
+
+
+def _problem() -> Schema:
+    return {
+        "title": PROBLEM,
+        "type": "object",
+        "description": "RFC 9457. `field` names what is not valid; `refusal` and `fields` are the typed no of the application.",
+        "properties": {
+            "type": {"type": "string", "format": "uri-reference"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string"},
+            "field": {"type": "string"},
+            "header": {"type": "string"},
+            "refusal": {"type": "string"},
+            "fields": {"type": "object"},
+        },
+        "required": ["type", "title", "status"],
+    }
+
+
+class _Components:
+    """Schemas by name, each type once."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Schema] = {}
+        self._types: dict[str, Any] = {}
+
+    def of(self, type: Any) -> Schema:
+        """The schema of a type, or where it is found. What no schema stands for may be anything."""
+        if type is Any or type is object:
+            return {}
+        origin, arguments = typing.get_origin(type), typing.get_args(type)
+        if origin in (typing.Union, types.UnionType):
+            return {"anyOf": [self.of(one) for one in arguments]}
+        if origin in (list, set, frozenset) or (origin is tuple and arguments[1:] == (...,)):
+            return {"type": "array", "items": self.of(arguments[0])}
+        try:
+            (schema,), named = msgspec.json.schema_components([type], ref_template=_TEMPLATE)
+        except (TypeError, NameError):
+            return {}
+        self._take(named)
+        return schema
+
+    def fields(self, message: type[Any]) -> Schema:
+        """The schema of a message itself."""
+        return self.found[self.of(message)["$ref"].rpartition("/")[2]]
+
+    def refusal(self, refusal: type[Refusal]) -> Schema:
+        """The problem that this refusal is told as."""
+        name = refusal.__name__
+        properties: Schema = {
+            "type": {"const": refusal_type(refusal)},
+            "refusal": {"const": name},
+            "fields": self.of(refusal),
+        }
+        return {
+            "allOf": [
+                _PROBLEM,
+                {"type": "object", "properties": properties, "required": ["refusal", "fields"]},
+            ]
+        }
+
+    def _take(self, named: Mapping[str, Schema]) -> None:
+        for name, schema in named.items():
+            other = self.found.setdefault(name, schema)
+            if other != schema or name == PROBLEM:
+                raise DefinitionError(
+                    f"two types are called {name} and look different: a description of routes needs a name for each"
+                )

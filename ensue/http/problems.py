@@ -1,0 +1,146 @@
+"""What went wrong, as HTTP tells it: `application/problem+json` (RFC 9457).
+
+One table says which error is which answer. What the client can do is said; what the server is made of is not: texts of errors
+that are the server's own matter go to the log of the process, never into an answer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ensue.errors import (
+    Conflict,
+    EnsueError,
+    GiveUp,
+    HandlerFailed,
+    IdempotencyKeyReused,
+    InvalidEvent,
+    LogFileReplaced,
+    NotCaughtUp,
+    OutcomeUnknown,
+    ReadOnlyLog,
+    Refusal,
+    StorageFull,
+    TryAgain,
+    Unavailable,
+    WriterStopped,
+    WrongLog,
+)
+
+__all__ = ["MEDIA_TYPE", "PROBLEMS", "REFUSED", "Problem", "answered", "problem_of", "refusal_type"]
+
+MEDIA_TYPE = "application/problem+json"
+REFUSED = 422
+"""What a refusal is answered with: the request was understood, and the answer is no."""
+
+PROBLEMS: Mapping[str, tuple[int, str]] = {
+    "invalid": (400, "The message is not valid"),
+    "invalid-header": (400, "A header is not valid"),
+    "wrong-log": (400, "The position belongs to another log"),
+    "conflict": (409, "Others decided at the same time"),
+    "idempotency-key-reused": (422, "The idempotency key was used for something else"),
+    "outcome-unknown": (500, "It is not known whether this was stored"),
+    "unavailable": (503, "Not available now"),
+    "storage-full": (503, "There is no room to store this"),
+    "not-caught-up": (504, "The position was not reached in time"),
+}
+"""The problems that have a type of their own, with status and title. All others are what their status says."""
+
+_BY_ERROR: tuple[tuple[type[EnsueError], str, str], ...] = (
+    (IdempotencyKeyReused, "idempotency-key-reused", "Send another command under another key."),
+    (InvalidEvent, "invalid", ""),
+    (WrongLog, "wrong-log", "Ask without Ensue-After, or with a position of this log."),
+    (Conflict, "conflict", "Nothing was stored. Send the same again."),
+    (NotCaughtUp, "not-caught-up", "What was written stays written. Ask again."),
+    (OutcomeUnknown, "outcome-unknown", "With the same Idempotency-Key it can be sent again; without one it may be stored twice."),
+    (StorageFull, "storage-full", "Nothing was stored."),
+    (Unavailable, "unavailable", "Nothing was stored. Try again."),
+    (TryAgain, "unavailable", "Nothing was stored. Try again."),
+    (ReadOnlyLog, "unavailable", "Nothing was stored. Reading still works."),
+    (WriterStopped, "unavailable", "Nothing was stored."),
+    (LogFileReplaced, "unavailable", "Nothing was stored."),
+    (HandlerFailed, "unavailable", "What was written stays written. What follows from it stands still until a person has looked."),
+)  # fmt: skip
+_AGAIN = {"Retry-After": "1"}
+
+
+class Problem(Exception):
+    """An answer that is a problem. `kind` is one of `PROBLEMS`, else the problem is what its status says."""
+
+    def __init__(
+        self,
+        status: int,
+        detail: str = "",
+        *,
+        kind: str = "",
+        title: str = "",
+        headers: Mapping[str, str] | None = None,
+        **members: Any,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.kind = kind
+        self.title = title or HTTPStatus(status).phrase
+        self.detail = detail
+        self.headers = headers
+        self.members = members
+
+    @classmethod
+    def of(cls, kind: str, detail: str, *, headers: Mapping[str, str] | None = None, **members: Any) -> Problem:
+        """One of `PROBLEMS`."""
+        status, title = PROBLEMS[kind]
+        return cls(status, detail, kind=f"urn:ensue:problem:{kind}", title=title, headers=headers, **members)
+
+    def response(self) -> Response:
+        content: dict[str, Any] = {
+            "type": self.kind or "about:blank",
+            "title": self.title,
+            "status": self.status,
+            **({"detail": self.detail} if self.detail else {}),
+            **self.members,
+        }
+        return answered(content, status=self.status, media_type=MEDIA_TYPE, headers=self.headers)
+
+
+def refusal_type(refusal: type[Refusal]) -> str:
+    """What a problem of this refusal has as its type."""
+    return f"urn:ensue:refusal:{refusal.__name__}"
+
+
+def problem_of(error: Refusal | EnsueError, request: Request) -> Problem | None:
+    """How this is told; None for a bug of ours or of the application. What a person must see is logged."""
+    if isinstance(error, Refusal):
+        name = type(error).__name__
+        fields = {field.name: getattr(error, field.name) for field in dataclasses.fields(error)}  # type: ignore[arg-type]
+        return Problem(REFUSED, kind=refusal_type(type(error)), title=name, refusal=name, fields=fields)
+    found = next(((kind, said) for cause, kind, said in _BY_ERROR if isinstance(error, cause)), None)
+    if found is None:
+        return None
+    kind, said = found
+    problem = Problem.of(kind, said or str(error), headers=_AGAIN if isinstance(error, TryAgain) else None)
+    if isinstance(error, GiveUp | OutcomeUnknown | Unavailable):
+        logging.getLogger("ensue.http").warning(
+            "%s %s was answered with %d: %s: %s",
+            request.method, request.url.path, problem.status, type(error).__name__, error,
+        )  # fmt: skip
+    return problem
+
+
+def answered(
+    content: object,
+    *,
+    status: int = 200,
+    media_type: str = "application/json",
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """An answer of JSON, which nobody on the way keeps: a reader would not see its own writes."""
+    told = {"Cache-Control": "no-store", **(headers or {})}
+    return Response(msgspec.json.encode(content), status, told, media_type)

@@ -1,0 +1,211 @@
+"""The ASGI application: each command and each query of an `App` behind a route of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from typing import Any, TypeAlias, cast
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route as StarletteRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ensue.app import App
+from ensue.domain.command import CommandDefinition
+from ensue.errors import DefinitionError, EnsueError, Refusal
+from ensue.events.message import Command, Query
+from ensue.http import headers
+from ensue.http.openapi import described
+from ensue.http.problems import Problem, answered, problem_of
+from ensue.http.routes import DESCRIPTION, Route, routes_of
+
+__all__ = ["Authenticate", "asgi"]
+
+Authenticate: TypeAlias = Callable[[Request], Awaitable[str | None]]
+"""Who asks: a name, or None for one who is not let in. It may raise a `Refusal`, which is told with the 401."""
+Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
+
+BODY_BYTES = 1024 * 1024
+HEADER_BYTES = 64 * 1024
+BODY_SECONDS = 30.0
+"""How long a body may take to come: one that trickles holds a connection and what is read of it."""
+
+
+def asgi(
+    app: App,
+    /,
+    *,
+    only: Iterable[type[Command[Any]] | type[Query[Any]]] = (),
+    prefix: str = "",
+    authenticate: Authenticate | None = None,
+    body_bytes: int = BODY_BYTES,
+) -> Starlette:
+    """The commands and queries of an application as an ASGI application, to be served alone or mounted in another.
+
+    A command is posted to its path as JSON and answered with its result and its position; a query is asked there by GET, its
+    fields as parameters, or by POST as JSON. `only` are those that are reached; without it all are. `prefix` stands before every
+    path where nothing is mounted. `authenticate` is asked before anything of a request is read but its headers. `body_bytes` is
+    the largest body. `/openapi.json` describes all routes. See docs/http.md for headers and problems.
+
+    Served alone, its lifespan opens and closes the application; mounted, that is the outer one's: `lifespan=app.lifespan`. It is
+    made after all handlers are declared. Errors: `DefinitionError`.
+    """
+    if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
+        raise DefinitionError(f"prefix={prefix!r}; a prefix begins with / and does not end with one: /shop")
+    routes = routes_of(app.name, app._registered(), only, prefix)
+    description = described(app.name, routes, authenticated=authenticate is not None)
+    door = _Door(app, authenticate, body_bytes)
+
+    async def describe(request: Request) -> Response:
+        await door.principal(request)
+        return answered({**description, "servers": [{"url": request.scope.get("root_path") or "/"}]})
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncGenerator[None, None]:
+        if app._engine is not None:  # whoever opened it closes it
+            yield
+            return
+        async with app.lifespan():
+            yield
+
+    served = Starlette(
+        routes=[
+            StarletteRoute(prefix + DESCRIPTION, door.told(describe), methods=["GET"]),
+            *(StarletteRoute(one.path, door.endpoint(one), methods=_methods(one)) for one in routes),
+        ],
+        exception_handlers={HTTPException: _told},
+        middleware=[Middleware(_Bounded)],
+        lifespan=lifespan,
+    )
+    served.router.redirect_slashes = False
+    return served
+
+
+def _methods(route: Route) -> list[str]:
+    return ["POST"] if isinstance(route.definition, CommandDefinition) else ["GET", "POST"]
+
+
+class _Door:
+    """What every request passes."""
+
+    def __init__(self, app: App, authenticate: Authenticate | None, body_bytes: int) -> None:
+        self._app = app
+        self._authenticate = authenticate
+        self._body_bytes = body_bytes
+
+    def endpoint(self, route: Route) -> Endpoint:
+        work = self._command if isinstance(route.definition, CommandDefinition) else self._query
+
+        async def serve(request: Request) -> Response:
+            return await work(route, request, await self.principal(request))
+
+        return self.told(serve)
+
+    def told(self, work: Endpoint) -> Endpoint:
+        """The same, with what it raises told as problems."""
+
+        async def serve(request: Request) -> Response:
+            try:
+                return await work(request)
+            except Problem as problem:
+                return problem.response()
+            except Exception as error:
+                told = problem_of(error, request) if isinstance(error, Refusal | EnsueError) else None
+                return told.response() if told is not None else await _bug(request, error)
+
+        return serve
+
+    async def principal(self, request: Request) -> str | None:
+        """Who asks. Errors: `Problem`."""
+        if self._authenticate is None:
+            return None
+        challenge = {"WWW-Authenticate": "Bearer"}
+        try:
+            principal = await self._authenticate(request)
+        except Refusal as refusal:
+            found = cast(Problem, problem_of(refusal, request))
+            raise Problem(401, kind=found.kind, title=found.title, headers=challenge, **found.members) from None
+        if principal is None:
+            raise Problem(401, "This is for those who are known", headers=challenge)
+        return principal
+
+    async def _command(self, route: Route, request: Request, principal: str | None) -> Response:
+        key = headers.idempotency_key(request)
+        command = route.form.of_json(await self._body(request))
+        receipt = await self._app.send(command, idempotency_key=key)
+        told = {headers.POSITION: str(receipt.position)}
+        if receipt.replayed:
+            told[headers.REPLAYED] = "true"
+        return answered(receipt.result, headers=told)
+
+    async def _query(self, route: Route, request: Request, principal: str | None) -> Response:
+        after = headers.after(request)
+        if request.method == "POST":
+            query = route.form.of_json(await self._body(request))
+        else:
+            query = route.form.of_parameters(request.query_params.multi_items())
+        return answered(await self._app.ask(query, after=after))
+
+    async def _body(self, request: Request) -> bytes:
+        """Errors: `Problem` for one that is no JSON by its type, is too large, or does not come."""
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json" and not kind.endswith("+json"):
+            # Not only for order: a page of another site can send any other type in the name of whoever looks at it.
+            raise Problem(415, "Send JSON, with Content-Type: application/json", headers={"Accept": "application/json"})
+        too_large = Problem(413, f"The body may have {self._body_bytes} bytes")
+        if int(request.headers.get("content-length", "0")) > self._body_bytes:
+            raise too_large
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for part in request.stream():
+                    body += part
+                    if len(body) > self._body_bytes:
+                        raise too_large
+        except TimeoutError:
+            raise Problem(408, f"The body did not come within {BODY_SECONDS:.0f} seconds") from None
+        except ClientDisconnect:
+            raise Problem(400, "The body ended before it was whole") from None
+        return bytes(body)
+
+
+class _Bounded:
+    """Refuses headers that are too large before anything looks at them."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADER_BYTES:
+                problem = Problem(431, f"All headers together may have {HEADER_BYTES} bytes")
+                await problem.response()(scope, receive, send)
+                return
+            if len(scope["query_string"]) + len(scope["path"]) > HEADER_BYTES:
+                problem = Problem(414, f"The URL may have {HEADER_BYTES} bytes; a query can be posted as JSON")
+                await problem.response()(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+async def _told(request: Request, error: Exception) -> Response:
+    """What the router refuses: no such route, no such method."""
+    assert isinstance(error, HTTPException)
+    said = {
+        404: f"Nothing is at this path; {DESCRIPTION} says what there is",
+        405: f"{request.method} is not for this path",
+    }
+    return Problem(error.status_code, said.get(error.status_code, ""), headers=error.headers).response()
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    """A bug shows nothing of itself. It ends here, because a server to which it is raised breaks the connection, with what a
+    client sent behind it."""
+    logging.getLogger("ensue.http").error("%s %s met a bug", request.method, request.url.path, exc_info=error)
+    return Problem(500, "This is a mistake of the server. It has been logged").response()
