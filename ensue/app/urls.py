@@ -16,10 +16,11 @@ from ensue.urls import shown
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ensue.store.target import Target
     from ensue.store.transfer import Transfer
     from ensue.world import World
 
-__all__ = ["bring_up_to_date", "log_exists", "logs_in", "open_store", "open_transfer", "shown"]
+__all__ = ["bring_up_to_date", "log_exists", "logs_in", "open_store", "open_target", "open_transfer", "shown"]
 
 _POSTGRESQL = ("postgresql", "postgres")
 _SIDE_FILES = ("-wal", "-shm", "-lock", "-journal")
@@ -61,6 +62,25 @@ def open_transfer(url: str) -> Transfer:
         raise WiringError(
             "a log in memory is gone with its process: there is nothing to copy, and nothing would be kept"
         )
+    raise _no_adapter(url, parts)
+
+
+def open_target(url: str) -> Target:
+    """The database at a URL as a place for rows, not yet opened. Errors: `WiringError`, also for `memory:`."""
+    from ensue.store.target import ThreadedTarget
+
+    parts = _split(url)
+    if parts.scheme in _POSTGRESQL:
+        with _driver_of(url):
+            from ensue.store.postgresql.target import PostgresqlDriver
+
+        return ThreadedTarget(PostgresqlDriver(url))
+    if parts.scheme == "sqlite":
+        from ensue.store.sqlite.target import SqliteDriver
+
+        return ThreadedTarget(SqliteDriver(_path(url, parts)))
+    if parts.scheme == "memory":
+        raise WiringError('rows in the memory of each process need no database: @app.view(when="live")')
     raise _no_adapter(url, parts)
 
 

@@ -122,8 +122,20 @@ class Server:
         """A connection for COPY, for which the pipeline has no place. Errors: `psycopg.Error`."""
         return await psycopg.AsyncConnection.connect(self._conninfo, prepare_threshold=None)
 
+    def connect_to_keep(self) -> psycopg.Connection[Any]:
+        """A connection for rows beside the log's, which commits what it is told to. Blocks. Errors: `psycopg.Error`."""
+        return psycopg.connect(self._conninfo, cursor_factory=psycopg.RawCursor, autocommit=True)
+
     def connect_to_query(self) -> psycopg.Connection[Any]:
         """A connection for reading statements of the user's. Blocks. Errors: `psycopg.Error`."""
         connection = psycopg.connect(self._conninfo, cursor_factory=psycopg.RawCursor)
         connection.read_only = True
+        return connection
+
+    def connect_to_keys(self) -> psycopg.Connection[Any]:
+        """A connection for a store of keys, each statement of it a durable transaction. Blocks. Errors: `psycopg.Error`."""
+        connection: psycopg.Connection[Any] = psycopg.connect(
+            self._conninfo, cursor_factory=psycopg.RawCursor, autocommit=True, prepare_threshold=None
+        )
+        connection.execute(f"SELECT set_config('synchronous_commit', {_DURABLE}, false)".encode())
         return connection

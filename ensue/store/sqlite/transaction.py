@@ -14,7 +14,7 @@ from ensue.store.base import Selection
 from ensue.store.sqlite.names import Types
 from ensue.store.sqlite.reading import select
 
-__all__ = ["SqliteTransaction"]
+__all__ = ["SqliteTransaction", "inside_only"]
 
 _COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 _ENDS_TRANSACTIONS = frozenset(
@@ -31,7 +31,7 @@ class SqliteTransaction:
         self._names = names
         self._committed = committed
         self._cursor = connection.cursor()
-        self._cursor.exec_trace = _inside_only
+        self._cursor.exec_trace = inside_only
 
     def execute(self, sql: str, values: Sequence[object] | Mapping[str, object] = (), /) -> list[tuple[object, ...]]:
         """Run one statement and return all its rows. Errors: those of SQLite; `Misuse` for one that would end the
@@ -46,7 +46,8 @@ class SqliteTransaction:
         return rows
 
 
-def _inside_only(_cursor: apsw.Cursor, sql: str, _values: object) -> bool:
+def inside_only(_cursor: apsw.Cursor, sql: str, _values: object) -> bool:
+    """What a cursor is to check before it runs a statement. Errors: `Misuse`."""
     words = _COMMENTS.sub(" ", sql).split(None, 1)
     if words and words[0].rstrip(";").upper() in _ENDS_TRANSACTIONS:
         raise Misuse(f"{words[0]} inside the application's transaction: it begins, commits and rolls back by itself")
