@@ -42,8 +42,9 @@ from ensue.errors import (
 )
 from ensue.events.message import Command, Event
 from ensue.events.recorded import Criteria, Position, Recorded, microseconds
-from ensue.events.registry import Registry, declaration, fingerprint, redraft
+from ensue.events.registry import Read, Registry, declaration, fingerprint, redraft
 from ensue.events.stored import Draft, Row, tag_hash
+from ensue.events.upcasting import Parts
 from ensue.observe.signals import Observer
 from ensue.store.base import (
     Condition,
@@ -186,9 +187,14 @@ class Engine:
     ) -> list[Draft]:
         drafts: list[Draft] = []
         now, correlation = self.world.now(), None
+        whole: set[str] = set()
         for event in events:
             if isinstance(event, Recorded):
-                drafts.append(redraft(event))
+                # Parts of one stored event are written again as that event, once.
+                if not event.part or event.id not in whole:
+                    drafts.append(redraft(event))
+                if event.part:
+                    whole.add(event.id)
                 continue
             check_event(event)
             id = self.world.new_id()
@@ -373,27 +379,36 @@ class Engine:
             return await self.store.position_at(microseconds(place)) + 1
         return _number(place)
 
-    def recorder(self) -> Callable[[Sequence[Row]], Iterator[Recorded[Any]]]:
-        """A function that turns the rows of a page into `Recorded`, each when it is asked for."""
-        decoders: dict[int, tuple[str, int, Callable[[bytes], Event]]] = {}
-        log_id, decoder = self.store.log_id, self.registry.decoder
+    def recorder(self, selection: Selection = ()) -> Callable[[Sequence[Row]], Iterator[Recorded[Any]]]:
+        """A function that turns the rows of a page into `Recorded`, each when it is asked for. `selection` is what the rows
+        were read by: of an event that is read as several, those are given that match it."""
+        decoders: dict[int, tuple[str, int, Read]] = {}
+        log_id, reader, selected = self.store.log_id, self.registry.reader, self.registry.selected
 
         def decoded(rows: Sequence[Row], types: Mapping[int, tuple[str, int]]) -> Iterator[Recorded[Any]]:
-            number, name, version, payload = 0, "", 0, decoder("", 0)
+            number, name, version, payload = 0, "", 0, reader("", 0)
             for row in rows:
                 if row[2] != number:
                     number = row[2]
                     if number not in decoders:
                         # Only now: that the log holds a type which this code cannot read is no matter for other reads.
-                        decoders[number] = (*types[number], decoder(*types[number]))
+                        decoders[number] = (*types[number], reader(*types[number]))
                     name, version, payload = decoders[number]
                 try:
                     event = payload(row[11])
+                    parts: list[tuple[int, Event]] = []
+                    if isinstance(event, Parts):
+                        terms = [(one.types, one.tags) for one in selection if one.root in (None, row[7])]
+                        parts = list(selected(event, row, terms))
                 except Exception as error:
                     raise UnreadableEvent(
                         f"the {name} at position {row[0]}, version {version}, cannot be decoded: {error}"
                     ) from error
-                yield Recorded(event, row, name, version, log_id)
+                if not isinstance(event, Parts):
+                    yield Recorded(event, row, name, version, log_id)
+                    continue
+                for part, one in parts:
+                    yield Recorded(one, row, name, version, log_id, part)
 
         # The types are asked for each page, because a log's types grow.
         return lambda rows: decoded(rows, self.store.known_types())
@@ -434,7 +449,7 @@ class Engine:
             await wait_until_settled(self.store, self.world, self._bell, rows, timeout_seconds=left, seen=seen)
         if not found:
             raise NotCaughtUp(f"all that the write at {position} caused is done, and no {wanted} came of it")
-        event: Event = next(self.recorder()(found)).event
+        event: Event = next(self.recorder((Term(types=names),) if names else ())(found)).event
         return event
 
     async def _rows(self, position: Position, timeout_seconds: float) -> tuple[list[Row], float]:

@@ -97,7 +97,8 @@ class LogView:
     ) -> AsyncIterator[Recorded[Any]]:
         """Events in position order, or newest first with `backwards`; in bounded memory, whatever the log's size.
 
-        Without types, events of any type, those unknown to the application as `UnknownEvent`. `after` a write or a
+        Without types, events of any type, those unknown to the application as `UnknownEvent`. An event whose type has become
+        others is given as those of them that were asked for, in their order, at one position. `after` a write or a
         position is behind it, after a time is at its first event; `before` ends in front of what it names. `follow` goes
         on with what is appended, with no gap and no repeat in between, until the caller stops.
         Errors: `UnreadableEvent`, `WrongLog`, those of the store.
@@ -110,7 +111,7 @@ class LogView:
         pages = self._backwards(engine, selection, low, high)
         if not backwards:
             pages = self._forwards(engine, selection, low, high, follow)
-        decode = engine.recorder()
+        decode = engine.recorder(selection)
         async for rows in pages:
             for recorded in decode(rows):
                 yield recorded

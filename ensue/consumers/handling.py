@@ -23,8 +23,9 @@ from ensue.errors import InvalidEvent, UnreadableEvent
 from ensue.events.context import Context
 from ensue.events.message import Event
 from ensue.events.recorded import Position, Recorded, microseconds
-from ensue.events.registry import Registry
+from ensue.events.registry import Read, Registry
 from ensue.events.stored import Draft, Meta, Row, decode_meta
+from ensue.events.upcasting import Parts
 from ensue.store.base import Consumer, Emission, SqlTransaction, Store
 from ensue.world import World
 
@@ -101,7 +102,7 @@ class Handling:
         self._log_id = ""
         self._maker = 0
         self._types: Mapping[int, tuple[str, int]] = {}
-        self._decoders: dict[int, Callable[[bytes], Event]] = {}
+        self._readers: dict[int, Read] = {}
 
     @property
     def segments(self) -> int:
@@ -146,27 +147,30 @@ class Handling:
 
     def call(self, slot: Slot) -> Sequence[Draft]:
         """Run a plain handler here and now."""
-        arguments = self._arguments(slot)
+        calls = self._calls(slot)
         token = inside_handler.set(self.name)
         try:
-            return self.drafts(self._function(*arguments), slot)
+            return self.drafts(self._called(calls), slot)
         finally:
             inside_handler.reset(token)
 
     async def acall(self, slot: Slot) -> Sequence[Draft]:
         """Run an async handler."""
-        arguments = self._arguments(slot)
+        calls = self._calls(slot)
         inside_handler.set(self.name)
-        return self.drafts(await self._function(*arguments), slot)
+        if len(calls) == 1:
+            return self.drafts(await self._function(*calls[0]), slot)
+        results = [self.events_of(await self._function(*arguments)) for arguments in calls]
+        return self.drafts([event for events in results for event in events], slot)
 
     def prepare(self, slot: Slot) -> Callable[[], object]:
         """The call of a plain handler, to be made on a thread. Its result goes to `drafts` on the loop's thread."""
-        arguments = self._arguments(slot)
+        calls = self._calls(slot)
 
         def call() -> object:
             token = inside_handler.set(self.name)
             try:
-                result = self._function(*arguments)
+                result = self._called(calls)
                 return result if result is None or isinstance(result, Event) else _several(result)
             finally:
                 inside_handler.reset(token)
@@ -182,10 +186,10 @@ class Handling:
 
         def emit(sql: SqlTransaction) -> Sequence[Draft]:
             started = self._world.monotonic()
-            arguments = self._arguments(slot, Transaction(sql))
+            calls = self._calls(slot, Transaction(sql))
             token = inside_handler.set(self.name)
             try:
-                return self.drafts(self._function(*arguments), slot)
+                return self.drafts(self._called(calls), slot)
             finally:
                 inside_handler.reset(token)
                 slot.micros = int((self._world.monotonic() - started) * 1_000_000)
@@ -225,6 +229,8 @@ class Handling:
 
     def events_of(self, result: object) -> tuple[Event, ...]:
         """What a handler returned. Errors: `TypeError`."""
+        if result is None:
+            return ()
         return (result,) if isinstance(result, Event) else _several(result)
 
     def after(self, event: Event, cause: Meta, *, causation: bytes, id: bytes) -> Draft:
@@ -245,37 +251,56 @@ class Handling:
         """What the application provides for a parameter."""
         return self._scope.value(parameter)
 
-    def _arguments(self, slot: Slot, transaction: Transaction | None = None) -> list[Any]:
+    def _called(self, calls: Sequence[list[Any]]) -> object:
+        """What the plain function returned: of several calls, all their events, in order."""
+        if len(calls) == 1:
+            return self._function(*calls[0])
+        return [event for arguments in calls for event in self.events_of(self._function(*arguments))]
+
+    def _calls(self, slot: Slot, transaction: Transaction | None = None) -> Sequence[list[Any]]:
+        """The arguments of each call that this delivery is: one, or for an event that is read as several one for each of them
+        that is handled here, in order."""
         event = self._event(slot)
+        if isinstance(event, tuple):
+            return [self._arguments(slot, one, part, transaction) for part, one in event]
+        return (self._arguments(slot, event, 0, transaction),)
+
+    def _arguments(self, slot: Slot, event: Event, part: int, transaction: Transaction | None) -> list[Any]:
         arguments: list[Any] = [event]
         if self._recorded:
             name, version = self._types[slot.row[2]]
-            arguments = [Recorded(event, slot.row, name, version, self._log_id)]
+            arguments = [Recorded(event, slot.row, name, version, self._log_id, part)]
         for parameter in self._parameters:
             if parameter.wants is Wants.CONTEXT:
-                arguments.append(self._context(slot))
+                arguments.append(self._context(slot, part))
             elif parameter.wants is Wants.TRANSACTION:
                 arguments.append(transaction)
             else:
                 arguments.append(self._scope.value(parameter))
         return arguments
 
-    def _context(self, slot: Slot) -> Context:
+    def _context(self, slot: Slot, part: int) -> Context:
         row: Row = slot.row
         key = idempotency_key(self._log_id, self.name, row[0], slot.edits)
+        if part:
+            key = f"{key}.{part}"
         return Context(row, self._world, key=self._routing.text(row), attempt=slot.attempt, idempotency_key=key)
 
-    def _event(self, slot: Slot) -> Event:
+    def _event(self, slot: Slot) -> Event | tuple[tuple[int, Event], ...]:
+        """The event, or those that it is read as and that are handled here, each with its number."""
         number = slot.row[2]
-        decode = self._decoders.get(number)
-        if decode is None:
+        read = self._readers.get(number)
+        if read is None:
             try:
-                decode = self._registry.decoder(*self._types[number])
+                read = self._registry.reader(*self._types[number])
             except UnreadableEvent as error:
                 raise UnreadableHere(str(error)) from error
-            self._decoders[number] = decode
+            self._readers[number] = read
         try:
-            return decode(slot.row[11] if slot.data is None else slot.data)
+            event = read(slot.row[11] if slot.data is None else slot.data)
+            if isinstance(event, Parts):
+                return tuple(self._registry.selected(event, slot.row, ((self.type_names, ()),)))
+            return event
         except Exception as error:
             name, version = self._types[number]
             raise Undecodable(f"{name} version {version} cannot be decoded: {error}") from error

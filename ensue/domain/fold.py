@@ -9,12 +9,13 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import msgspec
 
 from ensue.consumers.handler import hints_of, reacted_to
-from ensue.errors import DefinitionError
+from ensue.errors import DefinitionError, UnreadableEvent
 from ensue.events.message import Event, tag_text
 from ensue.events.recorded import Recorded
-from ensue.events.registry import Registry, declaration
+from ensue.events.registry import Read, Registry, declaration
 from ensue.events.stored import Draft, Row, tag_hash
-from ensue.store.base import Term
+from ensue.events.upcasting import Parts
+from ensue.store.base import Selection, Term
 
 __all__ = ["Fold", "FoldMeta", "FoldType", "Folding", "Key", "evolved", "fold_of", "key_pairs"]
 
@@ -128,7 +129,7 @@ class Folding(Generic[S]):
         covered = registry.covering(fold.events)
         self.names = tuple(dict.fromkeys(registry.names(covered)))
         self._registry = registry
-        self._decoders: dict[int, Callable[[bytes], Event]] = {}
+        self._readers: dict[int, Read] = {}
         self._places: dict[int, tuple[str, int]] = {}
         for event in covered:
             declared = declaration(event)
@@ -160,21 +161,42 @@ class Folding(Generic[S]):
         """Whether a draft is one of the events of that value."""
         return draft.type_name in self.names and all(tag == draft.stream or tag in draft.tags for tag in tags)
 
-    def follow(self, value: S, rows: Sequence[Row], types: Mapping[int, tuple[str, int]], log_id: str) -> S:
-        """The value after these rows, which are all of its events. What the fold raises has a note of the event."""
-        evolve, decoders, recorded = self.fold.evolve, self._decoders, self.fold.recorded
+    def follow(
+        self,
+        value: S,
+        rows: Sequence[Row],
+        types: Mapping[int, tuple[str, int]],
+        log_id: str,
+        selection: Selection = (),
+    ) -> S:
+        """The value after these rows, which are all of its events. `selection` is what they were read by: of an event that is
+        read as several, the value follows those that match it. Errors: `UnreadableEvent` for an event that cannot be decoded,
+        or on which the fold raises."""
+        evolve, readers, recorded = self.fold.evolve, self._readers, self.fold.recorded
         for row in rows:
             number = row[2]
-            decode = decoders.get(number)
-            if decode is None:
+            read = readers.get(number)
+            if read is None:
                 self._places[number] = types[number]
-                decode = decoders[number] = self._registry.decoder(*types[number])
+                read = readers[number] = self._registry.reader(*types[number])
             try:
-                event: Any = decode(row[11])
-                if recorded:
-                    event = Recorded(event, row, *self._places[number], log_id)
-                value = evolve(value, event)
+                event: Any = read(row[11])
+                events = ((0, event),) if not isinstance(event, Parts) else self._parts(event, row, selection)
+            except (msgspec.MsgspecError, ValueError, TypeError, KeyError, UnreadableEvent) as error:
+                name, version = types[number]
+                raise UnreadableEvent(
+                    f"the {name} at position {row[0]}, version {version}, cannot be decoded for {self.fold.name}: {error}"
+                ) from error
+            try:
+                for part, one in events:
+                    value = evolve(value, Recorded(one, row, *self._places[number], log_id, part) if recorded else one)
             except Exception as error:
-                error.add_note(f"while {self.fold.name} followed the {types[number][0]} at position {row[0]}")
-                raise
+                raise UnreadableEvent(
+                    f"{self.fold.name} cannot follow the {types[number][0]} at position {row[0]}: evolve raised "
+                    f"{type(error).__name__}: {error}. It is in the log for good: evolve must take it"
+                ) from error
         return value
+
+    def _parts(self, parts: Parts, row: Row, selection: Selection) -> tuple[tuple[int, Event], ...]:
+        terms = [(term.types or self.names, term.tags) for term in selection] or [(self.names, ())]
+        return tuple(self._registry.selected(parts, row, terms))

@@ -168,7 +168,7 @@ class States:
         while True:
             end = log.head() if before is None else before - 1
             page = await log.read(selection, after=after, before=before, limit=PAGE)
-            value = folding.follow(value, page.rows, log.known_types(), log.log_id)
+            value = folding.follow(value, page.rows, log.known_types(), log.log_id, selection)
             followed += len(page.rows)
             after = max(after, page.reached)
             if len(page.rows) < PAGE and after >= end:
