@@ -78,7 +78,7 @@ def test_nothing_is_kept_of_a_function_that_raises_and_the_next_goes_on(url: str
 
             with pytest.raises(ValueError, match="no"):
                 await target.transact(fails)
-            with pytest.raises(Exception, match="(?i)unique"):
+            with pytest.raises(Exception, match=r"(?i)unique"):
                 await target.transact(doubles)
             await target.transact(lambda sql: sql.execute("INSERT INTO kept VALUES ('c', 1)"))
             assert await target.query("SELECT name FROM kept") == [("c",)]
