@@ -14,7 +14,7 @@ from ensue.app import ONE_ORDER, App, Incoming, Link, Receipt, Service, Subscrib
 from ensue.channels import Channel
 from ensue.consumers.policy import Retry
 from ensue.consumers.transaction import Transaction
-from ensue.domain import Decided, Decider, Of, State, View
+from ensue.domain import Answer, Call, Decided, Decider, Of, Proceed, State, View
 from ensue.errors import EnsueError, Refusal
 from ensue.events.context import Context
 from ensue.events.message import Command, Event, Query, days, hours, minutes, seconds
@@ -25,8 +25,10 @@ from ensue.workflows import Approval, Flow
 
 __all__ = [
     "ONE_ORDER",
+    "Answer",
     "App",
     "Approval",
+    "Call",
     "Channel",
     "Command",
     "Context",
@@ -42,6 +44,7 @@ __all__ = [
     "Link",
     "Of",
     "Position",
+    "Proceed",
     "Query",
     "Receipt",
     "Recorded",

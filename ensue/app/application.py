@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Generator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine, Generator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -17,6 +17,7 @@ from ensue.app.checks import (
     checked_channels,
     checked_headers,
     checked_key,
+    checked_principal,
     checked_seconds,
     checked_traceparent,
     chosen_consumers,
@@ -34,6 +35,7 @@ from ensue.consumers.handler import HandlerDefinition, channel_consumers
 from ensue.consumers.policy import Retries, Retry
 from ensue.consumers.transaction import Transaction
 from ensue.domain import View
+from ensue.domain.call import Principal
 from ensue.errors import DefinitionError, NotYetAvailable, Unavailable
 from ensue.events.message import Command, Event, Query
 from ensue.events.recorded import Position, microseconds
@@ -187,7 +189,8 @@ class App(Service):
 
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncGenerator[Self, None]:
-        """Publish, read and wait without running any consumer here."""
+        """Publish, send, ask, read and wait without running any consumer here. Of what is provided only that is made which handlers
+        of commands and queries need; lifecycle hooks do not begin."""
         await self._open(consume=False)
         try:
             yield self
@@ -316,24 +319,115 @@ class App(Service):
         """
         return self._open_engine().transaction(checked_key(idempotency_key))
 
-    async def send(self, command: Command[R], /, *, idempotency_key: str | None = None) -> Receipt[R]:
+    async def send(
+        self,
+        command: Command[R],
+        /,
+        *,
+        idempotency_key: str | None = None,
+        principal: str | Principal | None = None,
+        headers: Mapping[str, str] | None = None,
+        traceparent: str | None = None,
+    ) -> Receipt[R]:
         """Decide a command; returns when what it led to is durable. The receipt's `result` is what the handler returned: its event,
         or events, or the result of a `Decided`.
 
         The events are stored only if nothing has come meanwhile that the handler's states would have read; where something has,
         it decides again. With `idempotency_key` the same command has the same answer, a refusal as well, also after a crash.
+        `principal` says who asks: handlers and middleware see it, and the events record its text, or its `id`, as a header.
+
+        An `async def` handler of an event may send commands with an idempotency key, such as `ctx.idempotency_key`: their events
+        then have it as their cause, and are stored once however often it is handled.
 
         Errors: the handler's `Refusal`, or what else it raises: nothing is stored then; `DefinitionError` for a command nobody
         decides; `Conflict` when it met others at every attempt; `IdempotencyKeyReused`, `InvalidEvent`, `InsideHandler`; those of
         the store.
         """
-        return await self._open_engine().send(command, checked_key(idempotency_key))
+        headers = checked_headers(headers)
+        return await self._open_engine().send(
+            command,
+            principal=checked_principal(principal, headers),
+            idempotency_key=checked_key(idempotency_key),
+            headers=headers,
+            traceparent=checked_traceparent(traceparent),
+        )
 
-    async def ask(self, query: Query[R], /, *, after: Position | None = None) -> R:
-        """Answer a query. Errors: `DefinitionError` for a query nobody answers; what the handler raises; those of the store."""
-        engine = self._open_engine()
-        answer: R = await engine.domain.queries.ask(query)
-        return answer
+    async def ask(
+        self,
+        query: Query[R],
+        /,
+        *,
+        after: Position | None = None,
+        timeout: timedelta = WAIT,
+        principal: str | Principal | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> R:
+        """Answer a query. States are those of the log as it is now; rows may follow later, and with `after` those that a write
+        led to are there: what keeps rows in the log's database, in any process, is done with it. Other writes may be there as well.
+
+        Errors: `DefinitionError` for a query nobody answers; what the handler raises; with `after` `NotCaughtUp` when `timeout` is
+        over, `HandlerFailed` when what keeps the rows has failed or is stopped, `WrongLog`; those of the store.
+        """
+        _check_after(after)
+        headers = checked_headers(headers)
+        return await self._open_engine().ask(
+            query,
+            after=after,
+            timeout_seconds=checked_seconds(timeout),
+            principal=checked_principal(principal, headers),
+            headers=headers,
+        )
+
+    async def stream(
+        self,
+        query: Query[AsyncIterator[R]],
+        /,
+        *,
+        after: Position | None = None,
+        timeout: timedelta = WAIT,
+        principal: str | Principal | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncGenerator[R, None]:
+        """What a query answers one after another, as its handler yields it: `async for row in app.stream(query)`. The handler goes on
+        when the next is asked for, and is closed when the caller stops (at once, with `contextlib.aclosing`).
+
+        Errors: as `ask`; `Misuse` for a query that is not answered by a stream.
+        """
+        _check_after(after)
+        headers, engine = checked_headers(headers), self._open_engine()
+        principal = cast("str | Principal | None", checked_principal(principal, headers))
+        if after is not None:
+            await engine.caught_up(after, checked_seconds(timeout))
+        async with contextlib.aclosing(engine.domain.stream(query, principal=principal, headers=headers)) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def watch(
+        self,
+        query: Query[R],
+        /,
+        *,
+        after: Position | None = None,
+        timeout: timedelta = WAIT,
+        principal: str | Principal | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncGenerator[R, None]:
+        """The present answer of a query, and then each other one, until the caller stops: `async for answer in app.watch(query)`.
+
+        An answer comes only when it differs from the one before. No change is missed, also none that comes while the first is
+        made; who reads slowly gets the newest, and not those between. What may change it is an event, for states, and what keeps
+        rows in the log's database, for rows; it is asked again only then. Middleware is passed at each time.
+
+        Errors: as `ask`, at any answer; `Unavailable` when the application is closed.
+        """
+        _check_after(after)
+        headers, engine = checked_headers(headers), self._open_engine()
+        principal = cast("str | Principal | None", checked_principal(principal, headers))
+        if after is not None:
+            await engine.caught_up(after, checked_seconds(timeout))
+        async with contextlib.aclosing(engine.domain.watch(query, principal=principal, headers=headers)) as answers:
+            async for answer in answers:
+                yield answer
 
     async def get(self, view: type[V], /, *key: str, after: Position | None = None) -> V | None:
         """A row of a view by its key, once the view has come to `after`. Not yet available."""
@@ -418,3 +512,8 @@ class App(Service):
             engine.lifeline.check()
         finally:
             thread.close()
+
+
+def _check_after(after: object) -> None:
+    if after is not None:
+        check_position(after)

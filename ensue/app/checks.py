@@ -10,6 +10,7 @@ from typing import Any
 from ensue.channels import Channel
 from ensue.consumers.handler import HandlerOptions
 from ensue.consumers.policy import Retries, Retry
+from ensue.domain.call import PRINCIPAL
 from ensue.errors import DefinitionError, InvalidEvent, WiringError
 from ensue.events.message import Command, Event
 from ensue.events.recorded import Position, UnknownEvent
@@ -25,6 +26,7 @@ __all__ = [
     "checked_headers",
     "checked_key",
     "checked_options",
+    "checked_principal",
     "checked_retries",
     "checked_seconds",
     "checked_traceparent",
@@ -204,6 +206,18 @@ def checked_headers(headers: Mapping[str, str] | None) -> Mapping[str, str] | No
             f"{len(headers)} headers with {size} characters; the limits are {HEADERS} headers and {HEADER_CHARACTERS} characters"
         )
     return dict(headers)
+
+
+def checked_principal(principal: object, headers: Mapping[str, str] | None) -> object:
+    """Who asks. Errors: `InvalidEvent`."""
+    if headers and PRINCIPAL in headers:
+        raise InvalidEvent(f"the header {PRINCIPAL!r} says who asks; give it as principal=")
+    id = principal if principal is None or isinstance(principal, str) else getattr(principal, "id", None)
+    if principal is not None and not (isinstance(id, str) and 0 < len(id) <= HEADER_CHARACTERS):
+        raise InvalidEvent(
+            f"principal={principal!r}; give a text that says who asks, or an object of yours whose `id` is such a text"
+        )
+    return principal
 
 
 def checked_traceparent(traceparent: str | None) -> str | None:

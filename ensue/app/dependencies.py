@@ -13,19 +13,22 @@ import inspect
 import types
 import typing
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
 from ensue.consumers.handler import HandlerDefinition, Parameter, Wants, hints_of
+from ensue.domain.command import CommandDefinition
+from ensue.domain.query import QueryDefinition
 from ensue.errors import DefinitionError, WiringError
 
-__all__ = ["Dependencies", "Factory", "factory_of", "hook_of"]
+__all__ = ["Asker", "Dependencies", "Factory", "factory_of", "hook_of"]
 
 _ITERATORS = (
     collections.abc.Iterator, collections.abc.Generator, collections.abc.AsyncIterator, collections.abc.AsyncGenerator,
 )  # fmt: skip
 _ASYNC_ITERATORS = _ITERATORS[2:]
+Asker: TypeAlias = HandlerDefinition | CommandDefinition | QueryDefinition
 _END: Any = object()
 
 
@@ -121,12 +124,18 @@ class Dependencies:
                 )
         self._values: dict[Any, Any] = {}
 
-    def check(self, handlers: Iterable[HandlerDefinition]) -> list[str]:
-        """What is doubled, missing or needs itself, as sentences: all of it at once."""
+    def check(self, handlers: Iterable[Asker], *, all_factories: bool = True) -> list[str]:
+        """What is doubled, missing or needs itself, as sentences: all of it at once. Without `all_factories` only where these
+        handlers need any."""
+        askers = [asker for handler in handlers for asker in _askers(handler)]
+        if not all_factories and not any(
+            one.wants is Wants.DEPENDENCY for _, parameters in askers for one in parameters
+        ):
+            return []
         problems = list(self._doubled)
-        askers = [(handler.name, handler.parameters) for handler in handlers]
         askers += [(f"the factory {factory.name}", factory.needs) for factory in self._factories.values()]
         askers += [(f"the lifecycle hook {hook.name}", hook.needs) for hook in self._hooks]
+        askers = list(dict.fromkeys(askers))  # several share a middleware
         for asker, parameters in askers:
             problems += [
                 f"{asker} needs {parameter.name}: {_name(parameter.wanted)}, which nobody provides; write a function that "
@@ -156,24 +165,28 @@ class Dependencies:
             visit(provides, [])
         return problems
 
-    async def open(self, stack: contextlib.AsyncExitStack, asking: Iterable[HandlerDefinition] | None = None) -> None:
+    async def open(
+        self, stack: contextlib.AsyncExitStack, asking: Iterable[Asker] | None = None, *, hooks: bool = True
+    ) -> None:
         """Make every value, or what these handlers and the hooks ask for, those that others need first; then begin the hooks.
-        `stack` ends them. After `check` only.
+        `stack` ends them. After `check` only. Without `hooks` none begins.
 
         Errors of factories and hooks are raised as they are, with a note that names the function.
         """
         self._values.clear()
         stack.callback(self._values.clear)
-        needed = None if asking is None else self._asked(asking)
+        begun = self._hooks if hooks else ()
+        needed = None if asking is None else self._asked(asking, begun)
         for provides in self._factories:
             if needed is None or provides in needed:
                 await self._make(provides, stack)
-        for hook in self._hooks:
+        for hook in begun:
             await self._run(hook, stack)
 
-    def _asked(self, asking: Iterable[HandlerDefinition]) -> set[Any]:
-        parameters = [parameter for handler in asking for parameter in handler.parameters]
-        parameters += [parameter for hook in self._hooks for parameter in hook.needs]
+    def _asked(self, asking: Iterable[Asker], hooks: Iterable[Factory]) -> set[Any]:
+        askers = [asker for handler in asking for asker in _askers(handler)]
+        parameters = [parameter for _, wanted in askers for parameter in wanted]
+        parameters += [parameter for hook in hooks for parameter in hook.needs]
         return {self._key(parameter) for parameter in parameters if parameter.wants is Wants.DEPENDENCY}
 
     def value(self, parameter: Parameter) -> Any:
@@ -216,6 +229,15 @@ class Dependencies:
         if value is _END:
             raise WiringError(f"{factory.name} yielded nothing while the application was opened; it yields once")
         return value
+
+
+def _askers(handler: Asker) -> list[tuple[str, tuple[Parameter, ...]]]:
+    """Who needs what: the handler, and the middleware before it."""
+    named = tuple(one for one in handler.parameters if isinstance(one, Parameter))
+    found = [(handler.name, named)]
+    if not isinstance(handler, HandlerDefinition):
+        found += [(f"the middleware {one.name}", one.parameters) for one in handler.middleware]
+    return found
 
 
 # Not context managers: those would be thrown the error of whoever ended before them, and what stands behind their `yield`

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from typing import Any, cast
 
 from ensue.app.dependencies import Dependencies
-from ensue.domain.commands import Commands
+from ensue.consumers.handler import Wants
+from ensue.consumers.handling import inside_handler
+from ensue.consumers.waiting import Bell
+from ensue.domain.call import Answer, Call
+from ensue.domain.command import CommandDefinition, StateParameter
+from ensue.domain.commands import Commands, Drafts
+from ensue.domain.middleware import through
 from ensue.domain.queries import Queries
+from ensue.domain.query import QueryDefinition
 from ensue.domain.registered import Registered
 from ensue.domain.states import States
-from ensue.events.message import Event
+from ensue.domain.watching import Changes, Keepers, differing
+from ensue.errors import InsideHandler, MissingCapability
+from ensue.events.message import Command, Query
 from ensue.events.registry import Registry
-from ensue.events.stored import Draft
+from ensue.observe.signals import Observer
 from ensue.store.base import Store
+from ensue.store.looking import Looking
+from ensue.world import World
 
 __all__ = ["Domain"]
 
@@ -27,20 +39,129 @@ class Domain:
         store: Store,
         registry: Registry,
         dependencies: Dependencies,
-        drafts: Callable[[Iterable[Event]], list[Draft]],
-        query: Callable[[str, Sequence[object]], list[tuple[Any, ...]]],
+        drafts: Drafts,
+        *,
+        world: World,
+        observe: Observer,
+        bell: Bell,
+        keepers: Callable[[], Keepers],
     ) -> None:
-        self.states = States(store)
-        self.commands = Commands(registered.commands, store, registry, self.states, dependencies, drafts)
-        self.queries = Queries(registered.queries, registry, self.states, dependencies, lambda: _Reading(query))
+        self.registered = registered
+        self.states = States(store, registry)
+        self.changes = Changes(store, world, bell, keepers)
+        self._store = store
+        self._world = world
+        self._provided = dependencies.value
+        self.commands = Commands(
+            registered.commands, store, registry, self.states, dependencies, drafts, world, observe
+        )
+        looking = cast(Looking, store) if store.capabilities.sql else None
+        self.queries = Queries(registered.queries, self.states, dependencies, looking)
+
+    def check(self) -> None:
+        """Errors: `MissingCapability` where a handler takes a `Transaction`, and the store has no SQL."""
+        calls: tuple[CommandDefinition | QueryDefinition, ...] = (*self.registered.commands, *self.registered.queries)
+        handlers = [one.name for one in calls if one.inside]
+        if handlers and not self._store.capabilities.sql:
+            raise MissingCapability(
+                f"a Transaction needs SQL, which this store ({type(self._store).__name__}) has not, and is taken by "
+                f"{', '.join(handlers)}: use a sqlite: or postgresql: URL, or states"
+            )
+
+    async def send(
+        self,
+        command: Command[Any],
+        *,
+        principal: object,
+        idempotency_key: str | None,
+        headers: Mapping[str, str] | None,
+        traceparent: str | None,
+    ) -> Answer:
+        """See `App.send`."""
+        inside = inside_handler.get()
+        if inside is not None and not (inside.may_send and idempotency_key is not None):
+            raise _refused(inside.name, inside.doing, type(command).__name__, may_send=inside.may_send)
+        definition = self.commands.handler_of(command)
+        call = Call(
+            command,
+            self._world,
+            handler=definition.name,
+            principal=principal,
+            idempotency_key=idempotency_key,
+            headers=headers,
+            traceparent=traceparent,
+            inside=inside,
+        )
+        if not definition.middleware:
+            return await self.commands.decide(definition, call)
+
+        async def decide() -> Answer:
+            return await self.commands.decide(definition, call)
+
+        answer = await through(definition.middleware, self._provided, call, decide)
+        if answer.position is None:
+            raise TypeError(
+                f"the middleware of {type(command).__name__} returned an Answer without a position; return the one that "
+                "proceed() gave, or raise a Refusal"
+            )
+        return answer
+
+    async def ask(self, query: Query[Any], *, principal: object, headers: Mapping[str, str] | None) -> Any:
+        """See `App.ask`."""
+        return await self._ask(self.queries.handler_of(query), query, principal, headers)
+
+    async def _ask(
+        self, definition: QueryDefinition, query: Query[Any], principal: object, headers: Mapping[str, str] | None
+    ) -> Any:
+        call = Call(query, self._world, handler=definition.name, principal=principal, headers=headers)
+        if not definition.middleware:
+            return await self.queries.answer(definition, call)
+
+        async def answer() -> Answer:
+            return Answer(await self.queries.answer(definition, call))
+
+        return (await through(definition.middleware, self._provided, call, answer)).result
+
+    async def stream(
+        self, query: Query[Any], *, principal: object, headers: Mapping[str, str] | None
+    ) -> AsyncGenerator[Any, None]:
+        """See `App.stream`."""
+        definition = self.queries.handler_of(query, streamed=True)
+        call = Call(query, self._world, handler=definition.name, principal=principal, headers=headers)
+
+        async def answer() -> Answer:
+            return Answer(await self.queries.stream(definition, call))
+
+        found = (await through(definition.middleware, self._provided, call, answer)).result
+        async with aclosing(cast("AsyncGenerator[Any, None]", found)) as rows:
+            async for row in rows:
+                yield row
+
+    async def watch(
+        self, query: Query[Any], *, principal: object, headers: Mapping[str, str] | None
+    ) -> AsyncGenerator[Any, None]:
+        """See `App.watch`."""
+        definition = self.queries.handler_of(query)
+        states = any(isinstance(one, StateParameter) for one in definition.parameters)
+        others = [one for one in definition.parameters if not isinstance(one, StateParameter)]
+        # What an async handler asks, or what it asks by something provided, nobody can tell.
+        unknown = definition.is_async or any(one.wants is Wants.DEPENDENCY for one in others)
+        answers = differing(
+            self.changes,
+            lambda: self._ask(definition, query, principal, headers),
+            events=states or not definition.inside,
+            rows=definition.inside or unknown,
+        )
+        async with aclosing(answers):
+            async for answer in answers:
+                yield answer
 
 
-class _Reading:
-    """What a query handler's `Transaction` reads by: statements of its own, which may not write."""
-
-    def __init__(self, query: Callable[[str, Sequence[object]], list[tuple[Any, ...]]]) -> None:
-        self._query = query
-
-    def execute(self, sql: str, values: Sequence[object] | Mapping[str, object] = (), /) -> list[tuple[object, ...]]:
-        assert not isinstance(values, Mapping)
-        return self._query(sql, values)
+def _refused(name: str, doing: str, command: str, *, may_send: bool) -> InsideHandler:
+    if may_send:
+        return InsideHandler(
+            f"{name} sent a {command} without an idempotency key while it {doing}: it would be sent again after a crash. Give "
+            "it one that is the same at each attempt: send(command, idempotency_key=ctx.idempotency_key)"
+        )
+    advice = "Only `async def` handlers of events may, with an idempotency key"
+    return InsideHandler(f"{name} tried to send a {command} while it {doing}. {advice}")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 from ensue.app.checks import article, check_event, check_types
 from ensue.app.checkup import Checkup
-from ensue.app.dependencies import Dependencies
+from ensue.app.dependencies import Asker, Dependencies
 from ensue.app.domain import Domain
 from ensue.app.health import Health
 from ensue.app.lifeline import Lifeline
@@ -22,14 +22,16 @@ from ensue.app.traffic import Traffic, handling_of
 from ensue.app.transaction import OpenTransaction
 from ensue.channels import Channel
 from ensue.consumers.handler import HandlerDefinition
-from ensue.consumers.handling import Handling, inside_handler
+from ensue.consumers.handling import DEPTH_LIMIT, Handling, inside_handler
 from ensue.consumers.node import Node, define_consumers
 from ensue.consumers.operations import release
 from ensue.consumers.outbox import later
 from ensue.consumers.policy import Retry
 from ensue.consumers.transaction import Transaction
 from ensue.consumers.waiting import Bell, wait_until_done, wait_until_settled
+from ensue.domain.call import PRINCIPAL, Call
 from ensue.domain.registered import Registered
+from ensue.domain.watching import Keepers
 from ensue.errors import (
     ApplyFailed,
     DefinitionError,
@@ -40,10 +42,10 @@ from ensue.errors import (
     UnreadableEvent,
     WiringError,
 )
-from ensue.events.message import Command, Event
+from ensue.events.message import Command, Event, Query
 from ensue.events.recorded import Criteria, Position, Recorded, microseconds
 from ensue.events.registry import Read, Registry, declaration, fingerprint, redraft
-from ensue.events.stored import Draft, Row, tag_hash
+from ensue.events.stored import Draft, Row, decode_meta, tag_hash
 from ensue.events.upcasting import Parts
 from ensue.observe.signals import Observer
 from ensue.store.base import (
@@ -67,6 +69,11 @@ __all__ = ["Engine"]
 T = TypeVar("T")
 
 PAGE = 1000
+_ADVICE = {
+    "handles an event": "That would be stored apart from its progress, and twice after a crash. Return the events instead",
+    "decides a command": "What a command leads to is what its handler returns, and it may be called again. Return the events",
+    "answers a query": "A query only reads. Send a command instead",
+}
 _NOTHING = Term(types=("",))
 """No type has this name. An empty selection would be every event."""
 
@@ -100,7 +107,15 @@ class Engine:
         self._handlings = [handling_of(one, registry, world, dependencies, retry=retry) for one in definitions]
         self._traffic = Traffic(name, registry, store, world, observe, drain_seconds=drain_seconds)
         self.domain = Domain(
-            registered, store, registry, dependencies, lambda events: self._drafts(events, None, None), self.query
+            registered,
+            store,
+            registry,
+            dependencies,
+            self._drafts_of_call,
+            world=world,
+            observe=observe,
+            bell=self._bell,
+            keepers=self._keepers,
         )
         self._stack = AsyncExitStack()
         self._checkup = Checkup(store, world)
@@ -113,17 +128,21 @@ class Engine:
         """Open the store and make every consumer known to it; with `consume`, make the dependencies, begin the lifecycle
         hooks and run the consumers here, or those of them that are chosen. What was begun is ended in reverse order when
         something fails."""
-        if consume:
-            self._check()
+        self._check(consume=consume)
         self.loop = asyncio.get_running_loop()
         try:
             await self.store.open(self.world)
             self._stack.push_async_callback(self.store.close)
             consumers = await define_consumers(self.store, self.world, self._handlings)
-            if consume:
+            registered = self.domain.registered
+            calls: list[Asker] = [*registered.commands, *registered.queries]
+            self._stack.callback(self.domain.changes.close)
+            if not consume:
+                await self._dependencies.open(self._stack, calls, hooks=False)
+            else:
                 # All of them are known to the log, whoever runs them: a consumer that runs elsewhere is not gone.
                 here = [index for index, one in enumerate(self._definitions) if chosen is None or one.name in chosen]
-                asking = None if chosen is None else [self._definitions[index] for index in here]
+                asking = None if chosen is None else [*calls, *(self._definitions[index] for index in here)]
                 await self._dependencies.open(self._stack, asking)
                 await self._consume([consumers[index] for index in here], [self._handlings[index] for index in here])
             self._open = True
@@ -157,10 +176,15 @@ class Engine:
         state = "is starting" if not self._open else "is stopping" if self.lifeline.closing else "running"
         return await self._checkup.look(state, self.lifeline.failure, self._node if self._open else None)
 
-    def _check(self) -> None:
-        problems = self._dependencies.check(self._definitions)
+    def _check(self, *, consume: bool) -> None:
+        registered = self.domain.registered
+        handlers: list[Asker] = [*(self._definitions if consume else ()), *registered.commands, *registered.queries]
+        problems = self._dependencies.check(handlers, all_factories=consume)
         if problems:
             raise WiringError("\n".join(problems))
+        self.domain.check()
+        if not consume:
+            return
         inside = [definition.name for definition in self._definitions if definition.inside]
         if inside and not self.store.capabilities.sql:
             raise MissingCapability(
@@ -202,6 +226,37 @@ class Engine:
             drafts.append(
                 self.registry.draft(
                     event, id=id, time=now, correlation=correlation, headers=headers, traceparent=traceparent
+                )
+            )
+        return drafts
+
+    def _drafts_of_call(self, events: Iterable[Event], call: Call[Any]) -> list[Draft]:
+        """What a command led to: it says who sent it, and belongs to the event whose handler did, if one did."""
+        headers = dict(call.headers)
+        if call.principal_id is not None:
+            headers[PRINCIPAL] = call.principal_id
+        row = call.inside.row if call.inside is not None else None
+        if row is None:
+            return self._drafts(events, headers or None, call.traceparent)
+        meta, now = decode_meta(row[10]), self.world.now()
+        if meta.depth >= DEPTH_LIMIT:
+            raise InvalidEvent(f"a chain of {DEPTH_LIMIT} causes ends here: do handlers send what leads back to them?")
+        drafts: list[Draft] = []
+        for event in events:
+            check_event(event)
+            drafts.append(
+                self.registry.draft(
+                    event,
+                    id=self.world.new_id(),
+                    time=now,
+                    correlation=meta.correlation,
+                    causation=row[1],
+                    depth=meta.depth + 1,
+                    traceparent=call.traceparent or meta.traceparent,
+                    tracestate=None if call.traceparent else meta.tracestate,
+                    headers=headers or None,
+                    cause=row[0],
+                    root=row[0] if row[7] is None else row[7],
                 )
             )
         return drafts
@@ -313,11 +368,36 @@ class Engine:
         # The same events are the same write, whenever they are to be sent.
         return await self.append(kept, idempotency_key=idempotency_key, same=fingerprint(drafts))
 
-    async def send(self, command: Command[T], idempotency_key: str | None) -> Receipt[T]:
+    async def send(
+        self,
+        command: Command[T],
+        *,
+        principal: object,
+        idempotency_key: str | None,
+        headers: Mapping[str, str] | None,
+        traceparent: str | None,
+    ) -> Receipt[T]:
         """See `App.send`."""
-        self._outside("send a command")
-        answer = await self.domain.commands.send(command, idempotency_key)
-        return self._receipt(answer.written, cast(T, answer.result))
+        answer = await self.domain.send(
+            command, principal=principal, idempotency_key=idempotency_key, headers=headers, traceparent=traceparent
+        )
+        assert answer.position is not None
+        return Receipt(self, answer.position, cast(T, answer.result), replayed=answer.replayed)
+
+    async def ask(
+        self,
+        query: Query[T],
+        *,
+        after: Position | None,
+        timeout_seconds: float,
+        principal: object,
+        headers: Mapping[str, str] | None,
+    ) -> T:
+        """See `App.ask`."""
+        if after is not None:
+            await self.caught_up(after, timeout_seconds)
+        answer: T = await self.domain.ask(query, principal=principal, headers=headers)
+        return answer
 
     def _receipt(self, written: Written, result: T) -> Receipt[T]:
         position = Position.of(self.store.log_id, written.first, written.last)
@@ -430,6 +510,24 @@ class Engine:
         else:
             await wait_until_settled(*wait, timeout_seconds=left)
 
+    def _keepers(self) -> Keepers:
+        """Who keeps rows in the log's database: the handlers that take a `Transaction`."""
+        inside = [one.name for one in self._definitions if one.inside]
+        types = [name for one in self._handlings if one.name in inside for name in one.type_names]
+        return Keepers(tuple(inside), tuple(dict.fromkeys(types)))
+
+    async def caught_up(self, position: Position, timeout_seconds: float) -> None:
+        """Until this log has come to the position, and those who keep rows in its database are done with what was written there.
+        Errors: `WrongLog`, `NotCaughtUp`, `HandlerFailed`, `InsideHandler`."""
+        keepers = self._keepers()
+        if self.store.head() >= position.within(self.store.log_id).last and not keepers.consumers:
+            return
+        self._outside("wait for others")
+        rows, left = await self._rows(position, timeout_seconds)
+        if rows and keepers.consumers:
+            wait = (self.store, self.world, self._bell, rows)
+            await wait_until_done(*wait, consumers=keepers.consumers, timeout_seconds=left)
+
     async def first(self, position: Position, types: Sequence[type[Event]], timeout_seconds: float) -> Event:
         """See `Receipt.first`."""
         self._outside("wait for a reply")
@@ -493,12 +591,9 @@ class Engine:
         raise ValueError(f"{what}; the consumers of this log are: {', '.join(names) or 'none'}")
 
     def _outside(self, what: str) -> None:
-        name = inside_handler.get()
-        if name is not None:
-            raise InsideHandler(
-                f"{name} tried to {what} while it handles an event. That would be stored apart from its progress, and "
-                "twice after a crash. Return the events instead"
-            )
+        inside = inside_handler.get()
+        if inside is not None:
+            raise InsideHandler(f"{inside.name} tried to {what} while it {inside.doing}. {_ADVICE[inside.doing]}")
 
 
 def _number(place: object) -> int | None:

@@ -16,7 +16,9 @@ from ensue.consumers.handler import HandlerDefinition, Start, analyse
 from ensue.consumers.policy import Retries
 from ensue.consumers.routing import ONE_ORDER
 from ensue.domain import Decided, Decider, SqlView, State, View
+from ensue.domain.call import Answer
 from ensue.domain.command import CommandDefinition, analyse_command, commands_of_decider, commands_of_state
+from ensue.domain.middleware import MiddlewareDefinition, analyse_middleware
 from ensue.domain.query import QueryDefinition, analyse_query
 from ensue.domain.registered import Registered
 from ensue.errors import DefinitionError, NotYetAvailable
@@ -34,6 +36,7 @@ Deciding = TypeVar(
     bound=Callable[Concatenate[Never, ...], Reaction | Decided[Any] | Awaitable[Reaction | Decided[Any]]],
 )
 Workflow = TypeVar("Workflow", bound=Callable[Concatenate[Never, ...], Awaitable[Reaction]])
+Passed = TypeVar("Passed", bound=Callable[Concatenate[Never, Never, ...], Awaitable[Answer]])
 Answerer = TypeVar("Answerer", bound=Callable[Concatenate[Never, ...], object])
 Timed = TypeVar("Timed", bound=Callable[..., Reaction | Awaitable[Reaction]])
 Provider = TypeVar("Provider", bound=Callable[..., object])
@@ -41,6 +44,7 @@ Hook = TypeVar("Hook", bound=Callable[..., Iterator[None] | AsyncIterator[None]]
 Projected = TypeVar("Projected", bound=SqlView)
 V = TypeVar("V", bound=View)
 St = TypeVar("St", bound=State)
+D = TypeVar("D", CommandDefinition, QueryDefinition)
 
 
 class Service:
@@ -59,6 +63,7 @@ class Service:
         self._handlers: list[HandlerDefinition] = []
         self._commands: list[CommandDefinition] = []
         self._queries: list[QueryDefinition] = []
+        self._middleware: list[MiddlewareDefinition] = []
         self._factories: list[Factory] = []
         self._hooks: list[Factory] = []
         self._included: list[Service] = []
@@ -205,6 +210,18 @@ class Service:
         self._queries.append(definition)
         return handler
 
+    def middleware(self, function: Passed, /) -> Passed:
+        """Every command and query of this service, and of those included in it, passes this function on its way to its handler,
+        and its answer on the way back: the first registered is the outermost, and a service's own come after those of the
+        services around it. It may refuse, and it sees what came of it. Further parameters are what the application provides.
+
+        With `call: Call[Transfer]` it is for that command alone. Errors: `DefinitionError`.
+        """
+        definition = analyse_middleware(function, sys._getframe(1).f_locals)
+        self._before_opening(f"the middleware {definition.name}")
+        self._middleware.append(definition)
+        return function
+
     @overload
     def view(self, row: type[V], /) -> type[V]: ...
     @overload
@@ -265,8 +282,8 @@ class Service:
     def _registered(self) -> Registered:
         services = [service for service, _ in self._walk(None, set())]
         return Registered(
-            commands=[definition for service in services for definition in service._commands],
-            queries=[definition for service in services for definition in service._queries],
+            commands=[_passing(services, service, one) for service in services for one in service._commands],
+            queries=[_passing(services, service, one) for service in services for one in service._queries],
         )
 
     def _all_factories(self) -> list[Factory]:
@@ -274,3 +291,11 @@ class Service:
 
     def _all_hooks(self) -> list[Factory]:
         return [hook for service, _ in self._walk(None, set()) for hook in service._hooks]
+
+
+def _passing(services: Iterable[Service], service: Service, definition: D) -> D:
+    """The definition with the middleware of all services that it is in, the outermost first. One that comes into the
+    application by two ways passes what stands on either."""
+    around = [one for one in services if service in (part for part, _ in one._walk(None, set()))]
+    middleware = tuple(found for one in around for found in one._middleware)
+    return msgspec.structs.replace(definition, middleware=middleware + definition.middleware)

@@ -19,7 +19,7 @@ from ensue.channels import Channel
 from ensue.channels.base import Received
 from ensue.consumers.calls import SWALLOWED_SECONDS
 from ensue.consumers.handler import HandlerDefinition, Wants
-from ensue.consumers.handling import Handling, Mode, Scope, Undecodable, inside_handler
+from ensue.consumers.handling import Handling, Inside, Mode, Scope, Undecodable, inside_handler
 from ensue.consumers.inbox import Writer
 from ensue.consumers.machine import Slot
 from ensue.consumers.policy import Retry
@@ -109,7 +109,7 @@ class DirectHandling(Handling):
         """A message that the log keeps. What comes of it is stored under ids of its own, before the commit: as what it would
         have been had it been handled directly, because perhaps it was."""
         assert self.wire is not None, "connected before it runs"
-        inside_handler.set(self.name)
+        inside_handler.set(Inside(self.name, may_send=True))
         try:
             received = self.wire.stored(slot.row[11] if slot.data is None else slot.data)
             event = self.wire.event(received)
@@ -201,7 +201,7 @@ class DirectHandling(Handling):
         ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def run() -> Any:
-            inside_handler.set(self.name)
+            inside_handler.set(Inside(self.name))
             return call()
 
         def done(result: Any, error: BaseException | None) -> None:

@@ -29,13 +29,38 @@ from ensue.events.upcasting import Parts
 from ensue.store.base import Consumer, Emission, SqlTransaction, Store
 from ensue.world import World
 
-__all__ = ["Handling", "Mode", "NotDue", "Scope", "Undecodable", "UnreadableHere", "inside_handler"]
+__all__ = [
+    "DEPTH_LIMIT",
+    "Handling",
+    "Inside",
+    "Mode",
+    "NotDue",
+    "Scope",
+    "Undecodable",
+    "UnreadableHere",
+    "inside_handler",
+]
 
 DEPTH_LIMIT = 1_000
 """How long a chain of causes may grow before it is called a loop."""
 
-inside_handler: ContextVar[str | None] = ContextVar("ensue_inside_handler", default=None)
-"""The name of the consumer whose handler runs in this context."""
+
+class Inside:
+    """Whose handler runs, and what it does. One that `may_send` commands handles an event, `row` if it is one of the log."""
+
+    __slots__ = ("doing", "may_send", "name", "row")
+
+    def __init__(
+        self, name: str, doing: str = "handles an event", *, row: Row | None = None, may_send: bool = False
+    ) -> None:
+        self.name = name
+        self.doing = doing
+        self.row = row
+        self.may_send = may_send
+
+
+inside_handler: ContextVar[Inside | None] = ContextVar("ensue_inside_handler", default=None)
+"""The handler that runs in this context."""
 
 
 class Mode(Enum):
@@ -75,6 +100,7 @@ class Handling:
         self, definition: HandlerDefinition, registry: Registry, world: World, scope: Scope, *, retry: Retry
     ) -> None:
         self.name = definition.name
+        self._inside = Inside(definition.name)
         self.start: Start | None = definition.start
         self.key_tag = definition.key
         self.mode = _mode(definition)
@@ -148,7 +174,7 @@ class Handling:
     def call(self, slot: Slot) -> Sequence[Draft]:
         """Run a plain handler here and now."""
         calls = self._calls(slot)
-        token = inside_handler.set(self.name)
+        token = inside_handler.set(self._inside)
         try:
             return self.drafts(self._called(calls), slot)
         finally:
@@ -157,7 +183,7 @@ class Handling:
     async def acall(self, slot: Slot) -> Sequence[Draft]:
         """Run an async handler."""
         calls = self._calls(slot)
-        inside_handler.set(self.name)
+        inside_handler.set(Inside(self.name, row=slot.row, may_send=True))
         if len(calls) == 1:
             return self.drafts(await self._function(*calls[0]), slot)
         results = [self.events_of(await self._function(*arguments)) for arguments in calls]
@@ -168,7 +194,7 @@ class Handling:
         calls = self._calls(slot)
 
         def call() -> object:
-            token = inside_handler.set(self.name)
+            token = inside_handler.set(self._inside)
             try:
                 result = self._called(calls)
                 return result if result is None or isinstance(result, Event) else _several(result)
@@ -187,7 +213,7 @@ class Handling:
         def emit(sql: SqlTransaction) -> Sequence[Draft]:
             started = self._world.monotonic()
             calls = self._calls(slot, Transaction(sql))
-            token = inside_handler.set(self.name)
+            token = inside_handler.set(self._inside)
             try:
                 return self.drafts(self._called(calls), slot)
             finally:

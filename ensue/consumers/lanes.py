@@ -19,7 +19,7 @@ from ensue.channels.cloudevents import NotAnEvent
 from ensue.consumers.acceptance import Acceptance, Batch
 from ensue.consumers.calls import CANCEL_SECONDS
 from ensue.consumers.direct_handling import DirectHandling, Lane
-from ensue.consumers.handling import inside_handler
+from ensue.consumers.handling import Inside, inside_handler
 from ensue.errors import InvalidEvent
 from ensue.events.message import Event
 from ensue.events.stored import Draft, tag_hash
@@ -175,7 +175,7 @@ class Lanes:
     # -------------------------------------------------------------------------------------------------------- working
 
     async def _work(self) -> None:
-        inside_handler.set(self._handling.name)
+        inside_handler.set(Inside(self._handling.name, may_send=True))
         handling, lanes, wire = self._handling, self._lanes, self._handling.wire
         assert wire is not None, "connected before it runs"
         read, call, many, kept, blocked = wire.event, handling.caller(), handling.batch, self._kept, self._blocked

@@ -14,9 +14,10 @@ question is answered, `view.py` what a view is.
 
 from __future__ import annotations
 
-from ensue.domain.command import Decided
+from ensue.domain.call import Answer, Call, Principal, Proceed
+from ensue.domain.decided import Decided
 from ensue.domain.fold import FoldMeta
 from ensue.domain.state import Decider, Of, State
 from ensue.domain.view import SqlView, View
 
-__all__ = ["Decided", "Decider", "FoldMeta", "Of", "SqlView", "State", "View"]
+__all__ = ["Answer", "Call", "Decided", "Decider", "FoldMeta", "Of", "Principal", "Proceed", "SqlView", "State", "View"]

@@ -6,47 +6,41 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import msgspec
 
 from ensue.consumers.handler import Parameter, Wants, emitted, hints_of, parameter_of
+from ensue.domain.answers import check_answer
+from ensue.domain.call import Call
 from ensue.domain.fold import Fold, evolved, fold_of, key_pairs
+from ensue.domain.middleware import MiddlewareDefinition
 from ensue.domain.state import Decider, State, state_in
 from ensue.errors import DefinitionError
 from ensue.events.message import Command, Event
+from ensue.events.recorded import Criteria
 
 __all__ = [
     "CommandDefinition",
-    "Decided",
     "StateParameter",
     "analyse_command",
     "commands_of_decider",
     "commands_of_state",
+    "fold_of_decider",
     "parameters_of",
 ]
-
-R = TypeVar("R")
 
 ATTEMPTS = 10
 
 
-class Decided(msgspec.Struct, Generic[R], frozen=True):
-    """What a command handler returns whose answer is not its events: these are appended, `result` is what `send` answers.
-
-    `return Decided(Withdrawn(...), result=left)`. The result is data: with an idempotency key it is stored for repetitions.
-    """
-
-    events: Event | tuple[Event, ...] | list[Event]
-    result: R
-
-
 class StateParameter(msgspec.Struct, frozen=True, kw_only=True):
-    """A parameter that is given a state. `fields` are those of the message that name it, where they are not its key's own."""
+    """A parameter that is given a state. `fields` are those of the message that name it, where they are not its key's own;
+    `criteria`, made of the message, say instead which events it is made of."""
 
     name: str
     fold: Fold[Any]
     fields: tuple[str, ...] | None = None
+    criteria: Callable[[Any], Criteria] | None = None
 
 
 class CommandDefinition(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +55,8 @@ class CommandDefinition(msgspec.Struct, frozen=True, kw_only=True):
     is_async: bool
     inside: bool
     """It takes a `Transaction`, and decides in the commit."""
+    middleware: tuple[MiddlewareDefinition, ...] = ()
+    """What a call passes on its way, the outermost first."""
 
 
 def analyse_command(
@@ -77,6 +73,7 @@ def analyse_command(
     rest = parameters_of(name, parameters[1:], hints, commands, local_names)
     if type(attempts) is not int or attempts < 1:
         raise DefinitionError(f"{name}: attempts={attempts!r}; a whole number from 1")
+    _check_answers(name, commands, hints)
     is_async = inspect.iscoroutinefunction(function)
     inside = any(isinstance(one, Parameter) and one.wants is Wants.TRANSACTION for one in rest)
     if inside and is_async:
@@ -114,6 +111,7 @@ def commands_of_state(kind: type[State], local_names: Mapping[str, Any]) -> list
         if not _are_commands(hints.get(parameters[1].name)):
             continue
         commands = _commands(shown, parameters[1].name, hints.get(parameters[1].name))
+        _check_answers(shown, commands, hints)
         rest = parameters_of(shown, parameters[2:], hints, commands, local_names)
         if any(isinstance(one, Parameter) and one.wants is Wants.TRANSACTION for one in rest):
             raise DefinitionError(
@@ -146,15 +144,8 @@ def commands_of_decider(decider: Decider[Any, Any, Any], local_names: Mapping[st
         raise DefinitionError(f"{name}: decide is a plain function of a state and a command")
     hints = hints_of(decider.decide, local_names)
     commands = _commands(name, parameters[1].name, hints.get(parameters[1].name))
-    events, recorded = evolved(f"{name}: evolve", decider.evolve, local_names)
-    fold: Fold[Any] = Fold(
-        name=type(decider.initial()).__name__,
-        initial=decider.initial,
-        evolve=decider.evolve,
-        events=events,
-        key=key_pairs(name, decider.key),
-        recorded=recorded,
-    )
+    _check_answers(name, commands, hints)
+    fold = fold_of_decider(decider, local_names)
     return CommandDefinition(
         name=name,
         function=_called_on(decider.decide),
@@ -164,6 +155,31 @@ def commands_of_decider(decider: Decider[Any, Any, Any], local_names: Mapping[st
         attempts=ATTEMPTS,
         is_async=False,
         inside=False,
+    )
+
+
+def fold_of_decider(decider: Decider[Any, Any, Any], local_names: Mapping[str, Any]) -> Fold[Any]:
+    """What a decider says of its states. Errors: `DefinitionError`."""
+    name = str(getattr(decider.decide, "__qualname__", repr(decider.decide)))
+    events, recorded = evolved(f"{name}: evolve", decider.evolve, local_names)
+    return Fold(
+        name=type(decider.initial()).__name__,
+        initial=decider.initial,
+        evolve=decider.evolve,
+        events=events,
+        kinds=_kinds(decider, local_names),
+        key=key_pairs(name, decider.key),
+        criteria=decider.criteria,
+        recorded=recorded,
+    )
+
+
+def _kinds(decider: Decider[Any, Any, Any], local_names: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The classes that its states may have: that of the first one, and those that `evolve` says it returns."""
+    hint = hints_of(decider.evolve, local_names).get("return")
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return tuple(
+        dict.fromkeys((type(decider.initial()), *(typing.get_args(hint) if union else (hint,) if hint else ())))
     )
 
 
@@ -186,19 +202,33 @@ def parameters_of(
     """What the parameters beside the message ask for. Errors: `DefinitionError`."""
     found: list[StateParameter | Parameter] = []
     for parameter in parameters:
-        asked = state_in(hints.get(parameter.name))
+        hint = hints.get(parameter.name)
+        asked = state_in(hint)
         if asked is None:
-            found.append(parameter_of(name, parameter, hints))
+            of_call = (typing.get_origin(hint) or hint) is Call
+            one = Parameter(parameter.name, Wants.CONTEXT) if of_call else parameter_of(name, parameter, hints)
+            if one.wants is Wants.CONTEXT and not of_call:
+                raise DefinitionError(
+                    f"{name}: a Context tells of the event that is handled; handlers of commands and queries take a Call"
+                )
+            found.append(one)
             continue
-        state, fields = asked
-        one = StateParameter(name=parameter.name, fold=fold_of(state, local_names), fields=fields)
-        found.append(_checked(name, one, messages))
+        state, by = asked
+        loaded = StateParameter(
+            name=parameter.name,
+            fold=fold_of(state, local_names),
+            fields=by.fields if by is not None else None,
+            criteria=by.criteria if by is not None else None,
+        )
+        found.append(_checked(name, loaded, messages))
     return tuple(found)
 
 
 def _checked(name: str, parameter: StateParameter, messages: tuple[type[Any], ...]) -> StateParameter:
     """Errors: `DefinitionError` where a message has not the fields that name the state."""
     fold, fields = parameter.fold, parameter.fields
+    if parameter.criteria is not None or (fold.criteria is not None and fields is None):
+        return parameter
     if fields is not None and len(fields) != len(fold.key):
         raise DefinitionError(
             f"{name}: {parameter.name!r} names {len(fields)} fields, and {fold.name} is found by {len(fold.key)}"
@@ -211,6 +241,12 @@ def _checked(name: str, parameter: StateParameter, messages: tuple[type[Any], ..
                     f'{", ".join(message.__struct_fields__) or "none"}. Name another with Annotated[{fold.name}, Of("field")]'
                 )
     return parameter
+
+
+def _check_answers(name: str, commands: Iterable[type[Command[Any]]], hints: Mapping[str, Any]) -> None:
+    if "return" in hints:
+        for command in commands:
+            check_answer(name, command, hints["return"])
 
 
 def _are_commands(hint: Any) -> bool:

@@ -10,36 +10,43 @@ of one process about the same state take turns, so that they do not spend each o
 
 With an idempotency key the answer is stored beside the events, a refusal as well: the same command with the same key has the
 same answer, also after a crash.
+
+A handler that takes a `Transaction` decides in the commit itself: the conditions of its states are checked before it is called.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
-from ensue.consumers.handling import Scope, inside_handler
-from ensue.domain.command import CommandDefinition, Decided, StateParameter
-from ensue.domain.fold import Folding
-from ensue.domain.states import Loaded, States
-from ensue.errors import Conflict, DefinitionError, IdempotencyKeyReused, InvalidEvent, Refusal
+from ensue.consumers.handler import Wants
+from ensue.consumers.handling import Inside, Scope, inside_handler
+from ensue.consumers.transaction import Transaction
+from ensue.domain.answers import answer_of, one_event_of
+from ensue.domain.call import Answer, Call
+from ensue.domain.command import CommandDefinition, StateParameter
+from ensue.domain.decided import Decided
+from ensue.domain.fold import Boundary, Folding
+from ensue.domain.states import Kept, Loaded, States
+from ensue.errors import ApplyFailed, Conflict, DefinitionError, IdempotencyKeyReused, InvalidEvent, Refusal
 from ensue.events.message import Command, Event
+from ensue.events.recorded import Position
 from ensue.events.registry import Registry
 from ensue.events.stored import Draft, tag_hash
-from ensue.store.base import Request, Store, Written
+from ensue.observe.signals import CommandDecided, CommandRefused, Observer
+from ensue.store.base import Request, SqlTransaction, Store, Written
+from ensue.world import World
 
-__all__ = ["Answer", "Commands"]
+__all__ = ["Commands", "Drafts"]
 
-
-class Answer(msgspec.Struct, frozen=True):
-    """What came of a command that was granted."""
-
-    written: Written
-    result: Any
+Drafts: TypeAlias = Callable[[Iterable[Event], Call[Any]], list[Draft]]
+"""Encodes what a call led to."""
 
 
 class _Outcome(msgspec.Struct, frozen=True):
@@ -69,9 +76,13 @@ class Commands:
         registry: Registry,
         states: States,
         scope: Scope,
-        drafts: Callable[[Iterable[Event]], list[Draft]],
+        drafts: Drafts,
+        world: World,
+        observe: Observer,
     ) -> None:
         self._store = store
+        self._world = world
+        self._observe = observe
         self._drafts = drafts
         self._registry = registry
         self._states = states
@@ -82,8 +93,7 @@ class Commands:
         for definition in definitions:
             registry.covering(definition.emits)
             self._foldings[definition] = tuple(
-                Folding(one.fold, registry) if isinstance(one, StateParameter) else None
-                for one in definition.parameters
+                states.folding(one.fold) if isinstance(one, StateParameter) else None for one in definition.parameters
             )
             for command in definition.commands:
                 other = self._by_type.setdefault(command, definition)
@@ -103,62 +113,179 @@ class Commands:
             )
         return found
 
-    async def send(self, command: Command[Any], idempotency_key: str | None) -> Answer:
+    async def decide(self, definition: CommandDefinition, call: Call[Command[Any]]) -> Answer:
         """Decide and store. See `App.send`."""
-        definition = self.handler_of(command)
-        foldings = self._foldings[definition]
-        named = [
-            (folding, folding.tags(command, one.fields if isinstance(one, StateParameter) else None))
-            for folding, one in zip(foldings, definition.parameters, strict=True)
-            if folding is not None
+        began = self._world.monotonic()
+        try:
+            answer = await self._decided(definition, call)
+        except Refusal as refusal:
+            self._observe(
+                CommandRefused(
+                    consumer=definition.name,
+                    command=type(call.message).__name__,
+                    refusal=type(refusal).__name__,
+                    attempts=call.attempt,
+                    seconds=self._world.monotonic() - began,
+                )
+            )
+            raise
+        self._observe(
+            CommandDecided(
+                consumer=definition.name,
+                command=type(call.message).__name__,
+                replayed=answer.replayed,
+                attempts=call.attempt,
+                seconds=self._world.monotonic() - began,
+            )
+        )
+        return answer
+
+    async def _decided(self, definition: CommandDefinition, call: Call[Command[Any]]) -> Answer:
+        boundaries = [
+            folding.boundary(call.message, one.fields, one.criteria)
+            for folding, one in zip(self._foldings[definition], definition.parameters, strict=True)
+            if folding is not None and isinstance(one, StateParameter)
         ]
-        keyed = _Keyed(command, idempotency_key) if idempotency_key is not None else None
-        async with self._turn(named):
+        keyed = _Keyed(call.message, call.idempotency_key) if call.idempotency_key is not None else None
+        async with self._turn(boundaries):
             current = False
-            for attempt in range(1, definition.attempts + 1):
-                loaded = [await self._states.load(folding, tags, current=current) for folding, tags in named]
+            while True:
+                loaded = await self._states.load(*boundaries, current=current)
                 try:
-                    outcome = await self._decide(definition, command, loaded, keeps=keyed is not None)
+                    if definition.inside:
+                        return await self._decide_inside(definition, call, loaded, keyed)
+                    outcome = await self._decide(definition, call, loaded, keyed)
+                    return await self._store_outcome(outcome, call, loaded, keyed)
                 except _OnOldStates:
-                    loaded = [await self._states.load(folding, tags, current=True) for folding, tags in named]
-                    outcome = await self._decide(definition, command, loaded, keeps=keyed is not None)
-                try:
-                    return await self._store_outcome(outcome, loaded, keyed)
+                    pass  # no attempt: who decides on what may be old has not decided
+                except _KnownBefore as known:
+                    return self._answer(known.written, await self._again(known.written, keyed))
                 except Conflict:
-                    if attempt == definition.attempts:
+                    if call.attempt >= definition.attempts:
                         raise
-                    current = True
-        raise AssertionError("unreachable")
+                    call.attempt += 1
+                current = True
 
     # ------------------------------------------------------------------------------------------------------ deciding
 
     async def _decide(
-        self, definition: CommandDefinition, command: Command[Any], loaded: Sequence[Loaded[Any]], *, keeps: bool
+        self, definition: CommandDefinition, call: Call[Any], loaded: Sequence[Loaded[Any]], keyed: _Keyed | None
     ) -> _Outcome:
-        """Call the handler. Errors: what it raises; `_OnOldStates` where the states may be behind the log."""
-        states = iter(loaded)
-        arguments = [
-            next(states).value if isinstance(one, StateParameter) else self._scope.value(one)
-            for one in definition.parameters
-        ]
-        token = inside_handler.set(definition.name)
+        """Call the handler. Errors: what it raises; `_OnOldStates` where the states may be behind the log; `_KnownBefore`."""
+        arguments = self._arguments(definition, call, [one.value for one in loaded])
+        token = inside_handler.set(Inside(definition.name, "decides a command"))
         try:
-            result = definition.function(command, *arguments)
+            result = definition.function(call.message, *arguments)
             if definition.is_async:
                 result = await result
         except Exception as error:
-            if not all(one.current for one in loaded):
-                raise _OnOldStates from error
-            if isinstance(error, Refusal) and keeps:
-                return _Outcome((), None, "refused", error)
-            raise
+            return await self._raised(error, loaded, keyed)
         finally:
             inside_handler.reset(token)
-        return _outcome(definition.name, result)
+        return _outcome(definition, type(call.message), result)
 
-    async def _store_outcome(self, outcome: _Outcome, loaded: Sequence[Loaded[Any]], keyed: _Keyed | None) -> Answer:
-        drafts = self._drafts(outcome.events)
+    async def _decide_inside(
+        self, definition: CommandDefinition, call: Call[Any], loaded: Sequence[Loaded[Any]], keyed: _Keyed | None
+    ) -> Answer:
+        """Call the handler in the commit that stores what it leads to. Errors: as `_decide`; those of the store."""
+        decided: list[tuple[_Outcome, list[Kept | None], bytes]] = []
+
+        def apply(sql: SqlTransaction) -> Sequence[Draft]:
+            # A store may run it again, so that each run has states of its own.
+            transaction, values = Transaction(sql), [copy.deepcopy(one.value) for one in loaded]
+            token = inside_handler.set(Inside(definition.name, "decides a command"))
+            try:
+                result = definition.function(call.message, *self._arguments(definition, call, values, transaction))
+            finally:
+                inside_handler.reset(token)
+            if transaction.emitted:
+                raise TypeError(f"{definition.name}: a command handler returns its events; tx.emit is for app.transact")
+            outcome = _outcome(definition, type(call.message), result)
+            drafts = self._drafts(outcome.events, call)
+            nexts = [self._states.next(one, outcome.events, drafts) for one in loaded]
+            decided[:] = [(outcome, nexts, b"" if keyed is None else _encoded(outcome))]
+            return drafts
+
+        request = Request(
+            apply=(apply,),
+            conditions=tuple(one.condition for one in loaded),
+            idempotency_key=keyed.key if keyed is not None else None,
+            fingerprint=keyed.fingerprint if keyed is not None else b"",
+            result=(lambda: decided[0][2]) if keyed is not None else None,
+        )
+        await self._store.room()
+        try:
+            written = await self._store.write(request)
+        except ApplyFailed as error:
+            if not isinstance(error.__cause__, Exception):
+                raise
+            refused = await self._raised(error.__cause__, loaded, keyed)
+            return await self._store_outcome(refused, call, loaded, keyed)
+        if written.replayed:
+            return self._answer(written, await self._again(written, keyed))
+        outcome, nexts, _ = decided[0]
+        self._states.stored(loaded, nexts, written.last if outcome.events else 0)
+        return self._answer(written, outcome.result)
+
+    def _arguments(
+        self,
+        definition: CommandDefinition,
+        call: Call[Any],
+        values: Iterable[Any],
+        transaction: Transaction | None = None,
+    ) -> list[Any]:
+        states = iter(values)
+        arguments: list[Any] = []
+        for one in definition.parameters:
+            if isinstance(one, StateParameter):
+                arguments.append(next(states))
+            elif one.wants is Wants.CONTEXT:
+                arguments.append(call)
+            elif one.wants is Wants.TRANSACTION:
+                arguments.append(transaction)
+            else:
+                arguments.append(self._scope.value(one))
+        return arguments
+
+    async def _raised(self, error: Exception, loaded: Sequence[Loaded[Any]], keyed: _Keyed | None) -> _Outcome:
+        """What a handler raised, as an outcome where it is a refusal that is to be kept. Errors: itself, `_OnOldStates`, and
+        `_KnownBefore` where the idempotency key has an answer already."""
+        if not all(one.current for one in loaded):
+            raise _OnOldStates from error
+        if keyed is not None:
+            if isinstance(error, Refusal):
+                return _Outcome((), None, "refused", error)
+            await self._look_up(keyed)
+        raise error from error.__cause__
+
+    async def _look_up(self, keyed: _Keyed) -> None:
+        """Errors: `_KnownBefore` where this key has an answer; `IdempotencyKeyReused`."""
+
+        def unknown(_: SqlTransaction) -> Sequence[Draft]:
+            raise LookupError
+
+        try:  # a known key is answered before functions run; nothing is stored for one that is not
+            request = Request(apply=(unknown,), idempotency_key=keyed.key, fingerprint=keyed.fingerprint)
+            written = await self._store.write(request)
+        except ApplyFailed:
+            return
+        raise _KnownBefore(written)
+
+    def _answer(self, written: Written, result: Any) -> Answer:
+        position = Position.of(self._store.log_id, written.first, written.last)
+        return Answer(result, position, written.replayed)
+
+    async def _store_outcome(
+        self, outcome: _Outcome, call: Call[Any], loaded: Sequence[Loaded[Any]], keyed: _Keyed | None
+    ) -> Answer:
+        if not outcome.events and keyed is None:
+            if not all(one.current for one in loaded):
+                raise _OnOldStates  # nothing is written that could tell whether they still hold
+            at = loaded[0].position if loaded else self._store.head()
+            return self._answer(Written(at + 1, at), outcome.result)
+        drafts = self._drafts(outcome.events, call)
         kept = b"" if keyed is None else _encoded(outcome)
+        nexts = [self._states.next(one, outcome.events, drafts) for one in loaded]
         request = Request(
             events=drafts,
             conditions=tuple(one.condition for one in loaded),
@@ -166,18 +293,14 @@ class Commands:
             fingerprint=keyed.fingerprint if keyed is not None else b"",
             result=(lambda: kept) if keyed is not None else None,
         )
-        if not drafts and keyed is None and all(one.current for one in loaded):
-            head = self._store.head()  # nothing to store: granted as it is, at what was read
-            return Answer(Written(head + 1, head), outcome.result)
         await self._store.room()
         written = await self._store.write(request)
         if written.replayed:
-            return Answer(written, await self._again(written, keyed))
-        for one in loaded:
-            self._states.decided(one, outcome.events, drafts, written.last)
+            return self._answer(written, await self._again(written, keyed))
+        self._states.stored(loaded, nexts, written.last if drafts else 0)
         if outcome.refusal is not None:
             raise outcome.refusal
-        return Answer(written, outcome.result)
+        return self._answer(written, outcome.result)
 
     # ----------------------------------------------------------------------------------------------------- repetitions
 
@@ -193,7 +316,7 @@ class Commands:
         if stored.shape == "refused":
             raise _refusal(stored)
         if stored.shape == "value":
-            return msgspec.json.decode(stored.value, type=_answer_type(type(keyed.command)))
+            return msgspec.json.decode(stored.value, type=answer_of(type(keyed.command)))
         rows: list[Any] = []
         while len(rows) < written.last - written.first + 1:
             after = rows[-1][0] if rows else written.first - 1
@@ -205,10 +328,10 @@ class Commands:
     # ----------------------------------------------------------------------------------------------------------- turns
 
     @contextlib.asynccontextmanager
-    async def _turn(self, named: Sequence[tuple[Folding[Any], tuple[bytes, ...]]]) -> AsyncGenerator[None, None]:
+    async def _turn(self, boundaries: Sequence[Boundary[Any]]) -> AsyncGenerator[None, None]:
         """One decision after another about each of these states. Taken in one order by all, so that none waits in a circle."""
         async with contextlib.AsyncExitStack() as stack:
-            for key in sorted({tags for _, tags in named}):
+            for key in sorted({term.tags for boundary in boundaries for term in boundary.selection}):
                 await stack.enter_async_context(self._alone(key))
             yield
 
@@ -237,6 +360,14 @@ class _OnOldStates(Exception):
     """The handler raised, and a state that it was given may be older than the log."""
 
 
+class _KnownBefore(Exception):
+    """The idempotency key of a command has an answer already."""
+
+    def __init__(self, written: Written) -> None:
+        super().__init__(written)
+        self.written = written
+
+
 class _Keyed:
     """A command that is sent with an idempotency key."""
 
@@ -254,10 +385,10 @@ class _Keyed:
         self.fingerprint = blake2b(name.encode() + b"\0" + said, digest_size=16).digest()
 
 
-def _outcome(name: str, result: Any) -> _Outcome:
+def _outcome(definition: CommandDefinition, command: type[Command[Any]], result: Any) -> _Outcome:
     """What a handler returned. Errors: `TypeError`."""
     if isinstance(result, Decided):
-        inner = _outcome(name, result.events)
+        inner = _outcome(definition, command, result.events)
         return _Outcome(inner.events, result.result, "value")
     if result is None:
         return _Outcome((), None, "none")
@@ -267,11 +398,24 @@ def _outcome(name: str, result: Any) -> _Outcome:
         events = tuple(result)
         wrong = next((event for event in events if not isinstance(event, Event)), None)
         if wrong is None:
-            return _Outcome(events, result if isinstance(result, list) else list(events), "many")
+            return _several(definition.name, command, events, result)
         result = wrong
     raise TypeError(
-        f"{name} returned a value of type {type(result).__name__}; a command handler returns an event, several, none, or "
-        "Decided(events, result=…) to answer something else"
+        f"{definition.name} returned a value of type {type(result).__name__}; a command handler returns an event, several, "
+        "none, or Decided(events, result=…) to answer something else"
+    )
+
+
+def _several(name: str, command: type[Command[Any]], events: tuple[Event, ...], result: Any) -> _Outcome:
+    """Events in a list, or the only one where that is what the command answers. Errors: `TypeError`."""
+    wanted = one_event_of(command)
+    if not wanted:
+        return _Outcome(events, result if isinstance(result, list) else list(events), "many")
+    if len(events) == 1 and isinstance(events[0], wanted):
+        return _Outcome(events, events[0], "one")
+    raise TypeError(
+        f"{name} returned {[type(event).__name__ for event in events]}, and {command.__name__} says that it answers one "
+        f"{' or '.join(event.__name__ for event in wanted)}: declare Command[list[…]], or return Decided(events, result=…)"
     )
 
 
@@ -303,12 +447,3 @@ def _refusal(stored: _Stored) -> Refusal:
     raise IdempotencyKeyReused(
         f"the first answer was the refusal {stored.kind}, which this code does not know any more"
     )
-
-
-def _answer_type(command: type[Command[Any]]) -> Any:
-    """What `Command[...]` says is answered."""
-    for base in getattr(command, "__orig_bases__", ()):
-        arguments = getattr(base, "__args__", ())
-        if arguments:
-            return arguments[0]
-    return Any

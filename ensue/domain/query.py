@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import collections.abc
 import inspect
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
-from ensue.consumers.handler import Parameter, hints_of
+from ensue.consumers.handler import Parameter, Wants, hints_of
 from ensue.domain.command import StateParameter, parameters_of
+from ensue.domain.middleware import MiddlewareDefinition
 from ensue.errors import DefinitionError
 from ensue.events.message import Query
 
 __all__ = ["QueryDefinition", "analyse_query"]
+
+_STREAMS = (collections.abc.AsyncIterator, collections.abc.AsyncIterable, collections.abc.AsyncGenerator)
 
 
 class QueryDefinition(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +29,12 @@ class QueryDefinition(msgspec.Struct, frozen=True, kw_only=True):
     query: type[Query[Any]]
     parameters: tuple[StateParameter | Parameter, ...]
     is_async: bool
+    inside: bool
+    """It takes a `Transaction`, and reads rows."""
+    streams: bool
+    """It is an async generator, and answers with many values one after another."""
+    middleware: tuple[MiddlewareDefinition, ...] = ()
+    """What a call passes on its way, the outermost first."""
 
 
 def analyse_query(function: Callable[..., Any], local_names: Mapping[str, Any]) -> QueryDefinition:
@@ -36,10 +47,39 @@ def analyse_query(function: Callable[..., Any], local_names: Mapping[str, Any]) 
         raise DefinitionError(
             f"{name}: a query handler takes the query it answers: def {name}(query: BalanceOf) -> Decimal"
         )
+    rest = parameters_of(name, parameters[1:], hints, (query,), local_names)
+    is_async, streams = inspect.iscoroutinefunction(function), inspect.isasyncgenfunction(function)
+    inside = any(isinstance(one, Parameter) and one.wants is Wants.TRANSACTION for one in rest)
+    if inside and (is_async or streams):
+        raise DefinitionError(
+            f"{name}: `async def` cannot take a Transaction: its statements would hold the event loop. Write `def`, which "
+            "reads rows beside the loop, or ask such a query from the async one"
+        )
+    if inspect.isgeneratorfunction(function):
+        raise DefinitionError(
+            f"{name}: a generator cannot answer; return a list, or write `async def` with `yield` for a stream"
+        )
+    if streams != _is_stream(query, streams):
+        answered = "Query[AsyncIterator[Row]]" if streams else "an async generator, `async def` with `yield`"
+        raise DefinitionError(f"{name}: what is streamed is {answered}; {query.__name__} and its handler do not agree")
     return QueryDefinition(
         name=name,
         function=function,
         query=query,
-        parameters=parameters_of(name, parameters[1:], hints, (query,), local_names),
-        is_async=inspect.iscoroutinefunction(function),
+        parameters=rest,
+        is_async=is_async,
+        inside=inside,
+        streams=streams,
     )
+
+
+def _is_stream(query: type[Query[Any]], otherwise: bool) -> bool:
+    """Whether `Query[…]` says that it is answered by a stream; `otherwise` where that cannot be told."""
+    for base in getattr(query, "__orig_bases__", ()):
+        if typing.get_origin(base) is Query:
+            (answer,) = typing.get_args(base)
+            if isinstance(answer, str | typing.ForwardRef):
+                text = answer if isinstance(answer, str) else answer.__forward_arg__
+                return "AsyncIterator[" in text or "AsyncGenerator[" in text or "AsyncIterable[" in text
+            return (typing.get_origin(answer) or answer) in _STREAMS
+    return otherwise

@@ -13,7 +13,7 @@ __all__ = ["Registered"]
 
 
 class Registered(msgspec.Struct, frozen=True, kw_only=True):
-    """See the module."""
+    """See the module. Each definition has the middleware that its calls pass."""
 
     commands: Sequence[CommandDefinition] = ()
     queries: Sequence[QueryDefinition] = ()

@@ -12,6 +12,8 @@ from ensue.observe.signals import (
     AttemptFailed,
     ChannelLost,
     ChannelRepaired,
+    CommandDecided,
+    CommandRefused,
     ConsumerFailed,
     ConsumerStandsBy,
     ConsumerTripped,
@@ -19,22 +21,26 @@ from ensue.observe.signals import (
     HandlerStuck,
     SegmentsLost,
     Signal,
+    SnapshotsLost,
     WriterTrouble,
 )
 
 __all__ = ["log_signal"]
 
 _ERRORS = (EventParked, ConsumerFailed, ConsumerTripped, ConsumerStandsBy)
-_WARNINGS = (AttemptFailed, ChannelLost, ChannelRepaired, HandlerStuck, SegmentsLost, WriterTrouble)
+_EACH_CALL = (CommandDecided, CommandRefused)
+_WARNINGS = (AttemptFailed, ChannelLost, ChannelRepaired, HandlerStuck, SegmentsLost, SnapshotsLost, WriterTrouble)
 
 
 def log_signal(signal: Signal) -> None:
-    """Log one signal: what needs a person as error, what heals by itself as warning, the rest as info."""
+    """Log one signal: what needs a person as error, what heals by itself as warning, what comes with each command as debug,
+    the rest as info."""
     import logging  # a seventh of the time of `import ensue`, and not every process logs
 
     logger = logging.getLogger("ensue")
     level = logging.ERROR if isinstance(signal, _ERRORS) else logging.INFO
     level = logging.WARNING if isinstance(signal, _WARNINGS) else level
+    level = logging.DEBUG if isinstance(signal, _EACH_CALL) else level
     if not logger.isEnabledFor(level):
         return
     facts = msgspec.structs.asdict(signal)

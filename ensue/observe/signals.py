@@ -16,6 +16,8 @@ __all__ = [
     "ChannelConnected",
     "ChannelLost",
     "ChannelRepaired",
+    "CommandDecided",
+    "CommandRefused",
     "ConsumerFailed",
     "ConsumerResumed",
     "ConsumerStandsBy",
@@ -27,12 +29,13 @@ __all__ = [
     "SegmentsLost",
     "SegmentsReleased",
     "Signal",
+    "SnapshotsLost",
     "WriterTrouble",
 ]
 
 
 class Signal(msgspec.Struct, frozen=True, kw_only=True):
-    """Any news. `consumer` is the name of the consumer it is about."""
+    """Any news. `consumer` is the name of the consumer it is about, or of the command handler."""
 
     consumer: str
 
@@ -110,6 +113,13 @@ class WriterTrouble(Signal, frozen=True, kw_only=True):
     retry_in_seconds: float
 
 
+class SnapshotsLost(Signal, frozen=True, kw_only=True):
+    """Snapshots of states could not be read or written. Nothing is lost but time: events are read in their place."""
+
+    attempted: str
+    error: str
+
+
 class ChannelConnected(Signal, frozen=True, kw_only=True):
     """The broker of a channel is reached, at first or again."""
 
@@ -129,6 +139,24 @@ class ChannelRepaired(Signal, frozen=True, kw_only=True):
 
     channel: str
     waiting: int
+
+
+class CommandDecided(Signal, frozen=True, kw_only=True):
+    """A command was granted, and what it led to is stored; `replayed` where it was so before, under its idempotency key."""
+
+    command: str
+    replayed: bool
+    attempts: int
+    seconds: float
+
+
+class CommandRefused(Signal, frozen=True, kw_only=True):
+    """A command was refused, by the application's own rules."""
+
+    command: str
+    refusal: str
+    attempts: int
+    seconds: float
 
 
 Observer: TypeAlias = Callable[[Signal], None]

@@ -2,14 +2,14 @@
 
 Durable: `synchronous_commit`, group commit (`writer.py`). Any number of processes, on any number of machines, may use one
 log: the row lock of its head makes one dense order of what they write, `NOTIFY` wakes those who wait, and a poll stands
-behind it. A process holds two connections, and a third once it queries: the writer's, and the desk's for all else.
+behind it. A process holds two connections: the writer's, and the desk's for all else; and, once it queries, a few for that.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 import psycopg
@@ -26,12 +26,14 @@ from ensue.store.base import (
     Page,
     Request,
     Selection,
+    SqlTransaction,
     Standing,
     Written,
 )
 from ensue.store.nodes import to_take
 from ensue.store.postgresql import checkpoints
 from ensue.store.postgresql.errors import is_transient, translated
+from ensue.store.postgresql.looking import Lookers
 from ensue.store.postgresql.names import Names
 from ensue.store.postgresql.order import Concurrent, Fence, Order, Serial, order_of
 from ensue.store.postgresql.own import OwnTransaction, OwnTransactions
@@ -44,6 +46,8 @@ from ensue.store.postgresql.writer import PATIENCE_SECONDS, Writer
 from ensue.world import World
 
 __all__ = ["PostgresqlStore"]
+
+T = TypeVar("T")
 
 POLL_SECONDS = 1.0
 """The poll behind the notifications, should one be lost with its connection."""
@@ -88,6 +92,7 @@ class PostgresqlStore:
         self._writer: Writer | None = None
         self._own: OwnTransactions | None = None
         self._query: psycopg.Connection[Any] | None = None
+        self._lookers: Lookers | None = None
         self._head = 0
         self._changed: set[asyncio.Future[None]] = set()
         self._listening = False
@@ -159,6 +164,9 @@ class PostgresqlStore:
         if self._query is not None:
             self._query.close()
             self._query = None
+        if self._lookers is not None:
+            self._lookers.close()
+            self._lookers = None
         self._wake(self._not_open())
 
     def _not_open(self) -> Unavailable:
@@ -406,6 +414,14 @@ class PostgresqlStore:
         finally:
             if not connection.closed:
                 connection.rollback()
+
+    async def look(self, function: Callable[[SqlTransaction], T]) -> T:
+        """See `Looking.look`. Errors of the database are raised as they are."""
+        if self._closed:
+            raise self._not_open()
+        if self._lookers is None:
+            self._lookers = Lookers(self._server.connect_to_query, self._world)
+        return await self._lookers.look(function)
 
     async def select(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """A reading statement of Ensue's own, without blocking the loop. Errors: those of `Log.read`."""

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import apsw
 
@@ -25,12 +25,14 @@ from ensue.store.base import (
     Page,
     Request,
     Selection,
+    SqlTransaction,
     Standing,
     Written,
 )
 from ensue.store.sqlite import checkpoints
 from ensue.store.sqlite.errors import translated
 from ensue.store.sqlite.files import LogFiles, Watch, standing, unchanging, writable
+from ensue.store.sqlite.looking import look
 from ensue.store.sqlite.names import Types
 from ensue.store.sqlite.reading import select
 from ensue.store.sqlite.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, STEPS, is_half_copied
@@ -39,6 +41,8 @@ from ensue.store.transfer import half_copied
 from ensue.world import World
 
 __all__ = ["SqliteStore"]
+
+T = TypeVar("T")
 
 POLL_SECONDS = 1.0
 """The poll behind the watch, should a touch be lost with the process that was to make it."""
@@ -439,6 +443,10 @@ class SqliteStore:
     def query(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Run a reading statement of the user's. Errors of the database are raised as they are."""
         return list(self._sql.execute(sql, values))
+
+    async def look(self, function: Callable[[SqlTransaction], T]) -> T:
+        """See `Looking.look`. Errors of the database are raised as they are."""
+        return look(self._sql, function)
 
     async def select(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """A reading statement of Ensue's own, in one short transaction. Errors: those of `Log.read`."""
