@@ -9,15 +9,15 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import msgspec
 
 from ensue.consumers.handler import hints_of, reacted_to
-from ensue.errors import DefinitionError, UnreadableEvent
-from ensue.events.message import Event, tag_text
-from ensue.events.recorded import Recorded
+from ensue.errors import DefinitionError, InvalidEvent, UnreadableEvent
+from ensue.events.message import Event, tag_of, tag_text
+from ensue.events.recorded import Criteria, Recorded
 from ensue.events.registry import Read, Registry, declaration
 from ensue.events.stored import Draft, Row, tag_hash
 from ensue.events.upcasting import Parts
 from ensue.store.base import Selection, Term
 
-__all__ = ["Fold", "FoldMeta", "FoldType", "Folding", "Key", "evolved", "fold_of", "key_pairs"]
+__all__ = ["Boundary", "Fold", "FoldMeta", "FoldType", "Folding", "Key", "evolved", "fold_of", "key_pairs"]
 
 S = TypeVar("S")
 F = TypeVar("F", bound="FoldMeta")
@@ -82,7 +82,8 @@ def key_pairs(name: str, key: Key) -> tuple[tuple[str, str], ...]:
 class Fold(msgspec.Struct, Generic[S], frozen=True, kw_only=True):
     """A fold as it was declared: its initial value, its function, and the events it reads, without their subclasses.
 
-    `key` is what says whose events those are: pairs of a message's field and a tag. Without it, all of these types are read.
+    `key` is what says whose events those are: pairs of a message's field and a tag. Without it, all of these types are read;
+    `criteria` says it by a function of the message instead. `kinds` are the types that its values may have.
     `recorded` folds see events with their place and time.
     """
 
@@ -90,7 +91,9 @@ class Fold(msgspec.Struct, Generic[S], frozen=True, kw_only=True):
     initial: Callable[[], S]
     evolve: Callable[[S, Any], S]
     events: tuple[type[Event], ...]
+    kinds: tuple[Any, ...]
     key: tuple[tuple[str, str], ...] = ()
+    criteria: Callable[[Any], Criteria] | None = None
     recorded: bool = False
 
 
@@ -105,8 +108,14 @@ def fold_of(kind: type[S], local_names: Mapping[str, Any]) -> Fold[S]:
         )
     events, recorded = evolved(f"{kind.__name__}.evolve", evolve, local_names)
     return Fold(
-        name=kind.__name__, initial=kind, evolve=evolve, events=events, key=declared.key, recorded=recorded
-    )  # fmt: skip
+        name=kind.__name__,
+        initial=kind,
+        evolve=evolve,
+        events=events,
+        kinds=(kind,),
+        key=declared.key,
+        recorded=recorded,
+    )
 
 
 def evolved(
@@ -121,17 +130,34 @@ def evolved(
     return reacted_to(name, parameters[1], hints_of(evolve, local_names).get(parameters[1]))
 
 
+class Boundary(msgspec.Struct, Generic[S], frozen=True):
+    """One value of a fold, by what selects its events: what a decision on it looks at, and what must not have come since."""
+
+    folding: Folding[S]
+    selection: Selection
+
+    def reads(self, draft: Draft) -> bool:
+        """Whether a draft is one of its events."""
+        return any(
+            (not term.types or draft.type_name in term.types)
+            and all(tag == draft.stream or tag in draft.tags for tag in term.tags)
+            for term in self.selection
+        )
+
+
 class Folding(Generic[S]):
     """A fold, ready for use with the types of an application."""
 
     def __init__(self, fold: Fold[S], registry: Registry) -> None:
         self.fold = fold
-        covered = registry.covering(fold.events)
-        self.names = tuple(dict.fromkeys(registry.names(covered)))
+        self._covered = registry.covering(fold.events)
+        # Whoever reads every event reads those of types that are not known here, too.
+        self.names = () if Event in fold.events else tuple(dict.fromkeys(registry.names(self._covered)))
         self._registry = registry
         self._readers: dict[int, Read] = {}
         self._places: dict[int, tuple[str, int]] = {}
-        for event in covered:
+        self._names_of: dict[tuple[type[Event], ...], tuple[str, ...]] = {}
+        for event in self._covered if self.names else ():
             declared = declaration(event)
             tags = {tag for _, tag in ((declared.key,) if declared.key else ()) + declared.tags}
             missing = [tag for _, tag in fold.key if tag not in tags]
@@ -141,8 +167,26 @@ class Folding(Generic[S]):
                     f"it has: {', '.join(sorted(tags)) or 'none'}"
                 )
 
-    def tags(self, message: object, fields: Sequence[str] | None = None) -> tuple[bytes, ...]:
-        """The tags by which a message names the value it is about. Errors: `InvalidEvent`, `ValueError` where a field is None."""
+    @property
+    def former_names(self) -> Mapping[str, tuple[str, ...]]:
+        """Name → former names, of the types that it reads."""
+        return {name: was for name, was in self._registry.former().items() if not self.names or name in self.names}
+
+    @property
+    def covered(self) -> tuple[type[Event], ...]:
+        """The types that it reads, as the code knows them."""
+        return self._covered
+
+    def boundary(
+        self, message: object, fields: Sequence[str] | None = None, criteria: Callable[[Any], Criteria] | None = None
+    ) -> Boundary[S]:
+        """The value that a message is about: by its key's fields, by others, or by criteria that are made of the message.
+
+        Errors: `InvalidEvent`; `ValueError` where a field is None.
+        """
+        made_by = criteria or (self.fold.criteria if fields is None else None)
+        if made_by is not None:
+            return self.matching(made_by(message))
         found: list[bytes] = []
         for (field, tag), other in zip(self.fold.key, fields or [field for field, _ in self.fold.key], strict=True):
             text = tag_text(message, other, tag)
@@ -151,15 +195,41 @@ class Folding(Generic[S]):
                     f"{type(message).__name__}: {other} is None, and it says which {self.fold.name} is meant ({field})"
                 )
             found.append(tag_hash(text))
-        return tuple(found)
+        return Boundary(self, (Term(self.names, tuple(found)),))
 
-    def term(self, tags: tuple[bytes, ...]) -> Term:
-        """What selects the events of one value."""
-        return Term(types=self.names, tags=tags)
+    def keyed(self, values: Sequence[object], named: Mapping[str, object]) -> Boundary[S]:
+        """The value with this key: its parts in the order of the declaration, or by field. Errors: `TypeError` for too few or
+        too many, `InvalidEvent` for what cannot be a tag."""
+        fields = [field for field, _ in self.fold.key]
+        given = dict(zip(fields, values, strict=False))
+        if len(values) > len(fields) or given.keys() & named.keys() or {*given, *named} != set(fields):
+            wanted = f"is found by {', '.join(fields)}" if fields else "has no key"
+            raise TypeError(f"{self.fold.name} {wanted}; given were {[*values, *(f'{name}=' for name in named)]}")
+        given.update(named)
+        return Boundary(self, (Term(self.names, tuple(tag_hash(tag_of(tag, given[at])) for at, tag in self.fold.key)),))
 
-    def reads(self, draft: Draft, tags: tuple[bytes, ...]) -> bool:
-        """Whether a draft is one of the events of that value."""
-        return draft.type_name in self.names and all(tag == draft.stream or tag in draft.tags for tag in tags)
+    def matching(self, criteria: Criteria) -> Boundary[S]:
+        """What the fold reads among what matches. Errors: `InvalidEvent` where that is nothing."""
+        terms: list[Term] = []
+        for types, tags in criteria.terms:
+            names = self._among(types)
+            if names or not (types and self.names):
+                terms.append(Term(names, tags))
+        if not terms:
+            raise InvalidEvent(
+                f"the criteria for {self.fold.name} match none of the events that it reads: {', '.join(self.names)}"
+            )
+        return Boundary(self, tuple(dict.fromkeys(terms)))
+
+    def _among(self, types: tuple[type[Event], ...]) -> tuple[str, ...]:
+        if not types or Event in types:
+            return self.names
+        names = self._names_of.get(types)
+        if names is None:
+            wanted = self._registry.names(self._registry.covering(types))
+            names = tuple(name for name in dict.fromkeys(wanted) if not self.names or name in self.names)
+            self._names_of[types] = names
+        return names
 
     def follow(
         self,

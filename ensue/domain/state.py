@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable, Iterable
-from typing import Any, Generic, TypeVar, dataclass_transform
+from typing import Any, Generic, TypeVar, cast, dataclass_transform, overload
 
 import msgspec
 
 from ensue.consumers.handler import Declared
 from ensue.domain.fold import FoldMeta, Key
+from ensue.errors import DefinitionError
 from ensue.events.message import Command, Event
+from ensue.events.recorded import Criteria
 
 __all__ = ["Decider", "Of", "State", "state_in"]
 
@@ -33,38 +35,61 @@ class State(msgspec.Struct, Declared, kw_only=True, metaclass=FoldMeta):
 
 
 class Of:
-    """`source: Annotated[Account, Of("source")]`: load this state by other fields of the message than its key's."""
+    """`source: Annotated[Account, Of("source")]`: load this state by other fields of the message than its key's.
 
-    def __init__(self, *fields: str) -> None:
-        self.fields = fields
+    Or by any criteria that are made of the message: `Annotated[Places, Of(lambda c: Criteria(course_id=c.course_id) | …)]`. What
+    its `evolve` reads among what matches is what the decision looks at, and what must not have come when it is stored.
+    """
+
+    @overload
+    def __init__(self, *fields: str) -> None: ...
+    @overload
+    def __init__(self, criteria: Callable[[Any], Criteria], /) -> None: ...
+    def __init__(self, *by: Any) -> None:
+        self.criteria: Callable[[Any], Criteria] | None = None
+        self.fields: tuple[str, ...] | None = None
+        (first, *rest) = by or (None,)
+        if not rest and callable(first):
+            self.criteria = cast("Callable[[Any], Criteria]", first)
+        elif by and all(isinstance(field, str) for field in by):
+            self.fields = by
+        else:
+            raise DefinitionError(
+                f"Of({', '.join(map(repr, by))}): name fields of the message, or give one function of it"
+            )
 
 
 class Decider(Generic[S, C, E]):
     """A decider as three pure functions: `initial()`, `evolve(state, event)`, `decide(state, command)`.
 
-    Their annotations say which events and commands they are for; a union stands for several. `key` is as for a `State`.
+    Their annotations say which events and commands they are for; a union stands for several. `key` is as for a `State`; or
+    `criteria`, made of the command, say it: any of several types and tags, `Criteria(a=…) | Criteria(b=…)`.
     """
 
     def __init__(
         self,
         *,
-        key: Key,
+        key: Key = None,
+        criteria: Callable[[C], Criteria] | None = None,
         initial: Callable[[], S],
         evolve: Callable[[S, E], S],
         decide: Callable[[S, C], E | Iterable[E]],
     ) -> None:
+        if key is not None and criteria is not None:
+            raise DefinitionError("a decider is found by its key or by criteria, not by both")
         self.key = key
+        self.criteria = criteria
         self.initial = initial
         self.evolve = evolve
         self.decide = decide
 
 
-def state_in(hint: Any) -> tuple[type[State], tuple[str, ...] | None] | None:
-    """The state that a parameter is annotated with, and the fields it is loaded by if the annotation names them."""
-    fields: tuple[str, ...] | None = None
+def state_in(hint: Any) -> tuple[type[State], Of | None] | None:
+    """The state that a parameter is annotated with, and what it is loaded by if the annotation says it."""
+    by: Of | None = None
     if typing.get_origin(hint) is typing.Annotated:
         hint, *said = typing.get_args(hint)
-        fields = next((one.fields for one in said if isinstance(one, Of)), None)
+        by = next((one for one in said if isinstance(one, Of)), None)
     if isinstance(hint, type) and issubclass(hint, State):
-        return hint, fields
+        return hint, by
     return None

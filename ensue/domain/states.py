@@ -2,7 +2,8 @@
 
 What is remembered is a state's bytes and the position up to which its events are in it. Who decides on it appends under the
 condition that nothing of it has come behind that position, so an old memory costs a second try and never a wrong event. The
-fence is taken before the events: a state that was read up to a position holds all that was there at that position.
+fence is taken before the events: a state that was read up to a position holds all that was there at that position. States
+that are read together are read up to one position, so that no decision sees what never was at the same time.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
-from ensue.domain.fold import Folding
+from ensue.domain.fold import Boundary, Fold, Folding
+from ensue.domain.forms import Form, form_of
+from ensue.errors import InvalidEvent
 from ensue.events.message import Event
+from ensue.events.registry import Registry
 from ensue.events.stored import Draft
 from ensue.store.base import Condition, Log
 
@@ -29,58 +33,70 @@ REMEMBERED_BYTES = 64 * 1024 * 1024
 
 
 class Kept(msgspec.Struct, frozen=True, gc=False):
-    """A state's bytes, and the position up to which all its events are in it."""
+    """A state's bytes, and the position up to which all its events are in them."""
 
     data: bytes
     position: int
+    followed: int = 0
+    """How many events are in it since it was last read from a snapshot, or offered to be one."""
+    behind: bool = False
+    """It is known that events have come that are not in it."""
 
 
 class Snapshots(Protocol):
     """Where states are kept beside the log. What is lost there costs time, nothing else."""
 
-    async def read(self, folding: Folding[Any], tags: tuple[bytes, ...]) -> Kept | None:
-        """The newest one of a state, if there is any for the fold as it is now."""
+    async def read(self, boundary: Boundary[Any]) -> Kept | None:
+        """The newest one of a state, if there is any for the fold as it is now. Raises nothing of the store's."""
         ...
 
-    def offer(self, folding: Folding[Any], tags: tuple[bytes, ...], kept: Kept, followed: int) -> None:
-        """A state that `followed` so many events were read for. Returns at once; keeping it, or not, is done elsewhere."""
+    def offer(self, boundary: Boundary[Any], kept: Kept) -> bool:
+        """Whether this state will be kept. Returns at once; it is done elsewhere, or lost."""
         ...
 
 
 class Loaded(Generic[S]):
     """One state as a decision gets it. The value is the decision's own: changing it changes nothing else."""
 
-    __slots__ = ("current", "folding", "key", "kept", "position", "tags", "value")
+    __slots__ = ("boundary", "current", "kept", "position", "value")
 
-    def __init__(self, folding: Folding[S], tags: tuple[bytes, ...], value: S, position: int, *, current: bool) -> None:
-        self.folding = folding
-        self.tags = tags
+    def __init__(self, boundary: Boundary[S], value: S, position: int, kept: Kept | None, *, current: bool) -> None:
+        self.boundary = boundary
         self.value = value
         self.position = position
+        self.kept = kept
         self.current = current
         """It was read from the log for this decision, not remembered."""
-        self.kept: Kept | None = None
 
     @property
     def condition(self) -> Condition:
         """That nothing has come which would change it."""
-        return Condition((self.folding.term(self.tags),), self.position)
+        return Condition(self.boundary.selection, self.position)
 
 
 class Memory:
     """The states that a process remembers, the least used forgotten first."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[Any, ...], Kept] = OrderedDict()
+        self._kept: OrderedDict[Boundary[Any], Kept] = OrderedDict()
         self._bytes = 0
 
-    def get(self, key: tuple[Any, ...]) -> Kept | None:
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @property
+    def size(self) -> int:
+        """The bytes of all of them."""
+        return self._bytes
+
+    def get(self, key: Boundary[Any]) -> Kept | None:
         kept = self._kept.get(key)
         if kept is not None:
             self._kept.move_to_end(key)
         return kept
 
-    def put(self, key: tuple[Any, ...], kept: Kept) -> None:
+    def put(self, key: Boundary[Any], kept: Kept) -> None:
+        """Remember it, unless a newer one is remembered."""
         before = self._kept.get(key)
         if before is not None:
             if before.position > kept.position:
@@ -93,111 +109,176 @@ class Memory:
             _, forgotten = self._kept.popitem(last=False)
             self._bytes -= len(forgotten.data)
 
+    def forget(self, key: Boundary[Any]) -> None:
+        kept = self._kept.pop(key, None)
+        if kept is not None:
+            self._bytes -= len(kept.data)
+
     def clear(self) -> None:
         self._kept.clear()
         self._bytes = 0
 
 
-class _Form(Generic[S]):
-    """How a kind of state is written down. None where a state could come back as something else."""
-
-    def __init__(self, folding: Folding[S]) -> None:
-        kind = type(folding.fold.initial())
-        self.encode = msgspec.msgpack.Encoder(decimal_format="string").encode
-        self.decode = msgspec.msgpack.Decoder(kind).decode
-
-
 class States:
     """Loads states. All of one log and one registry."""
 
-    def __init__(self, log: Log, snapshots: Snapshots | None = None) -> None:
+    def __init__(self, log: Log, registry: Registry, snapshots: Snapshots | None = None) -> None:
         self.memory = Memory()
         self._log = log
+        self._registry = registry
         self._snapshots = snapshots
-        self._forms: dict[Folding[Any], _Form[Any] | None] = {}
+        self._foldings: dict[Fold[Any], Folding[Any]] = {}
+        self._forms: dict[Folding[Any], Form | None] = {}
+        self._named: set[Folding[Any]] = set()
 
-    async def load(self, folding: Folding[S], tags: tuple[bytes, ...], *, current: bool) -> Loaded[S]:
-        """A state: as it is remembered, or with `current` as the log has it now. Errors: those of the store; `UnreadableEvent`;
-        what the fold raises."""
-        form = self._form(folding)
-        kept = self.memory.get((folding, tags)) if form is not None else None
-        if kept is not None and form is not None and not current:
-            loaded = Loaded(folding, tags, form.decode(kept.data), kept.position, current=False)
-            loaded.kept = kept
-            return loaded
-        if kept is None and form is not None and self._snapshots is not None:
-            kept = await self._snapshots.read(folding, tags)
-        if kept is not None and form is not None:
-            value, position = form.decode(kept.data), kept.position
-        else:
-            value, position = folding.fold.initial(), 0
-        value, position, followed = await self._follow(folding, tags, value, position)
-        loaded = Loaded(folding, tags, value, position, current=True)
-        if form is not None:
-            kept = Kept(form.encode(value), position) if kept is None or followed else Kept(kept.data, position)
-            loaded.kept = kept
-            self.memory.put((folding, tags), kept)
-            if self._snapshots is not None and followed:
-                self._snapshots.offer(folding, tags, kept, followed)
-        return loaded
+    def folding(self, fold: Fold[S]) -> Folding[S]:
+        """The fold, ready for use: the same for all who look at this kind of state, so that they share what is remembered.
+        Errors: `DefinitionError`."""
+        if fold not in self._foldings:
+            self._foldings[fold] = Folding(fold, self._registry)
+        return self._foldings[fold]
 
-    async def at(self, folding: Folding[S], tags: tuple[bytes, ...], before: int) -> S:
-        """A state as it was before a position, from its events alone."""
-        value, _, _ = await self._follow(folding, tags, folding.fold.initial(), 0, before=before)
+    async def load(self, *boundaries: Boundary[Any], current: bool) -> list[Loaded[Any]]:
+        """These states: as they are remembered, or with `current` all of them as the log has them at one position from now on.
+
+        Errors: those of the store; `UnreadableEvent`.
+        """
+        while True:
+            # Before anything is awaited: what is remembered now is in the log that is read next.
+            found = [self.memory.get(boundary) for boundary in boundaries]
+            if not current and all(kept is not None and not kept.behind for kept in found):
+                return [self._remembered(*one) for one in zip(boundaries, found, strict=True)]
+            for boundary, kept in zip(boundaries, found, strict=True):
+                await self._learn_names(boundary.folding)
+                if kept is None and self._snapshots is not None and self._form(boundary.folding) is not None:
+                    await self._restore(boundary)
+            loaded: list[Loaded[Any]] = []
+            before = None
+            for boundary in boundaries:
+                loaded.append(await self._read(boundary, before))
+                before = before or loaded[0].position + 1
+            if all(one.position == loaded[0].position for one in loaded):
+                return loaded
+            current = True  # one of them was remembered newer than the first one was read
+
+    async def at(self, boundary: Boundary[S], before: int) -> S:
+        """A state as it was before a position. Errors: as `load`."""
+        await self._learn_names(boundary.folding)
+        form, kept = self._form(boundary.folding), self.memory.get(boundary)
+        value: S = boundary.folding.fold.initial()
+        after = 0
+        if form is not None and kept is not None and kept.position < before:
+            value, after = form.decode(kept.data), kept.position
+        value, _, _ = await self._follow(boundary, value, after, before=before)
         return value
 
-    def decided(self, loaded: Loaded[Any], events: Sequence[Event], drafts: Sequence[Draft], last: int) -> None:
-        """Remember what a state became by what was decided on it, and stored under its condition."""
-        form, kept, folding = self._form(loaded.folding), loaded.kept, loaded.folding
-        if form is None or kept is None or folding.fold.recorded:
-            return
-        own = [event for event, draft in zip(events, drafts, strict=True) if folding.reads(draft, loaded.tags)]
-        data = kept.data
-        if own:
-            value = form.decode(data)
-            for event in own:
-                value = folding.fold.evolve(value, event)
-            data = form.encode(value)
-        self.memory.put((folding, loaded.tags), Kept(data, last))
+    async def first(self, boundary: Boundary[S], count: int) -> S:
+        """A state as its first `count` events made it. Errors: as `load`; `ValueError` where it has fewer."""
+        await self._learn_names(boundary.folding)
+        value, _, followed = await self._follow(boundary, boundary.folding.fold.initial(), 0, most=count)
+        if followed < count:
+            name = boundary.folding.fold.name
+            raise ValueError(f"this {name} has {followed} events; it has not been at version {count} yet")
+        return value
+
+    def next(self, loaded: Loaded[Any], events: Sequence[Event], drafts: Sequence[Draft]) -> Kept | None:
+        """What is to be remembered of a state once these events are stored under its condition; nothing where it cannot be known
+        now. Errors: `InvalidEvent` for an event that it cannot follow: that must not be stored."""
+        boundary, kept = loaded.boundary, loaded.kept
+        form = self._form(boundary.folding)
+        if form is None or kept is None:
+            return None
+        own = [event for event, draft in zip(events, drafts, strict=True) if boundary.reads(draft)]
+        if not own:
+            return kept
+        fold = boundary.folding.fold
+        if fold.recorded:
+            return Kept(kept.data, kept.position, kept.followed, True)
+        value = form.decode(kept.data)
+        for event in own:
+            try:
+                value = fold.evolve(value, event)
+            except Exception as error:
+                raise InvalidEvent(
+                    f"{fold.name} cannot follow {event!r}, which was decided on it: evolve raised {type(error).__name__}: "
+                    f"{error}. Nothing was stored"
+                ) from error
+        data = form.encode(value)
+        return Kept(data, 0, kept.followed + len(own)) if data is not None else None
+
+    def stored(self, loaded: Sequence[Loaded[Any]], nexts: Sequence[Kept | None], last: int) -> None:
+        """Remember what these states became by what was decided on them, whose last event is at this position."""
+        for one, kept in zip(loaded, nexts, strict=True):
+            if kept is None:
+                self.memory.forget(one.boundary)
+            elif kept.behind:
+                self.memory.put(one.boundary, kept)
+            else:
+                self._remember(one.boundary, Kept(kept.data, max(last, one.position), kept.followed))
+
+    async def _learn_names(self, folding: Folding[Any]) -> None:
+        """What was stored under a former name is found under the present one, from the first time on."""
+        if folding not in self._named:
+            for name, former in folding.former_names.items():
+                await self._log.rename(name, former)
+            self._named.add(folding)
+
+    def _remembered(self, boundary: Boundary[Any], kept: Kept | None) -> Loaded[Any]:
+        form = self._form(boundary.folding)
+        assert form is not None
+        assert kept is not None
+        return Loaded(boundary, form.decode(kept.data), kept.position, kept, current=False)
+
+    def _remember(self, boundary: Boundary[Any], kept: Kept) -> None:
+        if self._snapshots is not None and kept.followed and self._snapshots.offer(boundary, kept):
+            kept = Kept(kept.data, kept.position)
+        self.memory.put(boundary, kept)
+
+    async def _restore(self, boundary: Boundary[Any]) -> None:
+        assert self._snapshots is not None
+        kept, form = await self._snapshots.read(boundary), self._form(boundary.folding)
+        if kept is not None and form is not None:
+            try:
+                form.decode(kept.data)
+            except (msgspec.MsgspecError, ValueError):
+                return  # damaged, or of another code: its events say the same
+            self.memory.put(boundary, Kept(kept.data, kept.position, behind=True))
+
+    async def _read(self, boundary: Boundary[S], before: int | None) -> Loaded[S]:
+        """As the log has it before a position, or now."""
+        form, kept = self._form(boundary.folding), self.memory.get(boundary)
+        if form is not None and kept is not None:
+            value, position, known = form.decode(kept.data), kept.position, kept.followed
+        else:
+            value, position, known, kept = boundary.folding.fold.initial(), 0, 0, None
+        value, position, followed = await self._follow(boundary, value, position, before=before)
+        if form is not None:
+            data = kept.data if kept is not None and not followed else form.encode(value)
+            kept = Kept(data, position, known + followed) if data is not None else None
+            if kept is not None:
+                self._remember(boundary, kept)
+        return Loaded(boundary, value, position, kept, current=True)
 
     async def _follow(
-        self, folding: Folding[S], tags: tuple[bytes, ...], value: S, after: int, *, before: int | None = None
+        self, boundary: Boundary[S], value: S, after: int, *, before: int | None = None, most: int | None = None
     ) -> tuple[S, int, int]:
-        """The value with all events behind `after`, the position up to which it holds, and how many events that were."""
-        log, selection, followed = self._log, (folding.term(tags),), 0
+        """The value with all events behind `after`, or the first `most` of them; the position up to which it holds, and how many
+        events that were."""
+        log, folding, followed = self._log, boundary.folding, 0
         while True:
-            end = log.head() if before is None else before - 1
-            page = await log.read(selection, after=after, before=before, limit=PAGE)
-            value = folding.follow(value, page.rows, log.known_types(), log.log_id, selection)
+            head = log.head()
+            end = head if before is None else min(head, before - 1)
+            limit = PAGE if most is None else min(PAGE, most - followed)
+            if not limit:
+                return value, after, followed
+            page = await log.read(boundary.selection, after=after, before=before, limit=limit)
+            value = folding.follow(value, page.rows, log.known_types(), log.log_id, boundary.selection)
             followed += len(page.rows)
             after = max(after, page.reached)
-            if len(page.rows) < PAGE and after >= end:
+            if len(page.rows) < limit and after >= end:
                 return value, after, followed
 
-    def _form(self, folding: Folding[S]) -> _Form[S] | None:
+    def _form(self, folding: Folding[S]) -> Form | None:
         if folding not in self._forms:
-            self._forms[folding] = _Form(folding) if _comes_back(folding) else None
+            self._forms[folding] = form_of(folding.fold.kinds)
         return self._forms[folding]
-
-
-def _comes_back(folding: Folding[Any]) -> bool:
-    """Whether a state of this kind is the same after it was written and read: every field says wholly what it holds."""
-    kind = type(folding.fold.initial())
-    try:
-        pending: list[Any] = [msgspec.inspect.type_info(kind)]
-    except (TypeError, NameError):
-        return False
-    seen = 0
-    while pending:
-        found = pending.pop()
-        seen += 1
-        if (
-            isinstance(found, msgspec.inspect.AnyType | msgspec.inspect.CustomType | msgspec.inspect.RawType)
-            or seen > 2000
-        ):
-            return False
-        if isinstance(found, msgspec.Struct):
-            pending.extend(getattr(found, name) for name in found.__struct_fields__ if name != "cls")
-        elif isinstance(found, tuple):
-            pending.extend(found)
-    return True
