@@ -18,12 +18,14 @@ from ensue.domain import Answer, Call, Decided, Decider, Of, Proceed, State, Vie
 from ensue.errors import EnsueError, Refusal
 from ensue.events.context import Context
 from ensue.events.message import Command, Event, Query, days, hours, minutes, seconds
+from ensue.events.personal import FORGOTTEN, Forgotten, Personal, Subject, SubjectForgotten
 from ensue.events.recorded import Criteria, Position, Recorded, UnknownEvent
 from ensue.events.upcasting import Fields, upcast
 from ensue.store.base import DeadLetter
 from ensue.workflows import Approval, Flow
 
 __all__ = [
+    "FORGOTTEN",
     "ONE_ORDER",
     "Answer",
     "App",
@@ -40,9 +42,11 @@ __all__ = [
     "Event",
     "Fields",
     "Flow",
+    "Forgotten",
     "Incoming",
     "Link",
     "Of",
+    "Personal",
     "Position",
     "Proceed",
     "Query",
@@ -52,6 +56,8 @@ __all__ = [
     "Retry",
     "Service",
     "State",
+    "Subject",
+    "SubjectForgotten",
     "Subscribed",
     "Transaction",
     "UnknownEvent",

@@ -49,6 +49,10 @@ class World(Protocol):
         """A UUIDv7 of 16 bytes. Within a process ids ascend, also when the wall clock goes back."""
         ...
 
+    def secret(self, count: int) -> bytes:
+        """So many bytes that nobody can guess, from any thread."""
+        ...
+
     async def sleep(self, seconds: float) -> None:
         """Suspend the calling task for at least `seconds`."""
         ...
@@ -122,6 +126,9 @@ class RealWorld:
             else:
                 self._last_id += 1
             return self._last_id.to_bytes(16, "big")
+
+    def secret(self, count: int) -> bytes:
+        return os.urandom(count)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

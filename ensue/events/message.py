@@ -98,6 +98,8 @@ class MessageMeta(msgspec.StructMeta):
         own_tags = _tags(cls_name, cls, tags) or (inherited.tags if inherited else ())
         if own_subject is not None and own_subject not in (own_key, *own_tags):
             own_tags += (own_subject,)  # all that is about a subject can be found by it
+        if own_subject is not None:
+            type.__setattr__(cls, "__repr__", _guarded_repr)
         type.__setattr__(
             cls,
             "__ensue_type__",
@@ -111,6 +113,17 @@ class MessageMeta(msgspec.StructMeta):
             ),
         )
         return cls
+
+
+def _guarded_repr(event: Event) -> str:
+    """Without the values of personal fields: what is shown ends up in logs, errors and dead letters. Before it is known which
+    fields these are, only key and tags are shown."""
+    declared: EventType = vars(type(event))["__ensue_type__"]
+    tags = {field for field, _ in ((declared.key,) if declared.key else ()) + declared.tags}
+    personal: frozenset[str] | None = vars(type(event)).get("__ensue_hidden__")
+    open_ = tags if personal is None else set(event.__struct_fields__) - personal
+    shown = (f"{name}={repr(getattr(event, name)) if name in open_ else '…'}" for name in event.__struct_fields__)
+    return f"{type(event).__name__}({', '.join(shown)})"
 
 
 def _fields(cls: type) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from functools import partial
 from hashlib import blake2b
 from typing import Any, NamedTuple, TypeAlias
 
@@ -19,6 +20,16 @@ import msgspec
 
 from ensue.errors import DefinitionError, InvalidEvent, UnreadableEvent
 from ensue.events.message import Event, declaration, tag_text
+from ensue.events.personal import (
+    Keys,
+    PersonalCodec,
+    SubjectForgotten,
+    check_cipher,
+    personal_fields,
+    plain_type,
+    unsealed,
+    unsealed_fields,
+)
 from ensue.events.recorded import Recorded, UnknownEvent
 from ensue.events.stored import Draft, Meta, Row, decode_meta, encode_meta, tag_hash
 from ensue.events.upcasting import Fields, Parts, chain, led_on, splits
@@ -67,7 +78,7 @@ class Keyed(NamedTuple):
 class _Codec:
     """One event type, ready for use: the work that depends on the class only is done once."""
 
-    __slots__ = ("containers", "decode", "declared", "key", "name", "numbers", "tags", "version")
+    __slots__ = ("containers", "decode", "declared", "key", "name", "numbers", "personal", "tags", "version")
 
     def __init__(self, event: type[Event]) -> None:
         self.declared = declaration(event)
@@ -76,8 +87,12 @@ class _Codec:
         self.key = self.declared.key
         self.tags = self.declared.tags
         try:
-            self.decode: Decode = msgspec.json.Decoder(event).decode
-            info = msgspec.inspect.type_info(event)
+            self.personal = PersonalCodec(event) if personal_fields(event) else None
+            if self.personal is None:
+                self.decode: Decode = msgspec.json.Decoder(event).decode
+            else:
+                self.decode = partial(self.personal.decode, keys=None, type_name=self.name)
+            info = msgspec.inspect.type_info(event if self.personal is None else plain_type(event))
             assert isinstance(info, msgspec.inspect.StructType)
             self.numbers = tuple(field.name for field in info.fields if isinstance(field.type, _NUMBERS))
             """Fields that are a float or a decimal; `containers` are those that may hold one."""
@@ -129,9 +144,20 @@ def _not_finite(value: object) -> bool:
 
 
 class Registry:
-    """The types of one application. Adding is idempotent; two classes of one name are refused."""
+    """The types of one application. Adding is idempotent; two classes of one name are refused.
 
-    def __init__(self, events: Iterable[type[Event]] = (), *, payload_bytes: int = PAYLOAD_BYTES) -> None:
+    With `keys` personal fields are sealed where they are encoded, and opened where what is stored is decoded; without, they are
+    plain, as on the wire.
+    """
+
+    def __init__(
+        self,
+        events: Iterable[type[Event]] = (),
+        *,
+        payload_bytes: int = PAYLOAD_BYTES,
+        keys: Keys | None = None,
+    ) -> None:
+        self.keys = keys
         self._by_name: dict[str, type[Event]] = {}
         self._codecs: dict[type[Event], _Codec] = {}
         self._payload_bytes = payload_bytes
@@ -153,6 +179,36 @@ class Registry:
         for name in (codec.name, *codec.declared.was):
             self._by_name[name] = event
         self._codecs[event] = codec
+        if codec.personal is not None and self.keys is not None:
+            check_cipher()
+            self.add(SubjectForgotten)
+
+    @property
+    def personal(self) -> tuple[type[Event], ...]:
+        """The types with personal fields that are known."""
+        return tuple(event for event, codec in self._codecs.items() if codec.personal is not None)
+
+    def subjects(self, events: Iterable[Event]) -> Iterator[str]:
+        """Whose personal data these events hold, as `name=value`. Errors: `InvalidEvent`, `DefinitionError`."""
+        for event in events:
+            self.add(type(event))
+            personal = self._codecs[type(event)].personal
+            if personal is not None:
+                yield from personal.subjects(event)
+
+    def unsealed(self, name: str, data: bytes) -> bytes:
+        """A stored payload as it is on the wire. Errors: `UnreadableEvent`, `KeyLost`, `Unavailable`."""
+        return unsealed(name, data, self.keys)
+
+    def sealed(self, name: str, version: int, data: bytes) -> bytes:
+        """A payload that was written elsewhere or by hand, for the log: of the type's present version, with its personal fields
+        sealed. Those of older versions are as they are. Errors: `UnreadableEvent`, `InvalidEvent`, those of decoding."""
+        event = self._by_name.get(name)
+        personal = self._codecs[event].personal if event is not None else None
+        if personal is None or event is None or self.keys is None or version != self._codecs[event].version:
+            return data
+        opened = self.unsealed(name, data)
+        return personal.sealed(self.decoder(name, version, plain=True)(opened), opened, self.keys, name)
 
     def covering(self, events: Sequence[type[Event]]) -> tuple[type[Event], ...]:
         """These types and all their subclasses, known to the registry from now on. Bases without a key or fields of
@@ -201,19 +257,23 @@ class Registry:
 
     # ----------------------------------------------------------------------------------------------------- encoding
 
-    def encode(self, event: Event) -> bytes:
-        """The payload. Errors: `InvalidEvent`, naming type, field and value."""
+    def encode(self, event: Event, *, name: str | None = None) -> bytes:
+        """The payload; `name` is that under which it is stored, where that is a former one. Errors: `InvalidEvent`, naming type,
+        field and value; where there are personal fields, `AlreadyForgotten` and `Unavailable`."""
         codec = self._codecs.get(type(event))
         if codec is None:
             self.add(type(event))
             codec = self._codecs[type(event)]
         try:
-            data = _encode(event)
-            codec.decode(data)
+            if codec.personal is None:
+                data = _encode(event)
+                codec.decode(data)
+            else:
+                data = codec.personal.encode(event, self.keys, name or codec.name)
         except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:
             raise InvalidEvent(f"{codec.name}: {_guilty(event, error)}") from error
         suspects = codec.numbers
-        if codec.containers and _not_finite_encoded(data):
+        if codec.containers and (codec.personal is not None or _not_finite_encoded(data)):
             suspects += codec.containers
         for field in suspects:
             if _not_finite(getattr(event, field)):
@@ -263,15 +323,21 @@ class Registry:
 
     def arrived(self, name: str, version: int, data: bytes, *, id: bytes, meta: Callable[[Keyed], Meta]) -> Draft:
         """What was encoded elsewhere, to be stored byte for byte: it is decoded to see that it can be, and for its key and
-        tags, which `meta` is called with. Errors: `UnreadableEvent`, `InvalidEvent`."""
+        tags, which `meta` is called with. Personal fields are sealed, those of who was forgotten are forgotten; what holds any
+        in an older version is stored in the present one. Errors: `UnreadableEvent`, `InvalidEvent`."""
         if name not in self._by_name:
             raise UnreadableEvent(f"no event type is called {name!r} here")
         if len(data) > self._payload_bytes:
             raise InvalidEvent(f"{name}: the payload has {len(data)} bytes, the limit is {self._payload_bytes}")
         try:
-            event = self.decoder(name, version)(data)
+            event = self.decoder(name, version, plain=True)(data)
         except (msgspec.MsgspecError, ValueError, TypeError, KeyError) as error:
             raise UnreadableEvent(f"{name} version {version} cannot be decoded: {error}") from error
+        codec = self._codecs[type(event)]
+        if codec.personal is not None and self.keys is not None:
+            if (name, version) != (codec.name, codec.version):
+                name, version, data = codec.name, codec.version, codec.personal.encode(event, None, codec.name)
+            data = codec.personal.sealed(event, data, self.keys, name)
         keyed = self.keyed(event)
         return Draft(
             id,
@@ -302,9 +368,9 @@ class Registry:
     def knows(self, name: str) -> bool:
         return name in self._by_name
 
-    def decoder(self, name: str, version: int) -> Decode:
+    def decoder(self, name: str, version: int, *, plain: bool = False) -> Decode:
         """Bytes of this stored name and version to an event: through the upcasters where the code is newer, to an
-        `UnknownEvent` where the name is unknown.
+        `UnknownEvent` where the name is unknown. `plain` is for what no log of ours wrote: nothing in it is opened.
 
         Errors: `UnreadableEvent` for a version newer than the code's, one that no upcaster leads on from, and a type that has
         become others, for which there is `reader`.
@@ -316,11 +382,12 @@ class Registry:
                 raise UnreadableEvent(f"{name} version {version} is read as several events, and here one is expected")
             return lambda data: UnknownEvent(type_name=name, type_version=version, fields=_decode_fields(data))
         codec = self._codecs[event]
+        keys = None if plain else self.keys
         if not steps:
-            return codec.decode
+            return codec.decode if codec.personal is None else partial(codec.personal.decode, keys=keys, type_name=name)
 
         def decode(data: bytes) -> Event:
-            return codec.decode(_encode(led_on(steps, _decode_fields(data))))
+            return codec.decode(_encode(led_on(steps, unsealed_fields(name, data, keys))))
 
         return decode
 
@@ -334,10 +401,11 @@ class Registry:
         self.covering(steps[-1].parts or ())
 
         def read(data: bytes) -> Parts:
-            events: Any = led_on(steps, _decode_fields(data))
+            events: Any = led_on(steps, unsealed_fields(name, data, self.keys))
+            plain = Registry(payload_bytes=self._payload_bytes)
             try:
                 # What is made by hand is checked as what is written is.
-                return Parts(tuple(self._codecs[type(event)].decode(self.encode(event)) for event in events))
+                return Parts(tuple(self._codecs[type(event)].decode(plain.encode(event)) for event in events))
             except InvalidEvent as error:
                 raise UnreadableEvent(f"{steps[-1]} gave an event that is none: {error}") from error
 
@@ -369,14 +437,16 @@ class Registry:
 
 
 def _guilty(event: Event, error: Exception | None) -> str:
-    """The field that cannot be stored, found by trying each."""
-    hints = msgspec.inspect.type_info(type(event))
-    assert isinstance(hints, msgspec.inspect.StructType)
-    for field in hints.fields:
-        value = getattr(event, field.name)
+    """The field that cannot be stored, found by trying each. Of personal ones no value is told."""
+    personal = {field.name for field in personal_fields(type(event))}
+    for name in event.__struct_fields__:
+        value = getattr(event, name)
         if _not_finite(value):
-            return f"{field.name}={value!r} holds NaN or infinity, which cannot be stored"
+            told = name if name in personal else f"{name}={value!r}"
+            return f"{told} holds NaN or infinity, which cannot be stored"
     for name, hint in _hints(type(event)).items():
+        if name in personal:
+            continue
         value = getattr(event, name, None)
         try:
             msgspec.json.decode(_encode(value), type=hint)

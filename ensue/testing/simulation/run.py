@@ -126,10 +126,12 @@ def _database() -> Generator[str, None, None]:
     _open_databases.add(number)
     name = f"simulation-{number}"
     keeper = apsw.Connection(memory_database(name), flags=_MEMORY_FLAGS)
+    keys = apsw.Connection(memory_database(f"{name}-keys"), flags=_MEMORY_FLAGS)
     try:
         yield name
     finally:
         keeper.close()
+        keys.close()
         _open_databases.discard(number)
 
 

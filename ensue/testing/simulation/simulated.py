@@ -163,6 +163,10 @@ class SimulatedWorld:
             self._last_id += 1
         return self._last_id.to_bytes(16, "big")
 
+    def secret(self, count: int) -> bytes:
+        self.check_alive()
+        return self._ids.randbytes(count)
+
     async def sleep(self, seconds: float) -> None:
         self.check_alive()
         future: asyncio.Future[None] = self._loop.create_future()
