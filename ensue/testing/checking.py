@@ -23,7 +23,7 @@ from ensue.errors import Refusal
 
 __all__ = ["NotDeterministic", "checked_command", "checked_fold", "checked_query", "checking", "same"]
 
-_MISUSES = "Take time, chance and ids from the command or from a Context, and keep nothing between two calls"
+_MISUSES = "Take time, chance and ids from the command or from a Call, and keep nothing between two calls"
 
 
 class NotDeterministic(AssertionError):
@@ -38,7 +38,7 @@ def checking(app: App) -> App:
 
 
 def checked_command(definition: CommandDefinition) -> CommandDefinition:
-    """The same, deciding twice. One that takes a `Transaction` or a `Context`, which write rows or give ids, decides once."""
+    """The same, deciding twice. One that takes a `Transaction` or a `Call`, which write rows or give ids, decides once."""
     once = any(isinstance(one, Parameter) and one.wants is not Wants.DEPENDENCY for one in definition.parameters)
     decide = definition.function if once else _twice(definition)
     return msgspec.structs.replace(definition, function=decide, parameters=_checked(definition.parameters))
@@ -84,7 +84,7 @@ def same(one: object, other: object) -> bool:
     if isinstance(one, BaseException):
         return vars(one) == vars(other)
     if type(one).__eq__ is not object.__eq__:
-        return bool(one == other)
+        return bool(one == other) or repr(one) == repr(other)  # a NaN is equal to nothing, itself included
     left, right = getattr(one, "__dict__", None), getattr(other, "__dict__", None)
     return left is None or right is None or all(same(left[key], right.get(key)) for key in left)
 

@@ -31,7 +31,7 @@ from ensue.events.registry import Registry
 from ensue.store.base import DeadLetter, Store
 from ensue.store.memory import MemoryStore
 from ensue.testing.applications import AppSimulation, is_quiet, start
-from ensue.testing.checking import checking
+from ensue.testing.checking import NotDeterministic, checking
 from ensue.testing.pure import History, NotPure
 from ensue.testing.simulation import Choice, Setting, Simulation, Start, Tape, run
 from ensue.testing.simulation.run import Outcome as RunOutcome
@@ -84,9 +84,24 @@ def happenings(trial: Trial) -> list[Happened]:
             found += _place(name)(trial)
         except (NotPure, MissingCapability) as error:
             unfit = unfit or error
+        except Exception as error:
+            chance = _not_deterministic(error)
+            if chance is not None:
+                raise chance from None
+            raise
     if not found and unfit is not None:
         raise unfit
     return found
+
+
+def _not_deterministic(error: Exception) -> NotDeterministic | None:
+    """That something is not deterministic may be told by way of what could not be done because of it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, NotDeterministic):
+            return cause
+        cause = cause.__cause__
+    return None
 
 
 def _place(name: str) -> Callable[[Trial], list[Happened]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -11,7 +11,7 @@ import msgspec
 from ensue.consumers.handler import Parameter
 from ensue.domain import Decided
 from ensue.domain.command import CommandDefinition, StateParameter
-from ensue.domain.fold import Fold, Folding
+from ensue.domain.fold import Boundary, Folding
 from ensue.domain.query import QueryDefinition
 from ensue.domain.registered import Registered
 from ensue.errors import DefinitionError
@@ -81,34 +81,34 @@ class History:
             raise DefinitionError(f"nothing answers {type(query).__name__}")
         return self._call(definition, query)
 
-    def states(self, message: Command[Any] | Query[Any]) -> list[Any]:
-        """The states that a decision about this command would look at."""
+    def boundaries(self, message: Command[Any] | Query[Any]) -> list[Boundary[Any]]:
+        """The states that this message is about, by what selects their events."""
         definition: CommandDefinition | QueryDefinition | None
-        definition = self._commands.get(type(message)) or self._queries.get(type(message))  # type: ignore[arg-type]
-        assert definition is not None
-        return [
-            self.state(one.fold, message, one.fields)
-            for one in definition.parameters
-            if isinstance(one, StateParameter)
-        ]
+        definition = (
+            self._commands.get(type(message)) if isinstance(message, Command) else self._queries.get(type(message))
+        )
+        parameters = definition.parameters if definition is not None else ()
+        return [self._boundary(one, message) for one in parameters if isinstance(one, StateParameter)]
 
-    def state(self, fold: Fold[Any], message: object, fields: Sequence[str] | None = None) -> Any:
-        """The state that a message is about."""
-        folding = self._foldings.get(id(fold))
-        if folding is None:
-            folding = self._foldings[id(fold)] = Folding(fold, self._registry)
-        tags = folding.tags(message, fields)
-        value = fold.initial()
-        for entry in self._entries:
-            if folding.reads(entry.draft, tags):
+    def follow(self, boundary: Boundary[Any], value: Any, after: int = 0) -> Any:
+        """The state after those of its events that came after so many. Errors: what the fold raises."""
+        fold = boundary.folding.fold
+        for entry in self._entries[after:]:
+            if boundary.reads(entry.draft):
                 value = fold.evolve(value, entry.recorded if fold.recorded else entry.event)
         return value
+
+    def _boundary(self, one: StateParameter, message: object) -> Boundary[Any]:
+        folding = self._foldings.get(id(one.fold))
+        if folding is None:
+            folding = self._foldings[id(one.fold)] = Folding(one.fold, self._registry)
+        return folding.boundary(message, one.fields, one.criteria)
 
     def _call(self, definition: CommandDefinition | QueryDefinition, message: Any) -> Any:
         arguments: list[Any] = []
         for one in definition.parameters:
             if isinstance(one, StateParameter):
-                arguments.append(self.state(one.fold, message, one.fields))
+                arguments.append(self.follow(self._boundary(one, message), one.fold.initial()))
             else:
                 arguments.append(_default(definition.name, one))
         result = definition.function(message, *arguments)
