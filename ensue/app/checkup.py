@@ -54,7 +54,7 @@ class Checkup:
         """What the store says, and whether it does."""
         rows = {row.id: row for row in await self._store.consumers()}
         parts = [HealthPart(name="store", ok=True, said="answers")]
-        runners = node.runners if node is not None else ()
+        runners = tuple(node.runners) if node is not None else ()  # views add some while we look
         standings = [await self._store.standing(runner.consumer.id) for runner in runners]
         nodes = living(await self._store.nodes(), self._world.now())
         for runner, standing in zip(runners, standings, strict=True):

@@ -23,7 +23,10 @@ from ensue.observe.signals import Observer, WriterTrouble
 from ensue.store.base import Consumer, Store, Term
 from ensue.world import World
 
-__all__ = ["Node", "define_consumers"]
+__all__ = ["VIEWS", "Node", "define_consumers"]
+
+VIEWS = "view."
+"""How the consumers of views are called: no handler was ever one."""
 
 
 async def define_consumers(store: Store, world: World, handlings: Sequence[Handling]) -> list[Consumer]:
@@ -87,7 +90,7 @@ async def _problem_of_new(
     orphans = [
         name
         for name, consumer in known.items()
-        if name not in declared and set(consumer.handles) & set(handling.type_names)
+        if name not in declared and not name.startswith(VIEWS) and set(consumer.handles) & set(handling.type_names)
     ]
     if orphans:
         return (
@@ -116,19 +119,47 @@ class Node:
 
     async def start(self, consumers: Sequence[Consumer], handlings: Sequence[Handling]) -> None:
         for consumer, handling in zip(consumers, handlings, strict=True):
-            handling.bind(consumer, self._store.log_id)
-            runner = Runner(self._store, self._world, self.lease, consumer, handling, self._observe, self._bell)
-            self.runners.append(runner)
+            self._runner(consumer, handling)
         await self.lease.beat(self._can)
         await self.lease.look()
         for runner in self.runners:
-            try:
-                await runner.claim()
-            except (TryAgain, StorageFull) as error:  # it goes on trying while it runs
-                name = runner.consumer.name
-                self._observe(WriterTrouble(consumer=name, error=str(error), retry_in_seconds=BEAT_SECONDS))
-            self._spawn(runner.run(), f"consumer {runner.consumer.name}")
+            await self._begin(runner)
         self._spawn(self._beat(), "heartbeat")
+
+    async def add(self, consumer: Consumer, handling: Handling) -> asyncio.Task[None]:
+        """Run one more consumer while the others run; its task. Errors: those of the store, and it is not added then."""
+        runner = self._runner(consumer, handling)
+        try:
+            await self.lease.beat(self._can)
+        except BaseException:
+            self.runners.remove(runner)
+            raise
+        return await self._begin(runner)
+
+    async def remove(self, consumer: int, *, limit_seconds: float) -> None:
+        """Run a consumer no more, and release what it owns; the others go on."""
+        runner = next((one for one in self.runners if one.consumer.id == consumer), None)
+        if runner is None:
+            return
+        self.runners.remove(runner)
+        await runner.stop(limit_seconds=limit_seconds)
+        # Others may have all of it; who is not told now is told by the next beat.
+        with contextlib.suppress(EnsueError):
+            await self.lease.beat(self._can)
+
+    def _runner(self, consumer: Consumer, handling: Handling) -> Runner:
+        handling.bind(consumer, self._store.log_id)
+        runner = Runner(self._store, self._world, self.lease, consumer, handling, self._observe, self._bell)
+        self.runners.append(runner)
+        return runner
+
+    async def _begin(self, runner: Runner) -> asyncio.Task[None]:
+        name = runner.consumer.name
+        try:
+            await runner.claim()
+        except (TryAgain, StorageFull) as error:  # it goes on trying while it runs
+            self._observe(WriterTrouble(consumer=name, error=str(error), retry_in_seconds=BEAT_SECONDS))
+        return self._spawn(runner.run(), f"consumer {name}")
 
     async def stop(self, *, limit_seconds: float) -> None:
         """See the module. Returns when nothing of this process can change the log any more."""
@@ -151,8 +182,10 @@ class Node:
         """The consumers' tasks and the heartbeat: one that ends before `stop` met a broken store."""
         return tuple(self._tasks)
 
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        self._tasks.append(self._world.spawn(work, name=name))
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = self._world.spawn(work, name=name)
+        self._tasks.append(task)
+        return task
 
     @property
     def _can(self) -> tuple[int, ...]:
