@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection,
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast, overload
 
 from ensue.app.checks import (
     check_application,
@@ -34,7 +34,7 @@ from ensue.channels import Channel
 from ensue.consumers.handler import HandlerDefinition, channel_consumers
 from ensue.consumers.policy import Retries, Retry
 from ensue.consumers.transaction import Transaction
-from ensue.domain import View
+from ensue.domain import Decider, State, View
 from ensue.domain.call import Principal
 from ensue.errors import DefinitionError, NotYetAvailable, Unavailable
 from ensue.events.message import Command, Event, Query
@@ -54,6 +54,8 @@ __all__ = ["App", "Portal", "Settings", "checked_headers", "checked_traceparent"
 T = TypeVar("T")
 R = TypeVar("R")
 V = TypeVar("V", bound=View)
+S = TypeVar("S")
+St = TypeVar("St", bound=State)
 
 
 class Portal(Protocol):
@@ -432,6 +434,44 @@ class App(Service):
     async def get(self, view: type[V], /, *key: str, after: Position | None = None) -> V | None:
         """A row of a view by its key, once the view has come to `after`. Not yet available."""
         raise NotYetAvailable("views are declared, but this version cannot keep them yet")
+
+    @overload
+    async def state(
+        self,
+        state: type[St],
+        /,
+        *key: object,
+        at: Position | datetime | int | None = None,
+        version: int | None = None,
+        **named: object,
+    ) -> St: ...
+    @overload
+    async def state(
+        self,
+        state: Decider[S, Any, Any],
+        /,
+        *key: object,
+        at: Position | datetime | int | None = None,
+        version: int | None = None,
+        **named: object,
+    ) -> S: ...
+    async def state(
+        self,
+        state: Any,
+        /,
+        *key: object,
+        at: Position | datetime | int | None = None,
+        version: int | None = None,
+        **named: object,
+    ) -> Any:
+        """A state by its key, in the order of its declaration or by field, or by `Criteria`: as it is now; `at` a place as it was
+        then, a write's own events included, what was recorded at a time or later not; or by `version`, as the first so many of
+        its events made it. It is yours to change: that changes nothing else.
+
+        Errors: `UnreadableEvent`; `NotCaughtUp` for a position that the log has not come to; `ValueError` for a version that the
+        state has not come to; `TypeError` for another key; `WrongLog`; those of the store.
+        """
+        return await self._open_engine().domain.state(state, key, named, at, version)
 
     def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Run a reading statement on the log's database and return its rows: for the tables your handlers keep.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from datetime import datetime
 from typing import Any, cast
 
 from ensue.app.dependencies import Dependencies
@@ -17,10 +18,13 @@ from ensue.domain.middleware import through
 from ensue.domain.queries import Queries
 from ensue.domain.query import QueryDefinition
 from ensue.domain.registered import Registered
+from ensue.domain.snapshots import snapshots_of
+from ensue.domain.state import Decider
 from ensue.domain.states import States
 from ensue.domain.watching import Changes, Keepers, differing
 from ensue.errors import InsideHandler, MissingCapability
 from ensue.events.message import Command, Query
+from ensue.events.recorded import Criteria, Position
 from ensue.events.registry import Registry
 from ensue.observe.signals import Observer
 from ensue.store.base import Store
@@ -47,7 +51,8 @@ class Domain:
         keepers: Callable[[], Keepers],
     ) -> None:
         self.registered = registered
-        self.states = States(store, registry)
+        self.snapshots = snapshots_of(store, world, observe)
+        self.states = States(store, registry, self.snapshots)
         self.changes = Changes(store, world, bell, keepers)
         self._store = store
         self._world = world
@@ -67,6 +72,25 @@ class Domain:
                 f"a Transaction needs SQL, which this store ({type(self._store).__name__}) has not, and is taken by "
                 f"{', '.join(handlers)}: use a sqlite: or postgresql: URL, or states"
             )
+
+    async def close(self) -> None:
+        """What is written beside the log stops."""
+        if self.snapshots is not None:
+            await self.snapshots.close()
+
+    async def state(
+        self,
+        kind: type[Any] | Decider[Any, Any, Any],
+        key: Sequence[object],
+        named: Mapping[str, object],
+        at: Position | datetime | int | None,
+        version: int | None,
+    ) -> Any:
+        """See `App.state`."""
+        folding = self.states.folding_of(kind)
+        if len(key) == 1 and isinstance(key[0], Criteria) and not named:
+            return await self.states.as_of(folding.matching(key[0]), at, version)
+        return await self.states.as_of(folding.keyed(key, named), at, version)
 
     async def send(
         self,

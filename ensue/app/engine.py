@@ -133,6 +133,7 @@ class Engine:
         try:
             await self.store.open(self.world)
             self._stack.push_async_callback(self.store.close)
+            self._stack.push_async_callback(self.domain.close)
             consumers = await define_consumers(self.store, self.world, self._handlings)
             registered = self.domain.registered
             calls: list[Asker] = [*registered.commands, *registered.queries]

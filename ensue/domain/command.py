@@ -13,7 +13,8 @@ import msgspec
 from ensue.consumers.handler import Parameter, Wants, emitted, hints_of, parameter_of
 from ensue.domain.answers import check_answer
 from ensue.domain.call import Call
-from ensue.domain.fold import Fold, evolved, fold_of, key_pairs
+from ensue.domain.decider import fold_of_decider
+from ensue.domain.fold import Fold, fold_of
 from ensue.domain.middleware import MiddlewareDefinition
 from ensue.domain.state import Decider, State, state_in
 from ensue.errors import DefinitionError
@@ -26,7 +27,6 @@ __all__ = [
     "analyse_command",
     "commands_of_decider",
     "commands_of_state",
-    "fold_of_decider",
     "parameters_of",
 ]
 
@@ -155,31 +155,6 @@ def commands_of_decider(decider: Decider[Any, Any, Any], local_names: Mapping[st
         attempts=ATTEMPTS,
         is_async=False,
         inside=False,
-    )
-
-
-def fold_of_decider(decider: Decider[Any, Any, Any], local_names: Mapping[str, Any]) -> Fold[Any]:
-    """What a decider says of its states. Errors: `DefinitionError`."""
-    name = str(getattr(decider.decide, "__qualname__", repr(decider.decide)))
-    events, recorded = evolved(f"{name}: evolve", decider.evolve, local_names)
-    return Fold(
-        name=type(decider.initial()).__name__,
-        initial=decider.initial,
-        evolve=decider.evolve,
-        events=events,
-        kinds=_kinds(decider, local_names),
-        key=key_pairs(name, decider.key),
-        criteria=decider.criteria,
-        recorded=recorded,
-    )
-
-
-def _kinds(decider: Decider[Any, Any, Any], local_names: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The classes that its states may have: that of the first one, and those that `evolve` says it returns."""
-    hint = hints_of(decider.evolve, local_names).get("return")
-    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    return tuple(
-        dict.fromkeys((type(decider.initial()), *(typing.get_args(hint) if union else (hint,) if hint else ())))
     )
 
 

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
-from ensue.domain.fold import Boundary, Fold, Folding
+from ensue.domain.decider import fold_of_decider
+from ensue.domain.fold import Boundary, Fold, Folding, fold_of
 from ensue.domain.forms import Form, form_of
-from ensue.errors import InvalidEvent
+from ensue.domain.state import Decider
+from ensue.errors import InvalidEvent, NotCaughtUp
 from ensue.events.message import Event
+from ensue.events.recorded import Position, microseconds
 from ensue.events.registry import Registry
 from ensue.events.stored import Draft
 from ensue.store.base import Condition, Log
@@ -138,6 +142,13 @@ class States:
             self._foldings[fold] = Folding(fold, self._registry)
         return self._foldings[fold]
 
+    def folding_of(self, kind: type[Any] | Decider[Any, Any, Any]) -> Folding[Any]:
+        """That of a state class or a decider, registered or not. Errors: `DefinitionError`."""
+        if isinstance(kind, Decider):
+            return self.folding(fold_of_decider(kind, {}))
+        known = next((one for fold, one in self._foldings.items() if fold.initial is kind), None)
+        return known or self.folding(fold_of(kind, {}))
+
     async def load(self, *boundaries: Boundary[Any], current: bool) -> list[Loaded[Any]]:
         """These states: as they are remembered, or with `current` all of them as the log has them at one position from now on.
 
@@ -161,8 +172,39 @@ class States:
                 return loaded
             current = True  # one of them was remembered newer than the first one was read
 
-    async def at(self, boundary: Boundary[S], before: int) -> S:
-        """A state as it was before a position. Errors: as `load`."""
+    async def as_of(
+        self, boundary: Boundary[S], at: Position | datetime | int | None = None, version: int | None = None
+    ) -> S:
+        """A state as it is now, as it was when a write was stored, at a time or position, or as its first events made it.
+
+        Errors: as `load`; `NotCaughtUp` for a position that the log has not come to, `WrongLog`, `ValueError` for a version that
+        the state has not come to, `TypeError`.
+        """
+        if at is not None and version is not None:
+            raise TypeError(
+                "a state is asked for either at= a place in the log or by version=, the number of its events"
+            )
+        if version is not None:
+            return await self._first(boundary, version)
+        if at is None:
+            (loaded,) = await self.load(boundary, current=True)
+            value: S = loaded.value
+            return value
+        return await self._before(boundary, await self._place(at) + 1)
+
+    async def _place(self, at: object) -> int:
+        """The last position that counts."""
+        if isinstance(at, datetime):
+            return await self._log.position_at(microseconds(at))
+        if isinstance(at, Position):
+            at = at.within(self._log.log_id).last
+        if type(at) is not int or at < 0:
+            raise TypeError(f"at={at!r}; give a Position, a time (datetime), or the number of a position")
+        if at > self._log.head() and at > (await self._log.read((), after=at - 1, limit=1)).reached:
+            raise NotCaughtUp(f"a state was asked for at position {at}, and the log has come to {self._log.head()}")
+        return at
+
+    async def _before(self, boundary: Boundary[S], before: int) -> S:
         await self._learn_names(boundary.folding)
         form, kept = self._form(boundary.folding), self.memory.get(boundary)
         value: S = boundary.folding.fold.initial()
@@ -172,8 +214,9 @@ class States:
         value, _, _ = await self._follow(boundary, value, after, before=before)
         return value
 
-    async def first(self, boundary: Boundary[S], count: int) -> S:
-        """A state as its first `count` events made it. Errors: as `load`; `ValueError` where it has fewer."""
+    async def _first(self, boundary: Boundary[S], count: int) -> S:
+        if type(count) is not int or count < 0:
+            raise ValueError(f"version={count!r}; how many of its events count, from 0")
         await self._learn_names(boundary.folding)
         value, _, followed = await self._follow(boundary, boundary.folding.fold.initial(), 0, most=count)
         if followed < count:
