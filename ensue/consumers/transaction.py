@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import LiteralString, TypeVar
 
 import msgspec
@@ -40,6 +41,9 @@ class Transaction:
         """The result as values of a type: for one column the type itself, else a struct or dataclass whose fields are
         the columns in order. Errors: `msgspec.ValidationError` for a value that is not of its field's type."""
         found = self._sql.execute(sql, values)
+        reader: Callable[[Sequence[object]], T] | None = getattr(row, "__ensue_row__", None)
+        if reader is not None:  # a view knows its columns
+            return [reader(line) for line in found]
         fields: tuple[str, ...] | None = getattr(row, "__struct_fields__", None) or getattr(row, "__match_args__", None)
         if fields is None:
             return [msgspec.convert(line[0], row, strict=False) for line in found]
