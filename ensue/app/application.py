@@ -36,7 +36,7 @@ from ensue.consumers.policy import Retries, Retry
 from ensue.consumers.transaction import Transaction
 from ensue.domain import Decider, State, View
 from ensue.domain.call import Principal
-from ensue.errors import DefinitionError, NotYetAvailable, Unavailable
+from ensue.errors import DefinitionError, Unavailable
 from ensue.events.message import Command, Event, Query
 from ensue.events.recorded import Position, microseconds
 from ensue.events.registry import Registry
@@ -129,6 +129,7 @@ class App(Service):
         other._handlers = self._all_handlers()
         registered = self._registered()
         other._commands, other._queries = list(registered.commands), list(registered.queries)
+        other._views = list(registered.views)
         other._factories = [factory for factory in self._all_factories() if factory.provides not in types] + replaced
         other._hooks = self._all_hooks()
         return other
@@ -181,6 +182,7 @@ class App(Service):
         Errors: `WiringError` for a name that no consumer has, and when none is left.
         """
         names = [handler.name for handler in self.handlers]
+        names += [f"view.{view.name}" for view in self._registered().views]
         chosen = chosen_consumers(self.name, names, only, without)
         engine = await self._open(consume=True, chosen=chosen if len(chosen) < len(names) else None)
         try:
@@ -431,9 +433,24 @@ class App(Service):
             async for answer in answers:
                 yield answer
 
-    async def get(self, view: type[V], /, *key: str, after: Position | None = None) -> V | None:
-        """A row of a view by its key, once the view has come to `after`. Not yet available."""
-        raise NotYetAvailable("views are declared, but this version cannot keep them yet")
+    async def get(
+        self, view: type[V], /, *key: object, after: Position | None = None, timeout: timedelta = WAIT
+    ) -> V | None:
+        """The row of a view with this key, or None: as it is kept now, or with `after` as soon as all that was written up to there
+        is in it, but for keys that are parked.
+
+        Errors: `NotCaughtUp` when that is not so within `timeout`, or the view is being built for the first time; `HandlerFailed`
+        where an event of that write is parked, or nobody keeps the view; `WrongLog`; `DefinitionError` for a view that is not
+        this application's; `TypeError` for another number of values than the key has.
+        """
+        _check_after(after)
+        engine, seconds = self._open_engine(), checked_seconds(timeout)
+        views = engine.domain.views
+        if after is not None:
+            began = engine.world.monotonic()
+            await views.caught_up(after, timeout_seconds=seconds, only=view)
+            seconds = max(0.0, seconds - (engine.world.monotonic() - began))
+        return await views.get(view, key, timeout_seconds=seconds)
 
     @overload
     async def state(

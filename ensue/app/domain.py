@@ -21,6 +21,7 @@ from ensue.domain.registered import Registered
 from ensue.domain.snapshots import snapshots_of
 from ensue.domain.state import Decider
 from ensue.domain.states import States
+from ensue.domain.views.serving import Views
 from ensue.domain.watching import Changes, Keepers, differing
 from ensue.errors import InsideHandler, MissingCapability
 from ensue.events.message import Command, Query
@@ -60,6 +61,7 @@ class Domain:
         self.commands = Commands(
             registered.commands, store, registry, self.states, dependencies, drafts, world, observe
         )
+        self.views = Views(registered.views, store, registry, world, observe, bell, dependencies)
         looking = cast(Looking, store) if store.capabilities.sql else None
         self.queries = Queries(registered.queries, self.states, dependencies, looking)
 

@@ -146,6 +146,7 @@ class Engine:
                 asking = None if chosen is None else [*calls, *(self._definitions[index] for index in here)]
                 await self._dependencies.open(self._stack, asking)
                 await self._consume([consumers[index] for index in here], [self._handlings[index] for index in here])
+                await self._keep_views(chosen)
             self._open = True
         except BaseException:
             await self.close()
@@ -166,6 +167,11 @@ class Engine:
         self._stack.push_async_callback(self._traffic.stop_receiving)
         self.lifeline.watch(self._traffic.receive(node.runners))
         await self._traffic.settled()
+
+    async def _keep_views(self, chosen: Collection[str] | None) -> None:
+        assert self._node is not None
+        self._stack.push_async_callback(self.domain.views.stop)
+        await self.domain.views.start(self._node, self.lifeline.watch, chosen=chosen)
 
     async def close(self) -> None:
         """Drain, release, run the rest of hooks and factories, close the store: each also when another one fails."""
@@ -520,14 +526,16 @@ class Engine:
     async def caught_up(self, position: Position, timeout_seconds: float) -> None:
         """Until this log has come to the position, and those who keep rows in its database are done with what was written there.
         Errors: `WrongLog`, `NotCaughtUp`, `HandlerFailed`, `InsideHandler`."""
-        keepers = self._keepers()
-        if self.store.head() >= position.within(self.store.log_id).last and not keepers.consumers:
+        keepers, views = self._keepers(), self.domain.views
+        if self.store.head() >= position.within(self.store.log_id).last and not keepers.consumers and not views:
             return
         self._outside("wait for others")
+        began = self.world.monotonic()
         rows, left = await self._rows(position, timeout_seconds)
         if rows and keepers.consumers:
             wait = (self.store, self.world, self._bell, rows)
             await wait_until_done(*wait, consumers=keepers.consumers, timeout_seconds=left)
+        await views.caught_up(position, timeout_seconds=timeout_seconds - (self.world.monotonic() - began))
 
     async def first(self, position: Position, types: Sequence[type[Event]], timeout_seconds: float) -> Event:
         """See `Receipt.first`."""

@@ -21,6 +21,7 @@ from ensue.domain.command import CommandDefinition, analyse_command, commands_of
 from ensue.domain.middleware import MiddlewareDefinition, analyse_middleware
 from ensue.domain.query import QueryDefinition, analyse_query
 from ensue.domain.registered import Registered
+from ensue.domain.view import ViewDefinition, analyse_view
 from ensue.errors import DefinitionError, NotYetAvailable
 from ensue.events.message import Event
 
@@ -63,6 +64,7 @@ class Service:
         self._handlers: list[HandlerDefinition] = []
         self._commands: list[CommandDefinition] = []
         self._queries: list[QueryDefinition] = []
+        self._views: list[ViewDefinition] = []
         self._middleware: list[MiddlewareDefinition] = []
         self._factories: list[Factory] = []
         self._hooks: list[Factory] = []
@@ -231,8 +233,24 @@ class Service:
         self, /, *, schema: str, when: Literal["after", "inline"] = "after"
     ) -> Callable[[Projected], Projected]: ...
     def view(self, row: Any = None, /, **options: Any) -> Any:
-        """Keep a table of these rows from the log. Not yet available."""
-        raise NotYetAvailable("views are declared, but this version cannot keep them yet; use @on with a Transaction")
+        """Keep a table of these rows from the log, each exactly once for each event, a moment after it. A changed class is built
+        beside the table that is read, and read when it has caught up; see docs/views.md.
+
+        Errors: `DefinitionError`; `NotYetAvailable` for views that are kept otherwise, which this version only declares.
+        """
+        local_names = sys._getframe(1).f_locals
+
+        def register(row: Any) -> Any:
+            if not (isinstance(row, type) and issubclass(row, View)) or set(options) - {"when"}:
+                raise NotYetAvailable("views written as functions are declared, but this version cannot keep them yet")
+            definition = analyse_view(row, local_names, **options)
+            if definition.when != "after":
+                raise NotYetAvailable(f"{row.__name__}: this version cannot keep views {definition.when} yet")
+            self._before_opening(f"the view {row.__name__}")
+            self._views.append(definition)
+            return row
+
+        return register(row) if row is not None else register
 
     @overload
     def workflow(self, function: Workflow, /) -> Workflow: ...
@@ -284,6 +302,7 @@ class Service:
         return Registered(
             commands=[_passing(services, service, one) for service in services for one in service._commands],
             queries=[_passing(services, service, one) for service in services for one in service._queries],
+            views=[one for service in services for one in service._views],
         )
 
     def _all_factories(self) -> list[Factory]:

@@ -8,6 +8,7 @@ import msgspec
 
 from ensue.domain.command import CommandDefinition
 from ensue.domain.query import QueryDefinition
+from ensue.domain.view import ViewDefinition
 
 __all__ = ["Registered"]
 
@@ -17,3 +18,4 @@ class Registered(msgspec.Struct, frozen=True, kw_only=True):
 
     commands: Sequence[CommandDefinition] = ()
     queries: Sequence[QueryDefinition] = ()
+    views: Sequence[ViewDefinition] = ()

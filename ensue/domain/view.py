@@ -9,8 +9,8 @@ from typing import Any, Literal, Protocol, TypeAlias, dataclass_transform, get_t
 import msgspec
 
 from ensue.consumers.handler import Declared
+from ensue.domain.columns import Column, Kind, RowReader, column_of
 from ensue.domain.fold import Fold, FoldMeta, FoldType, fold_of
-from ensue.domain.views.columns import Column, Kind, RowReader, column_of
 from ensue.errors import DefinitionError
 
 __all__ = ["SqlView", "View", "ViewDefinition", "When", "analyse_view", "checked_table"]

@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 from ensue.consumers.routing import ONE_ORDER
+from ensue.domain.columns import Column, Kind
 from ensue.domain.view import View, ViewDefinition
-from ensue.domain.views.columns import Column, Kind
 from ensue.domain.views.table import Key
 from ensue.errors import DefinitionError
 from ensue.events.message import Event, declaration

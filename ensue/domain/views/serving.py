@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
 from ensue.consumers.handling import Scope
-from ensue.consumers.node import Node
+from ensue.consumers.node import VIEWS, Node
 from ensue.consumers.waiting import Bell
 from ensue.domain.view import View, ViewDefinition
 from ensue.domain.views.kept import KeptView
@@ -79,10 +79,14 @@ class Views:
                 definition, cast(Database, store), registry, world, observe, bell, scope
             )
 
-    async def start(self, node: Node, watch: Watch) -> None:
-        """Keep all of them here."""
+    def __bool__(self) -> bool:
+        return bool(self._views)
+
+    async def start(self, node: Node, watch: Watch, *, chosen: Collection[str] | None = None) -> None:
+        """Keep all of them here, or those that are chosen, as `view.NAME`."""
         for view in self._views.values():
-            await view.start(node, watch)
+            if chosen is None or f"{VIEWS}{view.definition.name}" in chosen:
+                await view.start(node, watch)
 
     async def stop(self) -> None:
         """Keep them no more."""

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Any, TypeAlias
 
+from ensue.domain.columns import Column, Kind, RowReader, encoder
 from ensue.domain.view import View, ViewDefinition
-from ensue.domain.views.columns import Column, Kind, RowReader, encoder
 from ensue.store.base import SqlTransaction
 
 __all__ = ["Key", "Table", "quoted"]
