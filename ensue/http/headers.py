@@ -8,7 +8,9 @@ from datetime import timedelta
 
 from starlette.requests import Request
 
+from ensue.app.checks import checked_traceparent
 from ensue.app.receipt import WAIT
+from ensue.errors import InvalidEvent
 from ensue.events.recorded import Position
 from ensue.http.problems import Problem
 
@@ -34,6 +36,8 @@ KEY = "Idempotency-Key"
 """In a request: the same for each repetition of a command, and another for each command."""
 REPLAYED = "Ensue-Replayed"
 """In an answer: this is the first answer of that key, and nothing was stored now."""
+LAST = "Last-Event-ID"
+"""In a request for a watch, sent by the browser that comes back: as `Ensue-After`."""
 
 TIMEOUT_SECONDS_MAX = 60.0
 """A request that waits holds a connection; proxies give up at about this time."""
@@ -88,3 +92,11 @@ def idempotency_key(request: Request) -> str | None:
             header=KEY,
         )
     return key
+
+
+def traceparent(request: Request) -> str | None:
+    """One that is none is left out, as the W3C wants it: no request fails for its trace."""
+    try:
+        return checked_traceparent(request.headers.get("traceparent"))
+    except InvalidEvent:
+        return None

@@ -39,6 +39,7 @@ class Form:
         try:
             self._decode = msgspec.json.Decoder(message).decode
             self._decode_texts = msgspec.json.Decoder(message, strict=False).decode
+            msgspec.json.schema(message)  # knows what the decoder finds out only when it meets it
             shape = inspect.type_info(message)
         except (TypeError, NameError) as error:
             raise DefinitionError(f"{message.__name__} cannot be read from JSON: {error}") from error

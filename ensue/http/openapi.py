@@ -15,6 +15,7 @@ from ensue.errors import DefinitionError, Refusal
 from ensue.http import headers
 from ensue.http.problems import MEDIA_TYPE, REFUSED, refusal_type
 from ensue.http.routes import Route
+from ensue.http.streams import EVENT_STREAM, JSON_LINES
 
 __all__ = ["described"]
 
@@ -92,13 +93,13 @@ def _path(route: Route, components: _Components, *, authenticated: bool) -> Sche
 
 def _answers(route: Route, components: _Components, *, authenticated: bool) -> Schema:
     command = isinstance(route.definition, CommandDefinition)
-    granted: Schema = {"description": "The answer", "content": _content(components.of(route.answer))}
+    granted: Schema = {"description": "The answer", "content": _granted(route, components.of(route.answer))}
     if command:
         granted["headers"] = {
             name: {"$ref": f"#/components/headers/{name}"} for name in (headers.POSITION, headers.REPLAYED)
         }
     answers: Schema = {"200": granted}
-    for status in (400, 413, 415, 503, 409 if command else 504, *([401] if authenticated else [])):
+    for status in (400, 413, 415, 503, 504, *([409] if command else []), *([401] if authenticated else [])):
         answers[str(status)] = {"$ref": f"#/components/responses/{status}"}
     if route.refusals:
         schemas = [components.refusal(one) for one in route.refusals]
@@ -107,6 +108,13 @@ def _answers(route: Route, components: _Components, *, authenticated: bool) -> S
     elif command:
         answers[str(REFUSED)] = {"$ref": f"#/components/responses/{REFUSED}"}
     return dict(sorted(answers.items()))
+
+
+def _granted(route: Route, schema: Schema) -> Schema:
+    """By type of content: a streamed query is answered in lines, any other one can be watched."""
+    if isinstance(route.definition, CommandDefinition):
+        return _content(schema)
+    return {JSON_LINES: {"schema": schema}} if route.definition.streams else _content(schema) | {EVENT_STREAM: {}}
 
 
 def _parameters(route: Route, components: _Components) -> list[Schema]:

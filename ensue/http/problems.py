@@ -99,15 +99,12 @@ class Problem(Exception):
         status, title = PROBLEMS[kind]
         return cls(status, detail, kind=f"urn:ensue:problem:{kind}", title=title, headers=headers, **members)
 
+    def encoded(self) -> bytes:
+        told = {"type": self.kind or "about:blank", "title": self.title, "status": self.status}
+        return msgspec.json.encode(told | ({"detail": self.detail} if self.detail else {}) | self.members)
+
     def response(self) -> Response:
-        content: dict[str, Any] = {
-            "type": self.kind or "about:blank",
-            "title": self.title,
-            "status": self.status,
-            **({"detail": self.detail} if self.detail else {}),
-            **self.members,
-        }
-        return answered(content, status=self.status, media_type=MEDIA_TYPE, headers=self.headers)
+        return answered(self.encoded(), status=self.status, media_type=MEDIA_TYPE, headers=self.headers)
 
 
 def refusal_type(refusal: type[Refusal]) -> str:
@@ -115,32 +112,28 @@ def refusal_type(refusal: type[Refusal]) -> str:
     return f"urn:ensue:refusal:{refusal.__name__}"
 
 
-def problem_of(error: Refusal | EnsueError, request: Request) -> Problem | None:
-    """How this is told; None for a bug of ours or of the application. What a person must see is logged."""
+def problem_of(error: Exception, request: Request) -> Problem:
+    """How this is told. What a person must see is logged; a bug shows nothing of itself."""
+    if isinstance(error, Problem):
+        return error
     if isinstance(error, Refusal):
         name = type(error).__name__
         fields = {field.name: getattr(error, field.name) for field in dataclasses.fields(error)}  # type: ignore[arg-type]
         return Problem(REFUSED, kind=refusal_type(type(error)), title=name, refusal=name, fields=fields)
+    log, what = logging.getLogger("ensue.http"), f"{request.method} {request.url.path}"
     found = next(((kind, said) for cause, kind, said in _BY_ERROR if isinstance(error, cause)), None)
     if found is None:
-        return None
+        log.error("%s met a bug", what, exc_info=error)
+        return Problem(500, "This is a mistake of the server. It has been logged")
     kind, said = found
     problem = Problem.of(kind, said or str(error), headers=_AGAIN if isinstance(error, TryAgain) else None)
     if isinstance(error, GiveUp | OutcomeUnknown | Unavailable):
-        logging.getLogger("ensue.http").warning(
-            "%s %s was answered with %d: %s: %s",
-            request.method, request.url.path, problem.status, type(error).__name__, error,
-        )  # fmt: skip
+        log.warning("%s was answered with %d: %s: %s", what, problem.status, type(error).__name__, error)
     return problem
 
 
 def answered(
-    content: object,
-    *,
-    status: int = 200,
-    media_type: str = "application/json",
-    headers: Mapping[str, str] | None = None,
+    body: bytes, *, status: int = 200, media_type: str = "application/json", headers: Mapping[str, str] | None = None
 ) -> Response:
-    """An answer of JSON, which nobody on the way keeps: a reader would not see its own writes."""
-    told = {"Cache-Control": "no-store", **(headers or {})}
-    return Response(msgspec.json.encode(content), status, told, media_type)
+    """An answer that nobody on the way keeps: a reader would not see its own writes."""
+    return Response(body, status, {"Cache-Control": "no-store", **(headers or {})}, media_type)

@@ -10,7 +10,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -26,6 +26,7 @@ __all__ = ["DESCRIPTION", "Route", "path_of", "routes_of"]
 
 DESCRIPTION = "/openapi.json"
 """Where the description of all routes is."""
+_STREAMS = (AsyncIterator, AsyncIterable, AsyncGenerator)
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 
@@ -83,16 +84,17 @@ def path_of(message: type[Command[Any]] | type[Query[Any]]) -> str:
 
 
 def _answer(message: type[Any]) -> Any:
-    """What `Command[...]` or `Query[...]` says is answered, also where it says so by name."""
+    """What `Command[...]` or `Query[...]` says is answered, also where it says so by name; of a stream, each."""
     for kind in message.__mro__:
         for base in vars(kind).get("__orig_bases__", ()):
             if typing.get_origin(base) in (Command, Query):
                 try:
                     # Not the hint itself: only as an annotation is a name within it looked up.
                     holder = types.SimpleNamespace(__annotations__={"answer": typing.get_args(base)[0]})
-                    return typing.get_type_hints(holder, vars(sys.modules[kind.__module__]))["answer"]
+                    found = typing.get_type_hints(holder, vars(sys.modules[kind.__module__]))["answer"]
                 except NameError:  # a class within a function
                     return Any
+                return typing.get_args(found)[0] if typing.get_origin(found) in _STREAMS else found
     return Any
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
+from urllib.parse import quote
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -17,22 +18,26 @@ from starlette.routing import Route as StarletteRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ensue.app import App
+from ensue.domain.call import Principal
 from ensue.domain.command import CommandDefinition
-from ensue.errors import DefinitionError, EnsueError, Refusal
+from ensue.domain.query import QueryDefinition
+from ensue.errors import DefinitionError, Refusal
 from ensue.events.message import Command, Query
 from ensue.http import headers
 from ensue.http.openapi import described
 from ensue.http.problems import Problem, answered, problem_of
 from ensue.http.routes import DESCRIPTION, Route, routes_of
+from ensue.http.streams import EVENT_STREAM, JSON_LINES, Answers, Lines, Watch
 
 __all__ = ["Authenticate", "asgi"]
 
-Authenticate: TypeAlias = Callable[[Request], Awaitable[str | None]]
-"""Who asks: a name, or None for one who is not let in. It may raise a `Refusal`, which is told with the 401."""
+Authenticate: TypeAlias = Callable[[Request], Awaitable[str | Principal | None]]
+"""Who asks: a name or an object with an `id`, or None for one who is not let in. A `Refusal` that it raises is told with the 401."""
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 BODY_BYTES = 1024 * 1024
-HEADER_BYTES = 64 * 1024
+HEADER_BYTES = 32 * 1024
+URL_BYTES = 16 * 1024
 BODY_SECONDS = 30.0
 """How long a body may take to come: one that trickles holds a connection and what is read of it."""
 
@@ -64,7 +69,8 @@ def asgi(
 
     async def describe(request: Request) -> Response:
         await door.principal(request)
-        return answered({**description, "servers": [{"url": request.scope.get("root_path") or "/"}]})
+        servers = [{"url": request.scope.get("root_path") or "/"}]
+        return answered(msgspec.json.encode({**description, "servers": servers}))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None, None]:
@@ -108,20 +114,18 @@ class _Door:
         return self.told(serve)
 
     def told(self, work: Endpoint) -> Endpoint:
-        """The same, with what it raises told as problems."""
+        """The same, with what it raises told as problems. Nothing goes on to the server: it would break the connection, with what
+        the client sent behind it."""
 
         async def serve(request: Request) -> Response:
             try:
                 return await work(request)
-            except Problem as problem:
-                return problem.response()
             except Exception as error:
-                told = problem_of(error, request) if isinstance(error, Refusal | EnsueError) else None
-                return told.response() if told is not None else await _bug(request, error)
+                return problem_of(error, request).response()
 
         return serve
 
-    async def principal(self, request: Request) -> str | None:
+    async def principal(self, request: Request) -> str | Principal | None:
         """Who asks. Errors: `Problem`."""
         if self._authenticate is None:
             return None
@@ -129,28 +133,47 @@ class _Door:
         try:
             principal = await self._authenticate(request)
         except Refusal as refusal:
-            found = cast(Problem, problem_of(refusal, request))
+            found = problem_of(refusal, request)
             raise Problem(401, kind=found.kind, title=found.title, headers=challenge, **found.members) from None
         if principal is None:
             raise Problem(401, "This is for those who are known", headers=challenge)
         return principal
 
-    async def _command(self, route: Route, request: Request, principal: str | None) -> Response:
-        key = headers.idempotency_key(request)
+    async def _command(self, route: Route, request: Request, principal: str | Principal | None) -> Response:
+        key, after, timeout = headers.idempotency_key(request), headers.after(request), headers.timeout(request)
         command = route.form.of_json(await self._body(request))
-        receipt = await self._app.send(command, idempotency_key=key)
+        if after is not None:
+            await self._app._open_engine().caught_up(after, timeout.total_seconds())
+        receipt = await self._app.send(
+            command,
+            idempotency_key=_own(key, principal),
+            principal=principal,
+            traceparent=headers.traceparent(request),
+        )
         told = {headers.POSITION: str(receipt.position)}
         if receipt.replayed:
             told[headers.REPLAYED] = "true"
-        return answered(receipt.result, headers=told)
+        return answered(msgspec.json.encode(receipt.result), headers=told)
 
-    async def _query(self, route: Route, request: Request, principal: str | None) -> Response:
-        after = headers.after(request)
+    async def _query(self, route: Route, request: Request, principal: str | Principal | None) -> Response:
+        watched = EVENT_STREAM in request.headers.get("accept", "") and request.method != "HEAD"
+        streamed = isinstance(route.definition, QueryDefinition) and route.definition.streams
+        if watched and streamed:
+            raise Problem(406, f"This is answered as {JSON_LINES}; it cannot be watched")
+        last = headers.after(request, headers.LAST) if watched else None
+        after, timeout = last or headers.after(request), headers.timeout(request)
         if request.method == "POST":
             query = route.form.of_json(await self._body(request))
         else:
             query = route.form.of_parameters(request.query_params.multi_items())
-        return answered(await self._app.ask(query, after=after))
+        app = self._app
+        if not watched and not streamed:
+            answer = await app.ask(query, after=after, timeout=timeout, principal=principal)
+            return answered(msgspec.json.encode(answer))
+        ask = app.watch if watched else app.stream
+        answers = Answers(app._open_engine().world, ask(query, after=after, timeout=timeout, principal=principal))
+        await answers.begin()
+        return Watch(answers, app.log.head, lambda error: problem_of(error, request)) if watched else Lines(answers)
 
     async def _body(self, request: Request) -> bytes:
         """Errors: `Problem` for one that is no JSON by its type, is too large, or does not come."""
@@ -187,8 +210,8 @@ class _Bounded:
                 problem = Problem(431, f"All headers together may have {HEADER_BYTES} bytes")
                 await problem.response()(scope, receive, send)
                 return
-            if len(scope["query_string"]) + len(scope["path"]) > HEADER_BYTES:
-                problem = Problem(414, f"The URL may have {HEADER_BYTES} bytes; a query can be posted as JSON")
+            if len(scope["query_string"]) + len(scope["path"]) > URL_BYTES:
+                problem = Problem(414, f"The URL may have {URL_BYTES} bytes; a query can be posted as JSON")
                 await problem.response()(scope, receive, send)
                 return
         await self._app(scope, receive, send)
@@ -204,8 +227,8 @@ async def _told(request: Request, error: Exception) -> Response:
     return Problem(error.status_code, said.get(error.status_code, ""), headers=error.headers).response()
 
 
-async def _bug(request: Request, error: Exception) -> Response:
-    """A bug shows nothing of itself. It ends here, because a server to which it is raised breaks the connection, with what a
-    client sent behind it."""
-    logging.getLogger("ensue.http").error("%s %s met a bug", request.method, request.url.path, exc_info=error)
-    return Problem(500, "This is a mistake of the server. It has been logged").response()
+def _own(key: str | None, principal: str | Principal | None) -> str | None:
+    """The key as a key of whoever asks: nobody is given the answer of another one who chose the same."""
+    if key is None or principal is None:
+        return key
+    return f"{quote(principal if isinstance(principal, str) else principal.id, safe='')}/{key}"

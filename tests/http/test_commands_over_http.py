@@ -8,6 +8,7 @@ import pytest
 from ensue import Position
 from ensue.http import asgi
 from tests.http.bank import bank, by_token, web
+from tests.http.problems import problem
 from tests.http.serving import served
 
 A = "a1"
@@ -22,15 +23,6 @@ def balance(client: httpx.Client, **headers: str) -> str:
     assert answer.status_code == 200, answer.text
     found: str = answer.json()
     return found
-
-
-def problem(answer: httpx.Response, status: int, kind: str) -> dict[str, object]:
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    said: dict[str, object] = answer.json()
-    assert (said["status"], said["type"]) == (status, kind)
-    assert said["title"]
-    return said
 
 
 def test_a_granted_command_is_answered_with_its_result_and_its_position(url: str) -> None:
@@ -100,7 +92,7 @@ def test_two_keys_are_none() -> None:
 def test_a_bug_shows_nothing_of_itself_is_logged_and_ends_there(caplog: pytest.LogCaptureFixture) -> None:
     with served(web("memory:")) as client:
         answer = client.post("/break", json={})
-        problem(answer, 500, "about:blank")
+        problem(answer, 500)
         assert "s3cret" not in answer.text
         assert "Runtime" not in answer.text
         assert deposit(client).status_code == 200
@@ -131,10 +123,10 @@ def test_who_is_not_known_is_not_let_in() -> None:
     with served(web("memory:", by_token)) as client:
         for path in ("/openapi.json", "/balance-of?account_id=a1"):
             answer = client.get(path)
-            problem(answer, 401, "about:blank")
+            problem(answer, 401)
             assert answer.headers["www-authenticate"] == "Bearer"
-        problem(deposit(client), 401, "about:blank")
+        problem(deposit(client), 401)
         # nothing of the body is looked at
-        problem(client.post("/deposit", content=b"{", headers={"content-type": "x/y"}), 401, "about:blank")
+        problem(client.post("/deposit", content=b"{", headers={"content-type": "x/y"}), 401)
         assert deposit(client, Authorization="Bearer of-ada").status_code == 200
         assert client.get("/openapi.json", headers={"Authorization": "Bearer of-ada"}).status_code == 200
