@@ -122,8 +122,8 @@ def test_audit_sees_refusals_bugs_attempts_and_what_was_only_repeated(url: str) 
 
 
 def test_a_service_has_its_own_behind_those_of_the_services_around_it(file_url: str) -> None:
-    app, outer, inner, beside, log = App("app", url=file_url), Service("outer"), Service("inner"), Service("beside"), []
-    found: list[str] = log
+    app, outer, inner, beside = App("app", url=file_url), Service("outer"), Service("inner"), Service("beside")
+    found: list[str] = []
 
     def passing(service: Service, name: str) -> None:
         @service.middleware
@@ -210,7 +210,7 @@ def test_an_answer_may_be_another_for_a_query_and_for_a_command_only_where_one_w
 def test_one_that_returns_no_answer_is_named(file_url: str) -> None:
     app: Any = desk(file_url)
 
-    @app.middleware
+    @app.middleware  # type: ignore[untyped-decorator]
     async def forget(call: Call[Any], proceed: Proceed):  # type: ignore[no-untyped-def]
         await proceed()
 
