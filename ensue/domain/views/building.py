@@ -11,7 +11,6 @@ What cannot be folded or written ends the building before it: the consumer goes 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from ensue.domain.view import View
 from ensue.domain.views import indexes, registry
@@ -19,7 +18,6 @@ from ensue.domain.views.reading import Reading
 from ensue.domain.views.registry import FOLLOWING, Database, Stale, Version
 from ensue.domain.views.table import KEYS_AT_ONCE, Key, Table, quoted
 from ensue.errors import ApplyFailed
-from ensue.events.recorded import Recorded
 from ensue.events.stored import Row
 from ensue.store.base import SqlTransaction
 from ensue.world import World
@@ -105,26 +103,24 @@ class Builder:
         for number in {row[2] for row in rows}:
             reading.knows(number, types)
         try:
-            touched: list[tuple[Key, Recorded[Any]]] = []
-            for row in rows:
-                for recorded in reading.events(row, types, log_id):
-                    touched.extend([(key, recorded) for key in reading.keys(recorded)])
+            touched = list(reading.touched(rows, types, log_id))
         except Exception as error:
             return _told(error)
-        await self._know({key for key, _ in touched} - self._rows.keys())
-        known, changed, follow = self._rows, self._changed, reading.follow
-        for key, recorded in touched:
-            try:
-                known[key] = follow(known.get(key), key, recorded)
-            except Exception as error:
-                return f"{_told(error)}, at position {recorded.row[0]}"
-            changed[key] = None
+        if not self._whole:
+            await self._know({key for _, key, _ in touched} - self._rows.keys())
+        known, changed, after = self._rows, self._changed, reading.after
+        position = 0
+        try:
+            for row, key, event in touched:
+                position = row[0]
+                known[key] = after(known.get(key), key, event)
+                changed[key] = None
+        except Exception as error:
+            return f"{_told(error)}, at position {position}"
         return None
 
     async def _know(self, missing: set[Key]) -> None:
         """Have these rows in memory, where they are in the table."""
-        if self._whole:
-            return
         keys = list(missing)
         for first in range(0, len(keys), KEYS_AT_ONCE):
             some = keys[first : first + KEYS_AT_ONCE]

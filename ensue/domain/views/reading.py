@@ -7,9 +7,10 @@ its field of that name. None is no row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -27,6 +28,8 @@ from ensue.events.upcasting import Parts
 from ensue.store.base import Selection, Term
 
 __all__ = ["Reading"]
+
+_UNKNOWN: Any = object()
 
 
 class Reading:
@@ -51,6 +54,7 @@ class Reading:
         for event in self.covered:
             self._check(event)
         self._readers: dict[int, tuple[str, int, Read]] = {}
+        self._direct: dict[int, Any] = {}
         self._keys_of: dict[type[Event], Callable[[Event, Iterable[str]], Sequence[Key]]] = {}
 
     def _check(self, event: type[Event]) -> None:
@@ -107,12 +111,48 @@ class Reading:
         meta = decode_meta(recorded.row[10])
         return keys_of(event, (meta.key or "", *meta.tags))
 
+    def touched(
+        self, rows: Iterable[Row], types: Mapping[int, tuple[str, int]], log_id: str
+    ) -> Iterator[tuple[Row, Key, Any]]:
+        """For each stored event, and each row that it touches: the key, and what `after` is given. Errors: as `events`, `keys`."""
+        recorded, numbered = self._recorded, self._direct
+        for row in rows:
+            direct = numbered.get(row[2], _UNKNOWN)
+            if direct is _UNKNOWN:
+                direct = numbered[row[2]] = self._directly(*types[row[2]])
+            if direct is not None:
+                event = direct[0](row[11])
+                yield row, (direct[1](event),), event
+                continue
+            for one in self.events(row, types, log_id):
+                for key in self.keys(one):
+                    yield row, key, one if recorded else one.event
+
+    def _directly(self, name: str, version: int) -> tuple[Callable[[bytes], Any], Callable[[Any], Any]] | None:
+        """How to decode, and to find the one row, where that needs no look at what stands beside the payload: the row is that of
+        the event's own key, and the payload is as the code writes it, so that its field is what the key was made of."""
+        event = next((one for one in self.covered if declaration(one).name == name), None)
+        declared = declaration(event) if event is not None else None
+        if declared is None or declared.key is None or declared.version != version or self._recorded:
+            return None
+        (column, tag), *others = self._parts
+        if others or tag != declared.key[1] or _tags_of(event).count(tag) != 1:
+            return None
+        get = attrgetter(declared.key[0])
+        if column.kind is Kind.TEXT and column.plain and declared.key[0] in _texts_of(event):
+            return self._registry.decoder(name, version), get
+        return self._registry.decoder(name, version), lambda event: _typed(column, get(event))
+
     def follow(self, row: View | None, key: Key, recorded: Recorded[Any]) -> View | None:
         """The row of that key after the event; None where there is none any more. The row given is used up. Errors: what evolve
         raises; `TypeError`, `ValueError` for what is no row of that key."""
+        return self.after(row, key, recorded if self._recorded else recorded.event)
+
+    def after(self, row: View | None, key: Key, event: Any) -> View | None:
+        """The same, for an event as `evolve` takes it."""
         if row is None:
             row = self._row(**dict(zip(self._fields, key, strict=True)))
-        after: View | None = self._evolve(row, recorded if self._recorded else recorded.event)
+        after: View | None = self._evolve(row, event)
         if after is None:
             return None
         if after.__class__ is not self._row:
@@ -164,10 +204,19 @@ class Reading:
         return by_all
 
 
-def _tags_of(event: type[Event]) -> list[str]:
+def _tags_of(event: type[Event] | None) -> list[str]:
     """The names of its tags, that of its key first, each as often as it is declared."""
+    if event is None:
+        return []
     declared = declaration(event)
     return [tag for _, tag in ((declared.key,) if declared.key else ()) + declared.tags]
+
+
+def _texts_of(event: type[Event] | None) -> list[str]:
+    """The fields that are plain texts."""
+    info = msgspec.inspect.type_info(event)
+    assert isinstance(info, msgspec.inspect.StructType)
+    return [field.name for field in info.fields if isinstance(field.type, msgspec.inspect.StrType)]
 
 
 def _reader(column: Column) -> Callable[[str], Any]:
