@@ -1,0 +1,126 @@
+"""Deciding and asking against the peer and the raw limit: `make bench-domain`. What each line means is in bench/README.md.
+
+`python -m bench.domain decide dcb` measures only what begins with these words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from functools import partial
+
+from bench import bank, ours
+from bench import peer_eventsourcing_domain as peer
+from bench.measure import Report, alternate, fdatasync_seconds
+from tests.servers.postgresql import PostgresServer, empty_database
+
+__all__ = ["main"]
+
+ROUNDS = 5
+MANY, SINGLE, ENROLMENTS = 1_920, 640, 1_920
+CLIENTS = 64
+LONG, LOADS = 10_000, 5
+
+
+def main(only: list[str]) -> None:
+    """All of it, about four minutes."""
+    report = Report("Deciding and asking, and what they are measured against")
+    report.row("one fdatasync of this disk", "", f"{fdatasync_seconds() * 1e3:.3f} ms")
+    report.section()
+    for name, measure in ROWS.items():
+        if not only or any(name.startswith(one) for one in only):
+            measure(report)
+    report.show()
+
+
+def _decide(report: Report) -> None:
+    report.say(f"{MANY:,} decisions on accounts of {bank.ACCOUNT_EVENTS} events, {CLIENTS} clients, SQLite")
+    for name, remembered in (("decide", False), ("decide-remembered", True)):
+        figures = alternate(
+            name,
+            ROUNDS,
+            {
+                "ensue": partial(bank.decide, ours.new_file, MANY, CLIENTS, remembered=remembered),
+                "eventsourcing": partial(peer.decide, MANY, CLIENTS, remembered=remembered),
+            },
+        )
+        how = "remembered" if remembered else "loaded"
+        report.rates(f"decisions, {CLIENTS} clients, accounts {how}", figures, "decisions/s")
+        report.ratio(name, figures["ensue"], figures["eventsourcing"])
+
+
+def _decide_one(report: Report) -> None:
+    report.say(f"{SINGLE:,} decisions on accounts of {bank.ACCOUNT_EVENTS} events, one client, SQLite")
+    figures = alternate(
+        "decide-1",
+        ROUNDS,
+        {
+            "ensue": partial(bank.decide, ours.new_file, SINGLE, 1),
+            "eventsourcing": partial(peer.decide, SINGLE, 1),
+        },
+    )
+    report.rates("decisions, one client, accounts loaded", figures, "decisions/s")
+    report.ratio("decide-1", figures["ensue"], figures["eventsourcing"])
+
+
+def _decide_on_postgresql(report: Report) -> None:
+    with PostgresServer() as server:
+        report.say(f"{MANY:,} decisions, {CLIENTS} clients, PostgreSQL {server.version}")
+        figures = alternate(
+            "decide-pg",
+            ROUNDS,
+            {
+                "ensue": partial(bank.decide, partial(_place, server.url()), MANY, CLIENTS),
+                "eventsourcing": partial(peer.decide_on_postgresql, server.url(), MANY, CLIENTS),
+            },
+        )
+    report.rates(f"decisions on PostgreSQL, {CLIENTS} clients, accounts loaded", figures, "decisions/s")
+    report.ratio("decide-pg", figures["ensue"], figures["eventsourcing"])
+
+
+def _dcb(report: Report) -> None:
+    with PostgresServer() as server:
+        report.say(
+            f"{ENROLMENTS:,} enrolments in courses of {bank.COURSE_PLACES} places, {CLIENTS} clients, PostgreSQL"
+        )
+        figures = alternate(
+            "dcb",
+            ROUNDS,
+            {
+                "ensue": partial(bank.enrol, partial(_place, server.url()), ENROLMENTS, CLIENTS),
+                "eventsourcing": partial(peer.enrol, server.url(), ENROLMENTS, CLIENTS),
+            },
+        )
+    report.rates(f"enrolments on PostgreSQL, {CLIENTS} clients", figures, "enrolments/s")
+    report.ratio("dcb", figures["ensue"], figures["eventsourcing"])
+
+
+def _load(report: Report) -> None:
+    report.say(f"loading an account of {LONG:,} events")
+    with ours.new_file() as url:
+        kept, read = asyncio.run(bank.load(url, LONG, LOADS))
+    report.row(f"loading an account of {LONG:,} events", "with its snapshot", f"{kept * 1e3:.2f} ms")
+    report.row(f"loading an account of {LONG:,} events", "from its events", f"{read * 1e3:.2f} ms")
+    report.section()
+    report.ratio("load-10k", 1 / kept, 1 / read)
+
+
+@contextmanager
+def _place(server: str) -> Generator[str, None, None]:
+    yield empty_database(server)
+
+
+ROWS: dict[str, Callable[[Report], None]] = {
+    "decide": _decide,
+    "decide-1": _decide_one,
+    "decide-pg": _decide_on_postgresql,
+    "dcb": _dcb,
+    "load-10k": _load,
+}
+"""What is measured, by the name of its ratio."""
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
