@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Self
 
+import msgspec
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 
-from ensue import App, Command, Event, Query, Refusal, State
+from ensue import App, Call, Command, Event, Query, Refusal, State
 from ensue.http import Authenticate, asgi
 
-__all__ = ["BalanceOf", "Deposit", "Deposited", "Flat", "Nested", "Withdraw", "Withdrawn", "bank", "by_token"]
+__all__ = ["BalanceOf", "Deposit", "Deposited", "Withdraw", "Withdrawn", "bank", "by_token", "web"]
 
 
 class Deposited(Event, key="account_id"):
@@ -50,6 +52,28 @@ class BalanceOf(Query[Decimal]):
     account_id: str
 
 
+class CappedBalanceOf(Query[Decimal]):
+    """Refused when it is more than 100."""
+
+    account_id: str
+
+
+class Counted(Query["AsyncIterator[Entry]"]):
+    """So many entries, one after another. `broken`: at this one there is a bug; `refused`: a no."""
+
+    count: int
+    broken: int | None = None
+    refused: int | None = None
+
+
+class WhoAsks(Query[str]): ...
+
+
+class Entry(msgspec.Struct):
+    number: int
+    text: str = "ä\n"
+
+
 class Flat(Query["dict[str, str]"], name="echo.Flat"):
     """Every kind of field that a query string can hold."""
 
@@ -68,6 +92,13 @@ class Nested(Query["dict[str, str]"], name="echo.Nested"):
 
 class Overdrawn(Refusal):
     available: Decimal
+
+
+class Banned(Refusal):
+    until: str
+
+
+class TooMuch(Refusal): ...
 
 
 class NotPositive(Refusal):
@@ -110,6 +141,26 @@ def bank(url: str) -> App:
         return account.balance
 
     @app.query
+    def capped_balance_of(query: CappedBalanceOf, account: Account) -> Decimal:
+        if account.balance > 100:
+            raise TooMuch
+        return account.balance
+
+    @app.query
+    async def counted(query: Counted) -> AsyncIterator[Entry]:
+        async with asyncio.timeout(60):  # belongs to one task
+            for number in range(query.count):
+                if number == query.broken:
+                    raise RuntimeError("the password is s3cret")
+                if number == query.refused:
+                    raise TooMuch
+                yield Entry(number)
+
+    @app.query
+    def who_asks(query: WhoAsks, call: Call[WhoAsks]) -> str:
+        return str(call.principal_id)
+
+    @app.query
     def flat(query: Flat) -> dict[str, str]:
         return {name: repr(getattr(query, name)) for name in query.__struct_fields__}
 
@@ -121,8 +172,11 @@ def bank(url: str) -> App:
 
 
 async def by_token(request: Request) -> str | None:
-    """Knows one token."""
-    return "ada" if request.headers.get("authorization") == "Bearer of-ada" else None
+    """Knows two tokens."""
+    known = {"Bearer of-ada": "ada", "Bearer of-bob": "bob"}
+    if request.headers.get("authorization") == "Bearer of-eve":
+        raise Banned(until="tomorrow")
+    return known.get(request.headers.get("authorization", ""))
 
 
 def web(url: str, authenticate: Authenticate | None = None) -> Starlette:

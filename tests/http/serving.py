@@ -17,9 +17,11 @@ __all__ = ["served"]
 
 
 @contextlib.contextmanager
-def served(web: Any, *, lifespan: bool = True) -> Generator[httpx.Client]:
-    """Serve this by uvicorn and give a client of it. Nothing may be raised to the server."""
-    reached: list[BaseException] = []
+def served(
+    web: Any, *, lifespan: bool = True, raised: list[BaseException] | None = None
+) -> Generator[httpx.Client, None, None]:
+    """Serve this by uvicorn and give a client of it. What is raised to the server goes to `raised`; without it, nothing may be."""
+    reached: list[BaseException] = [] if raised is None else raised
 
     async def watched(scope: Any, receive: Any, send: Any) -> None:
         try:
@@ -45,4 +47,4 @@ def served(web: Any, *, lifespan: bool = True) -> Generator[httpx.Client]:
             server.should_exit = True
             thread.join(60)
             assert not thread.is_alive()
-    assert not reached, reached
+    assert raised is not None or not reached, reached

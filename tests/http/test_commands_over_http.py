@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import httpx
 import pytest
 
@@ -130,3 +132,46 @@ def test_who_is_not_known_is_not_let_in() -> None:
         problem(client.post("/deposit", content=b"{", headers={"content-type": "x/y"}), 401)
         assert deposit(client, Authorization="Bearer of-ada").status_code == 200
         assert client.get("/openapi.json", headers={"Authorization": "Bearer of-ada"}).status_code == 200
+
+
+def test_a_refusal_to_let_in_is_told_with_its_fields() -> None:
+    with served(web("memory:", by_token)) as client:
+        said = problem(deposit(client, Authorization="Bearer of-eve"), 401, "urn:ensue:refusal:Banned")
+        assert said["fields"] == {"until": "tomorrow"}
+
+
+def test_who_asks_is_known_to_handlers_and_recorded_with_the_trace(url: str) -> None:
+    app = bank(url)
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    with served(asgi(app, authenticate=by_token)) as client:
+        client.headers["Authorization"] = "Bearer of-ada"
+        assert client.get("/who-asks").json() == "ada"
+        deposit(client, traceparent=trace)
+        deposit(client, traceparent="no trace")
+
+        async def recorded() -> list[tuple[str | None, str | None]]:
+            found = [one async for one in app.log.read()]
+            return [(one.headers.get("principal"), one.meta.traceparent) for one in found]
+
+        assert app._engine is not None
+        read = asyncio.run_coroutine_threadsafe(recorded(), app._engine.loop)
+        assert read.result(30) == [("ada", trace), ("ada", None)]
+
+
+def test_a_key_is_a_key_of_whoever_asks() -> None:
+    with served(web("memory:", by_token)) as client:
+        ada = deposit(client, **{"Authorization": "Bearer of-ada", "Idempotency-Key": '"k"'})
+        bob = deposit(client, **{"Authorization": "Bearer of-bob", "Idempotency-Key": '"k"'})
+        again = deposit(client, **{"Authorization": "Bearer of-bob", "Idempotency-Key": '"k"'})
+        assert ada.headers["Ensue-Position"] != bob.headers["Ensue-Position"] == again.headers["Ensue-Position"]
+
+
+def test_a_command_is_decided_only_when_its_position_is_seen(url: str) -> None:
+    with served(web(url)) as client:
+        position = deposit(client).headers["Ensue-Position"]
+        assert deposit(client, **{"Ensue-After": position}).status_code == 200
+        log_id = position.rpartition(".")[0]
+        never = deposit(client, **{"Ensue-After": f"{log_id}.1000-1000", "Ensue-Timeout": "0.05"})
+        problem(never, 504, "urn:ensue:problem:not-caught-up")
+        assert never.headers["retry-after"] == "1"
+        assert balance(client) == "20"
