@@ -70,6 +70,8 @@ async def is_quiet(app: App) -> bool:
     store = app.open_store()
     page = await store.read((), limit=100_000)
     for consumer in await store.consumers():
+        if consumer.status == "retired":
+            continue
         handles = await handled_numbers(store, consumer)
         standing = await store.standing(consumer.id)
         if any(lane.state != LaneState.PARKED for lane in standing.lanes):
