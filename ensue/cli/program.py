@@ -35,6 +35,7 @@ COMMANDS = {
     "consumers": ("ensue.cli.consumers:consumers", "Show how far everybody is; pause, resume, retire."),
     "channels": ("ensue.cli.channels:channels", "Show where an application's channels are, and what is there."),
     "dead-letters": ("ensue.cli.dead_letters:dead_letters", "Show what was given up; retry, edit, discard."),
+    "schema": ("ensue.cli.schema:schema", "Compare event types with what is recorded."),
     "verify": ("ensue.cli.verify:verify", "Prove that a log is whole."),
     "db": ("ensue.cli.db:db", "Bring the tables of a log up to date."),
     "copy": ("ensue.cli.copy:copy", "Move a log to another place, where it goes on."),

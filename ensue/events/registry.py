@@ -365,6 +365,10 @@ class Registry:
 
     # ----------------------------------------------------------------------------------------------------- decoding
 
+    def event(self, name: str) -> type[Event] | None:
+        """The type that events stored under this name are of, where there is one."""
+        return self._by_name.get(name)
+
     def knows(self, name: str) -> bool:
         return name in self._by_name
 

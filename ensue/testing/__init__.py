@@ -4,5 +4,6 @@ from ensue.testing.applications import AppSimulation, simulate
 from ensue.testing.checking import NotDeterministic
 from ensue.testing.given import Given, Outcome, given
 from ensue.testing.pure import NotPure
+from ensue.testing.samples import check_samples
 
-__all__ = ["AppSimulation", "Given", "NotDeterministic", "NotPure", "Outcome", "given", "simulate"]
+__all__ = ["AppSimulation", "Given", "NotDeterministic", "NotPure", "Outcome", "check_samples", "given", "simulate"]
