@@ -16,10 +16,8 @@ A handler that takes a `Transaction` decides in the commit itself: the condition
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import copy
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
@@ -34,6 +32,7 @@ from ensue.domain.command import CommandDefinition, StateParameter
 from ensue.domain.decided import Decided
 from ensue.domain.fold import Boundary, Folding
 from ensue.domain.states import Kept, Loaded, States
+from ensue.domain.turns import Turns
 from ensue.errors import ApplyFailed, Conflict, DefinitionError, IdempotencyKeyReused, InvalidEvent, Refusal
 from ensue.events.message import Command, Event
 from ensue.events.recorded import Position
@@ -87,7 +86,7 @@ class Commands:
         self._registry = registry
         self._states = states
         self._scope = scope
-        self._turns: dict[tuple[bytes, ...], _Turn] = {}
+        self._turns = Turns()
         self._by_type: dict[type[Command[Any]], CommandDefinition] = {}
         self._foldings: dict[CommandDefinition, tuple[Folding[Any] | None, ...]] = {}
         for definition in definitions:
@@ -147,24 +146,38 @@ class Commands:
             if folding is not None and isinstance(one, StateParameter)
         ]
         keyed = _Keyed(call.message, call.idempotency_key) if call.idempotency_key is not None else None
-        async with self._turn(boundaries):
-            current = False
-            while True:
-                loaded = await self._states.load(*boundaries, current=current)
-                try:
-                    if definition.inside:
-                        return await self._decide_inside(definition, call, loaded, keyed)
-                    outcome = await self._decide(definition, call, loaded, keyed)
-                    return await self._store_outcome(outcome, call, loaded, keyed)
-                except _OnOldStates:
-                    pass  # no attempt: who decides on what may be old has not decided
-                except _KnownBefore as known:
-                    return self._answer(known.written, await self._again(known.written, keyed))
-                except Conflict:
-                    if call.attempt >= definition.attempts:
-                        raise
-                    call.attempt += 1
-                current = True
+        # Taken in one order by all, so that none waits in a circle.
+        keys = sorted({term.tags for boundary in boundaries for term in boundary.selection})
+        await self._turns.take(keys)
+        try:
+            return await self._in_turn(definition, call, boundaries, keyed)
+        finally:
+            self._turns.give(keys)
+
+    async def _in_turn(
+        self,
+        definition: CommandDefinition,
+        call: Call[Command[Any]],
+        boundaries: Sequence[Boundary[Any]],
+        keyed: _Keyed | None,
+    ) -> Answer:
+        current = False
+        while True:
+            loaded = await self._states.load(*boundaries, current=current)
+            try:
+                if definition.inside:
+                    return await self._decide_inside(definition, call, loaded, keyed)
+                outcome = await self._decide(definition, call, loaded, keyed)
+                return await self._store_outcome(outcome, call, loaded, keyed)
+            except _OnOldStates:
+                pass  # no attempt: who decides on what may be old has not decided
+            except _KnownBefore as known:
+                return self._answer(known.written, await self._again(known.written, keyed))
+            except Conflict:
+                if call.attempt >= definition.attempts:
+                    raise
+                call.attempt += 1
+            current = True
 
     # ------------------------------------------------------------------------------------------------------ deciding
 
@@ -324,36 +337,6 @@ class Commands:
         types = self._store.known_types()
         events = [self._registry.decoder(*types[row[2]])(row[11]) for row in rows]
         return None if stored.shape == "none" else events[0] if stored.shape == "one" else events
-
-    # ----------------------------------------------------------------------------------------------------------- turns
-
-    @contextlib.asynccontextmanager
-    async def _turn(self, boundaries: Sequence[Boundary[Any]]) -> AsyncGenerator[None, None]:
-        """One decision after another about each of these states. Taken in one order by all, so that none waits in a circle."""
-        async with contextlib.AsyncExitStack() as stack:
-            for key in sorted({term.tags for boundary in boundaries for term in boundary.selection}):
-                await stack.enter_async_context(self._alone(key))
-            yield
-
-    @contextlib.asynccontextmanager
-    async def _alone(self, key: tuple[bytes, ...]) -> AsyncGenerator[None, None]:
-        turn = self._turns.setdefault(key, _Turn())
-        turn.wanted += 1
-        try:
-            async with turn.lock:
-                yield
-        finally:
-            turn.wanted -= 1
-            if not turn.wanted:
-                del self._turns[key]
-
-
-class _Turn:
-    __slots__ = ("lock", "wanted")
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.wanted = 0
 
 
 class _OnOldStates(Exception):
