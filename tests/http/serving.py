@@ -1,19 +1,26 @@
-"""A real server on loopback, in a thread of the test."""
+"""A real server on loopback: in a thread of the test, or a process of its own."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
 import uvicorn
 
-from tests.servers.processes import until
+from tests.servers.processes import die_with_parent, until
+from tests.typing.checkers import ROOT
 
-__all__ = ["served"]
+__all__ = ["process", "served"]
 
 
 @contextlib.contextmanager
@@ -48,3 +55,30 @@ def served(
             thread.join(60)
             assert not thread.is_alive()
     assert raised is not None or not reached, reached
+
+
+@contextlib.contextmanager
+def process(arguments: Sequence[str], folder: Path, **environment: str) -> Generator[httpx.Client, None, None]:
+    """Run this as a program of Python that serves by uvicorn, in this folder, and give a client of it. It ends on SIGTERM."""
+    log = folder / f"served-{len(list(folder.glob('served-*')))}.log"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ENSUE_")}
+    with (
+        log.open("w") as told,
+        subprocess.Popen(
+            [sys.executable, "-W", "error", *arguments],
+            cwd=folder,
+            env=kept | {"PYTHONPATH": str(ROOT)} | environment,
+            stdout=told,
+            stderr=told,
+            preexec_fn=lambda: die_with_parent(signal.SIGKILL),
+        ) as running,
+    ):
+        try:
+            until(lambda: "running on http" in log.read_text() or running.poll() is not None, "it is served")
+            found = re.findall(r"running on (http://\S+)", log.read_text())
+            assert found, log.read_text()
+            with httpx.Client(base_url=found[0], timeout=30) as client:
+                yield client
+        finally:
+            running.terminate()
+            assert running.wait(60) in (0, -signal.SIGTERM), log.read_text()

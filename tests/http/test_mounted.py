@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import re
-import subprocess
-import sys
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from fastapi import FastAPI
 from starlette.applications import Starlette
@@ -23,9 +18,7 @@ from ensue.errors import DefinitionError
 from ensue.http import asgi
 from tests.http.bank import BalanceOf, Deposit, Deposited, Withdrawn, bank, web
 from tests.http.problems import problem
-from tests.http.serving import served
-from tests.servers.processes import die_with_parent, until
-from tests.typing.checkers import ROOT
+from tests.http.serving import process, served
 
 MONEY = {"account_id": "a1", "amount": "10"}
 
@@ -140,40 +133,14 @@ def test_a_web_application_may_only_send_and_ask_while_others_run_the_consumers(
         assert client.post("/deposit", json=MONEY).status_code == 200
 
 
-@contextlib.contextmanager
-def process(url: str, folder: Path) -> Generator[httpx.Client, None, None]:
-    """The bank in a process of its own."""
-    log = folder / f"served-{len(list(folder.glob('served-*')))}.log"
-    command = [sys.executable, "-m", "tests.http.bank"]
-    environment = os.environ | {"BANK_URL": url, "PYTHONPATH": str(ROOT)}
-    with (
-        log.open("w") as told,
-        subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=environment,
-            stdout=told,
-            stderr=told,
-            preexec_fn=lambda: die_with_parent(9),  # type: ignore[arg-type]
-        ) as running,
-    ):
-        try:
-            until(lambda: "running on http" in log.read_text() or running.poll() is not None, "the bank is served")
-            (where,) = re.findall(r"running on (http://\S+)", log.read_text())
-            with httpx.Client(base_url=where, timeout=30) as client:
-                yield client
-        finally:
-            running.terminate()
-            assert running.wait(60) in (0, -15), log.read_text()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["sqlite", "postgresql"])
 def test_what_one_process_wrote_is_seen_by_another_that_is_given_its_position(
     place: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     url = f"sqlite:///{tmp_path}/bank.db" if place == "sqlite" else request.getfixturevalue("postgresql_url")
-    with process(url, tmp_path) as one, process(url, tmp_path) as other:
+    command = ["-m", "tests.http.bank"]
+    with process(command, tmp_path, BANK_URL=url) as one, process(command, tmp_path, BANK_URL=url) as other:
         for number in range(1, 21):
             position = one.post("/deposit", json=MONEY).headers["Ensue-Position"]
             answer = other.get("/balance-of?account_id=a1", headers={"Ensue-After": position})

@@ -14,10 +14,11 @@ import pytest
 from ensue import App, Event, Flow, Of, State
 from ensue.errors import NotYetAvailable
 from ensue.patterns import Late, Pattern, TimedOut, absent
+from tests.http.serving import process
 from tests.typing.checkers import ROOT, programs_of_papers
 
 USES = ROOT / "docs" / "uses"
-BUILT = ["shop.py", "apart.py", "decider.py"]
+BUILT = ["shop.py", "apart.py", "decider.py", "web.py"]
 DECLARED = sorted(file.name for file in USES.glob("*.py") if file.name not in BUILT)
 
 
@@ -63,6 +64,25 @@ def test_the_decider_grants_and_refuses(tmp_path: Path) -> None:
     result = run([str(USES / "decider.py")], tmp_path)
     lines = result.stdout.splitlines()
     assert lines == ["[Withdrawn(account_id='a1', amount=Decimal('40'))]", "no: 60 is there"], result.stderr
+
+
+@pytest.mark.parametrize("place", ["file", "server"])
+def test_the_web_application_shows_everybody_their_own_writes(
+    place: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    where = {} if place == "file" else {"ENSUE_URL": request.getfixturevalue("postgresql_url")}
+    order = {"order_id": "o1", "customer_id": "c1", "total": "9.50"}
+    with process(["-m", "uvicorn", "web:web", "--app-dir", str(USES), "--port", "0"], tmp_path, **where) as client:
+        placed = client.post("/place-order", json=order)
+        assert (placed.status_code, placed.json()) == (200, order)
+        seen = {"Ensue-After": placed.headers["Ensue-Position"]}
+        assert client.get("/orders-of?customer_id=c1", headers=seen).json() == [{**order, "status": "placed"}]
+        empty = client.post("/place-order", json={**order, "total": "0"})
+        assert (empty.status_code, empty.json()["refusal"], empty.json()["fields"]) == (
+            422,
+            "EmptyOrder",
+            {"total": "0"},
+        )
 
 
 @pytest.mark.parametrize("broker", ["memory", "nats"])
