@@ -79,6 +79,7 @@ class App(Service):
         /,
         *,
         url: str | None = None,
+        keys: str | None = None,
         inbox: Iterable[Channel] = (),
         outbox: Iterable[Channel] = (),
         drain_seconds: float | None = None,
@@ -88,14 +89,19 @@ class App(Service):
         store: Store | None = None,
         world: World | None = None,
     ) -> None:
-        """`url` is where the log is; without it `ENSUE_URL`, else `sqlite:///NAME.db` in the current folder. See `Settings`
-        for the other settings. `observe` is called with each signal besides the logging. `inbox` are channels
+        """`url` is where the log is; without it `ENSUE_URL`, else `sqlite:///NAME.db` in the current folder. `keys` is where the
+        keys of personal data are; without it `ENSUE_KEYS`, else beside the log. See `Settings` for the other settings. `observe` is called with each signal besides the logging. `inbox` are channels
         whose messages are stored, each once, before they are handled; `outbox` those on which the events that they carry are
         sent, after they were stored. `store` and `world` are for tests and simulation. Errors: `DefinitionError`."""
         super().__init__(name, retry=retry)
         self._inbox, self._outbox = checked_channels(name, inbox, outbox)
-        check_application(name, url, observe)
-        self._settings: dict[str, Any] = {"url": url, "drain_seconds": drain_seconds, "payload_bytes": payload_bytes}
+        check_application(name, url, observe, keys)
+        self._settings: dict[str, Any] = {
+            "url": url,
+            "keys": keys,
+            "drain_seconds": drain_seconds,
+            "payload_bytes": payload_bytes,
+        }
         self._observers: list[Observer] = [log_signal, *([observe] if observe else [])]
         self._given_store = store
         self._given_world = world
@@ -203,16 +209,22 @@ class App(Service):
 
     async def _open(self, *, consume: bool, chosen: Collection[str] | None = None) -> Engine:
         from ensue.app.engine import Engine
+        from ensue.app.keys import keys_of_store, open_keys
+        from ensue.store.keys import KeyRing
         from ensue.world import RealWorld
 
         if self._engine is not None:
             raise DefinitionError(f"the application {self.name} is open already")
         settings = self.settings
+        world, store = self._given_world or RealWorld(), self._given_store or open_store(settings.url)
+        # A store that was given is a test's: its keys are beside it, wherever those of the application are.
+        url = settings.url if self._given_store is None else None
+        keys = open_keys(settings.keys) if settings.keys and url else keys_of_store(url, store)
         engine = Engine(
             self.name,
-            self._given_store or open_store(settings.url),
-            self._given_world or RealWorld(),
-            Registry(payload_bytes=settings.payload_bytes),
+            store,
+            world,
+            Registry(payload_bytes=settings.payload_bytes, keys=KeyRing(keys, world)),
             self.handlers,
             Dependencies(self._all_factories(), self._all_hooks()),
             self._registered(),
@@ -302,6 +314,20 @@ class App(Service):
         engine = self._open_engine()
         due = microseconds(at) if isinstance(at, datetime) else engine.world.now() + at // timedelta(microseconds=1)
         return await engine.append_later(channel, events, due, checked_key(idempotency_key))
+
+    async def forget(self, tag: str, value: object, /) -> Receipt[bool]:
+        """Forget a subject: `await app.forget("customer_id", "c1")`. Destroys its key, so that the personal fields of all events
+        about it are `FORGOTTEN` from now on, here and in every copy of the log; then appends `SubjectForgotten`. For ever: events
+        with personal data of the subject are refused afterwards (`AlreadyForgotten`).
+
+        The receipt's `result` is whether a key was destroyed by this call: a second one returns the first receipt. Of a subject
+        that nothing personal was ever stored about nothing is destroyed and nothing stored. `wait()` of the receipt is until all
+        handlers of `SubjectForgotten` and all views are done. Other processes have dropped what they remember within a second.
+
+        Half done by a crash, it is finished when an application next opens the log; or call it again. Errors: `InvalidEvent` for
+        what is no tag's value; `InsideHandler`; those of the log and of the key store.
+        """
+        return await self._open_engine().forget(tag, value)
 
     async def transact(
         self, function: Callable[[Transaction], T], /, *, idempotency_key: str | None = None

@@ -44,8 +44,10 @@ def article(word: str) -> str:
 # ---------------------------------------------------------------------------------------------------------- declaring
 
 
-def check_application(name: str, url: object, observe: object) -> None:
+def check_application(name: str, url: object, observe: object, keys: object = None) -> None:
     """Errors: `DefinitionError`."""
+    if not isinstance(keys, str | None):
+        raise DefinitionError(f"{name}: keys={keys!r}; give a text, such as sqlite:///shop.keys")
     if not isinstance(url, str | None):
         raise DefinitionError(f"{name}: url={url!r}; give a text, such as sqlite:///shop.db")
     if observe is not None and not callable(observe):

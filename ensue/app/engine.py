@@ -14,6 +14,7 @@ from ensue.app.checks import article, check_event, check_types
 from ensue.app.checkup import Checkup
 from ensue.app.dependencies import Asker, Dependencies
 from ensue.app.domain import Domain
+from ensue.app.forgetting import Forgetting
 from ensue.app.health import Health
 from ensue.app.lifeline import Lifeline
 from ensue.app.receipt import Receipt
@@ -42,7 +43,7 @@ from ensue.errors import (
     UnreadableEvent,
     WiringError,
 )
-from ensue.events.message import Command, Event, Query
+from ensue.events.message import Command, Event, Query, tag_of
 from ensue.events.recorded import Criteria, Position, Recorded, microseconds
 from ensue.events.registry import Read, Registry, declaration, fingerprint, redraft
 from ensue.events.stored import Draft, Row, decode_meta, tag_hash
@@ -61,6 +62,7 @@ from ensue.store.base import (
     Term,
     Written,
 )
+from ensue.store.keys import KeyRing
 from ensue.store.nodes import here
 from ensue.world import World
 
@@ -120,6 +122,8 @@ class Engine:
         self._stack = AsyncExitStack()
         self._checkup = Checkup(store, world)
         self._node: Node | None = None
+        keys = cast(KeyRing, registry.keys)
+        self._forgetting = Forgetting(store, registry, keys, world, self.domain.states.memory.clear)
         self._open = False
 
     # ------------------------------------------------------------------------------------------------------ opening
@@ -136,6 +140,8 @@ class Engine:
             self._stack.push_async_callback(self.domain.close)
             consumers = await define_consumers(self.store, self.world, self._handlings)
             registered = self.domain.registered
+            self._stack.push_async_callback(self._forgetting.close)
+            await self._forgetting.open()
             calls: list[Asker] = [*registered.commands, *registered.queries]
             self._stack.callback(self.domain.changes.close)
             if not consume:
@@ -347,6 +353,12 @@ class Engine:
     ) -> None:
         """Let the key of a dead letter go on. Errors: `Conflict`, `InvalidEvent` for an event of another type or version."""
         edit = None
+    async def forget(self, tag: str, value: object) -> Receipt[bool]:
+        """See `App.forget`."""
+        self._outside("forget a subject")
+        destroyed, written = await self._forgetting.forget(tag_of(tag, value))
+        return self._receipt(written, destroyed)
+
         if event is not None:
             check_event(event)
             self.registry.add(type(event))
@@ -363,7 +375,7 @@ class Engine:
                     f"the dead letter {letter.id} holds {article(stored)} of version {version}, and this code writes version "
                     f"{declared.version}: edit its fields as they are stored, with `ensue dead-letters edit {letter.id}`"
                 )
-            edit = self.registry.encode(event)
+            edit = self.registry.encode(event, name=stored)
         await release(self.store, self.world, letter, edit=edit, discard=discard, note=note, by=by)
 
     async def append_later(
@@ -516,12 +528,6 @@ class Engine:
             await wait_until_done(*wait, consumers=names, timeout_seconds=left)
         else:
             await wait_until_settled(*wait, timeout_seconds=left)
-
-    def _keepers(self) -> Keepers:
-        """Who keeps rows in the log's database: the handlers that take a `Transaction`."""
-        inside = [one.name for one in self._definitions if one.inside]
-        types = [name for one in self._handlings if one.name in inside for name in one.type_names]
-        return Keepers(tuple(inside), tuple(dict.fromkeys(types)))
 
     async def caught_up(self, position: Position, timeout_seconds: float) -> None:
         """Until this log has come to the position, and those who keep rows in its database are done with what was written there.

@@ -27,14 +27,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     url: str
     """Where the log is; `sqlite:///NAME.db` in the current folder, with the application's name."""
+    keys: str | None = None
+    """Where the keys of personal data are; without it beside the log, see docs/personal_data.md."""
     drain_seconds: float = DRAIN_SECONDS
     """How long handlers may finish when the application stops."""
     payload_bytes: int = PAYLOAD_BYTES
     """The largest payload of an event."""
 
     def __repr__(self) -> str:
+        keys = f", keys={shown(self.keys)!r}" if self.keys is not None else ""
         return (
-            f"Settings(url={shown(self.url)!r}, drain_seconds={self.drain_seconds}, payload_bytes={self.payload_bytes})"
+            f"Settings(url={shown(self.url)!r}{keys}, drain_seconds={self.drain_seconds}, "
+            f"payload_bytes={self.payload_bytes})"
         )
 
     @classmethod
@@ -44,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         environment: Mapping[str, str],
         *,
         url: str | None = None,
+        keys: str | None = None,
         drain_seconds: float | None = None,
         payload_bytes: int | None = None,
     ) -> Settings:
@@ -63,6 +68,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             )
         return cls(
             url=url or environment.get("ENSUE_URL") or f"sqlite:///{name}.db",
+            keys=keys or environment.get("ENSUE_KEYS") or None,
             drain_seconds=drain_seconds,
             payload_bytes=payload_bytes,
         )

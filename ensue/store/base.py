@@ -503,6 +503,11 @@ class Checkpoints(Protocol):
         """By id."""
         ...
 
+    async def erase(self, tag: bytes, said: str) -> None:
+        """Put `said` in the place of what failures said about events that carry this tag: reasons and tracebacks of dead letters,
+        errors of parked lanes. Then overwrite, as far as the database can, what it holds of rows that were deleted or changed."""
+        ...
+
     async def deliveries(self, positions: Sequence[int]) -> tuple[Delivery, ...]:
         """The delivery records that cover any of these positions, in the order of their commits. They are kept for a week."""
         ...

@@ -120,7 +120,7 @@ class KeyRing:
     def __init__(self, store: KeyStore, world: World, *, used: Callable[[], None] | None = None) -> None:
         self.store = store
         self._world = world
-        self._used = used
+        self.used = used
         self._lock = new_lock()
         self._open = False
         self._closed = False
@@ -133,8 +133,8 @@ class KeyRing:
         """Open the store, where it is not. Errors: `Unavailable`, `WiringError`."""
         with self._lock:
             first = self._ready()
-        if first and self._used is not None:
-            self._used()
+        if first and self.used is not None:
+            self.used()
 
     def close(self) -> None:
         """Forget all secrets, and close the store."""

@@ -471,6 +471,21 @@ class MemoryStore:
             if (consumer is None or letter.consumer == consumer) and not (open_only and letter.resolved_at is not None)
         )
 
+    async def erase(self, tag: bytes, said: str) -> None:
+        """See `Checkpoints.erase`."""
+        self._opened()
+        keys: set[tuple[int, bytes]] = set()
+        for index, letter in enumerate(self._letters):
+            if letter.position > len(self._rows):
+                continue
+            if self._rows[letter.position - 1][3] == tag or tag in self._row_tags[letter.position - 1]:
+                self._letters[index] = msgspec.structs.replace(letter, reason=said, traceback="")
+                keys.add((letter.consumer, letter.key))
+        for place in keys & self._lanes.keys():
+            lane = self._lanes[place]
+            if lane.state == LaneState.PARKED and lane.error is not None:
+                self._lanes[place] = msgspec.structs.replace(lane, error=said)
+
     async def deliveries(self, positions: Sequence[int]) -> tuple[Delivery, ...]:
         """See `Checkpoints.deliveries`."""
         self._opened()

@@ -496,6 +496,10 @@ class PostgresqlStore:
         (found,) = await self._ask("read dead letters", *checkpoints.dead_letters(consumer, open_only))
         return tuple(map(rows.dead_letter, found))
 
+    async def erase(self, tag: bytes, said: str) -> None:
+        """See `Checkpoints.erase`. What rows were before is overwritten when the server vacuums its tables."""
+        await self._ask("erase what failures said", *checkpoints.erase(tag, said))
+
     async def deliveries(self, positions: Sequence[int]) -> tuple[Delivery, ...]:
         """See `Checkpoints.deliveries`."""
         calls = checkpoints.deliveries(positions)

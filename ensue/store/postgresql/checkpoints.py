@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from ensue.store import rows
-from ensue.store.base import Consumer, Delivery, Node
+from ensue.store.base import Consumer, Delivery, LaneState, Node
 from ensue.store.nodes import LONGEST_LEASE
 from ensue.store.postgresql.session import Call, Rows, Statement
 
@@ -24,6 +24,7 @@ __all__ = [
     "dead_letters",
     "define",
     "deliveries",
+    "erase",
     "nodes",
     "owners",
     "rename",
@@ -98,6 +99,14 @@ _DEAD_LETTERS = Statement(
     f"SELECT {_DEAD_LETTER} FROM ensue_dead_letter WHERE ($1::integer IS NULL OR consumer = $1::integer) "
     "AND (NOT $2::boolean OR resolved_at IS NULL) ORDER BY id"
 )
+_ABOUT = "SELECT position FROM ensue_event WHERE stream = $1::bytea UNION SELECT position FROM ensue_event_tag WHERE tag = $1::bytea"
+_ERASE_LANES = Statement(
+    "UPDATE ensue_lane SET error = $2::text WHERE state = $3::text AND error IS NOT NULL AND (consumer, key) IN "
+    f"(SELECT consumer, key FROM ensue_dead_letter WHERE position IN ({_ABOUT}))"
+)
+_ERASE_LETTERS = Statement(
+    f"UPDATE ensue_dead_letter SET reason = $2::text, traceback = '' WHERE position IN ({_ABOUT})"
+)
 _DELIVERIES = Statement(
     "SELECT id, consumer, first, last, at, packed FROM ensue_delivery WHERE last >= $1::bigint AND first <= $2::bigint"
 )
@@ -156,6 +165,10 @@ def standing(consumer: int) -> list[Call]:
 
 def dead_letters(consumer: int | None, open_only: bool) -> list[Call]:
     return [_DEAD_LETTERS(consumer, open_only)]
+
+
+def erase(tag: bytes, said: str) -> list[Call]:
+    return [_ERASE_LANES(tag, said, LaneState.PARKED), _ERASE_LETTERS(tag, said)]
 
 
 def deliveries(positions: Sequence[int]) -> list[Call]:

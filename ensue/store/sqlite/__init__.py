@@ -30,11 +30,12 @@ from ensue.store.base import (
     Written,
 )
 from ensue.store.sqlite import checkpoints
+from ensue.store.sqlite.erasing import empty_wal
 from ensue.store.sqlite.errors import translated
 from ensue.store.sqlite.files import LogFiles, Watch, standing, unchanging, writable
 from ensue.store.sqlite.looking import look
 from ensue.store.sqlite.names import Types
-from ensue.store.sqlite.reading import select
+from ensue.store.sqlite.reading import rows as rows_of
 from ensue.store.sqlite.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, STEPS, is_half_copied
 from ensue.store.sqlite.writer import CHECKPOINT_PAGES, Writer
 from ensue.store.transfer import half_copied
@@ -180,6 +181,7 @@ class SqliteStore:
                     f"could not open the log {self.path}: its file system has no write-ahead log ({mode})"
                 )
             connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA secure_delete = ON")
             connection.execute(f"PRAGMA journal_size_limit = {2 * CHECKPOINT_PAGES * 4096}")
         connection.execute("PRAGMA cache_size = -65536")
         if not tables:
@@ -320,10 +322,9 @@ class SqliteStore:
         with self._reading("events"):
             self._refresh()
             end = self._head + 1 if before is None else min(before, self._head + 1)
-            text, values = select(
-                selection, self._types.expand, after=after, before=end, limit=limit, backwards=backwards
+            rows = rows_of(
+                self._sql, selection, self._types.expand, after=after, before=end, limit=limit, backwards=backwards
             )
-            rows: list[Any] = list(self._sql.execute(text, values))
         if len(rows) >= limit:
             return Page(rows, rows[-1][0])
         return Page(rows, after if backwards else max(after, end - 1))
@@ -504,6 +505,12 @@ class SqliteStore:
         """See `Checkpoints.dead_letters`."""
         with self._reading("dead letters") as sql:
             return checkpoints.dead_letters(sql, consumer, open_only)
+
+    async def erase(self, tag: bytes, said: str) -> None:
+        """See `Checkpoints.erase`. The write-ahead file is emptied as well, unless somebody reads from it just then."""
+        await self._put(lambda sql: checkpoints.erase(sql, tag, said))
+        if not self._in_memory:
+            await empty_wal(self.path, self._world)
 
     async def deliveries(self, positions: Sequence[int]) -> tuple[Delivery, ...]:
         """See `Checkpoints.deliveries`."""

@@ -23,6 +23,7 @@ __all__ = [
     "dead_letters",
     "define",
     "deliveries",
+    "erase",
     "fenced",
     "hold_parked",
     "nodes",
@@ -224,6 +225,21 @@ def dead_letters(sql: apsw.Connection, consumer: int | None, open_only: bool) ->
         (consumer, open_only),
     )
     return tuple(map(rows.dead_letter, found))
+
+
+_ABOUT = (
+    "SELECT position FROM ensue_event WHERE stream = :tag UNION SELECT position FROM ensue_event_tag WHERE tag = :tag"
+)
+_ERASE = (
+    "UPDATE ensue_lane SET error = :said WHERE state = :parked AND error IS NOT NULL AND (consumer, key) IN "
+    f"(SELECT consumer, key FROM ensue_dead_letter WHERE position IN ({_ABOUT}))",
+    f"UPDATE ensue_dead_letter SET reason = :said, traceback = '' WHERE position IN ({_ABOUT})",
+)
+
+
+def erase(sql: apsw.Connection, tag: bytes, said: str) -> None:
+    for statement in _ERASE:
+        sql.execute(statement, {"tag": tag, "said": said, "parked": LaneState.PARKED})
 
 
 def deliveries(sql: apsw.Connection, positions: Sequence[int]) -> tuple[Delivery, ...]:

@@ -213,6 +213,26 @@ class CommittingContract(Contract):
         assert texts in (wanted, tuple(text and text.replace("\0", "␀") for text in wanted))
 
     @contract_test
+    async def test_what_failures_said_about_events_of_a_tag_is_erased_and_nothing_else(self, bench: Bench) -> None:
+        consumer, row = await self._owned(bench)
+        about = key_of("c")
+        written = await bench.append(
+            bench.draft(key="a", tags=("order=c",)), bench.draft(key="b"), bench.draft(key="c")
+        )
+        letters = [_letter(consumer, name, position) for position, name in enumerate("abc", written.first)]
+        lanes = tuple(
+            msgspec.structs.replace(_lane(consumer, name, state=state), error="no")
+            for name, state in (("a", LaneState.PARKED), ("b", LaneState.PARKED), ("c", LaneState.RETRY))
+        )
+        await bench.append(commit=commit_of(row, parked=tuple(letters), lanes=lanes))
+        await bench.log.erase(about, "gone")
+        told = (letters[1].reason, letters[1].traceback)
+        found = await bench.log.dead_letters()
+        assert [(one.reason, one.traceback) for one in found] == [("gone", ""), told, ("gone", "")]
+        kept = {lane.key: lane.error for lane in (await bench.log.standing(consumer.id)).lanes}
+        assert kept == {key_of("a"): "gone", key_of("b"): "no", key_of("c"): "no"}
+
+    @contract_test
     async def test_an_operation_releases_a_parked_key_and_resolves_its_letter(self, bench: Bench) -> None:
         consumer, row = await self._owned(bench)
         letters = (_letter(consumer, "a", 4), _letter(consumer, "a", 9), _letter(consumer, "b", 4))
