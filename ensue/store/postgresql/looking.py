@@ -70,6 +70,8 @@ class Lookers:
                     # It was cut since it was last used, and what only reads may be asked twice.
                 fresh = self._connect()
                 used.append(fresh)
+                fresh.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+                fresh.prepare_threshold = None  # a pooler may give each transaction another session
                 return _looked(fresh, function)
             except psycopg.OperationalError as error:
                 raise translated(error, "read rows") from error
