@@ -6,13 +6,14 @@ The text of a statement depends on the shape of a selection only; all values are
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import apsw
 
 from ensue.store.base import Selection, Term
 
-__all__ = ["COLUMNS", "first", "select"]
+__all__ = ["COLUMNS", "first", "rows", "select"]
 
 COLUMNS = "position, id, type, stream, version, recorded_at, cause, root, maker, nth, meta, data"
 UNITED = 400
@@ -27,6 +28,40 @@ def first(sql: apsw.Connection, statement: str, values: Sequence[object]) -> Any
     snapshot, with which nothing more could be written."""
     found = list(sql.execute(statement, values))
     return found[0] if found else None
+
+
+_HAS_TAG = "SELECT 1 FROM ensue_event_tag WHERE tag = ? AND position > ? AND position < ? LIMIT 1"
+
+
+def rows(
+    sql: apsw.Connection,
+    selection: Selection,
+    numbers: Numbers,
+    *,
+    after: int,
+    before: int,
+    limit: int,
+    backwards: bool,
+) -> list[Any]:
+    """At most `limit` rows with `after` < position < `before`, which is at most behind the head."""
+    if len(selection) == 1 and len(selection[0].tags) == 1 and selection[0].root is None:
+        (tag,), types = selection[0].tags, list(numbers(selection[0].types))
+        if selection[0].types and not types:
+            return []
+        # Mostly a tag is a key, or it is none: two small statements are half as much work as one that looks for both.
+        if first(sql, _HAS_TAG, (tag, after, before)) is None:
+            return list(sql.execute(_of_stream(len(types), backwards), (tag, *types, after, before, limit)))
+    text, values = select(selection, numbers, after=after, before=before, limit=limit, backwards=backwards)
+    return list(sql.execute(text, values))
+
+
+@lru_cache(maxsize=256)
+def _of_stream(types: int, backwards: bool) -> str:
+    of_type = f" AND +type IN ({', '.join('?' * types)})" if types else ""
+    return (
+        f"SELECT {COLUMNS} FROM ensue_event WHERE stream = ?{of_type} AND position > ? AND position < ? "
+        f"ORDER BY position {'DESC' if backwards else 'ASC'} LIMIT ?"
+    )
 
 
 def select(

@@ -107,6 +107,9 @@ class Writer:
         """While another process has the turn: when to tell those who ask."""
         self._abandoned = False
         self._streams: dict[bytes, int] = {}
+        self._touched: dict[bytes, int] = {}
+        """The last position, or a later one, of each tag that an event behind `_touched_since` carries."""
+        self._touched_since = 0
         self._batch = b""
         self._recorded_at = self._recorded_before = self._head_before = 0
         self._pid = os.getpid()
@@ -398,6 +401,9 @@ class Writer:
             # are known to this cache only.
             self._streams.clear()
             self._types.load(self._sql)
+        if batch != self._batch or len(self._touched) > STREAMS_CACHED:
+            self._touched.clear()
+            self._touched_since = position
         self.head = self._head_before = position
         self._recorded_before = recorded_at
         self._recorded_at = max(recorded_at, self._world.now())
@@ -486,6 +492,8 @@ class Writer:
         return checkpoints.fenced(self._sql, commit)
 
     def _hold(self, condition: Condition) -> None:
+        if condition.after >= self._touched_since and self._untouched(condition):
+            return
         self._flush()
         text, values = select(
             condition.selection,
@@ -498,6 +506,13 @@ class Writer:
         found = first(self._sql, text, values)
         if found is not None:
             raise refusals.happened(condition, found[0])
+
+    def _untouched(self, condition: Condition) -> bool:
+        """Whether no event behind its position can match, because of the tags of each term one was not seen since."""
+        touched, after = self._touched, condition.after
+        return bool(condition.selection) and all(
+            any(touched.get(tag, 0) <= after for tag in term.tags) for term in condition.selection
+        )
 
     def _apply(self, request: Request) -> tuple[list[Draft], bytes]:
         """Run the functions. Returns the events to append, and the result."""
@@ -544,6 +559,7 @@ class Writer:
 
     def _append(self, drafts: Sequence[Draft]) -> None:
         streams, numbers, recorded_at = self._streams, self._types.numbers, self._recorded_at
+        touched = self._touched
         position = self.head
         for draft in drafts:
             position += 1
@@ -555,6 +571,7 @@ class Writer:
                     version = self._version(stream)
                 version += 1
                 streams[stream] = version
+                touched[stream] = position
             number = numbers.get((draft.type_name, draft.type_version)) or self._new_type(draft)
             self._events.append(
                 (
@@ -574,6 +591,7 @@ class Writer:
             )
             for tag in draft.tags:
                 self._tags.append((tag, position, number))
+                touched[tag] = position
         self.head = position
 
     def _new_type(self, draft: Draft) -> int:
