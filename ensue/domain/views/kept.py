@@ -28,7 +28,7 @@ from ensue.domain.views.following import ViewHandling
 from ensue.domain.views.reading import Reading
 from ensue.domain.views.registry import BUILDING, FOLLOWING, Database, Stale, Version
 from ensue.domain.views.table import Table
-from ensue.errors import ApplyFailed, HandlerFailed, NotCaughtUp, StorageFull, TryAgain, UnreadableEvent
+from ensue.errors import ApplyFailed, HandlerFailed, NotCaughtUp, OutcomeUnknown, StorageFull, TryAgain, UnreadableEvent
 from ensue.events.recorded import Position
 from ensue.events.registry import Registry
 from ensue.events.stored import Row
@@ -84,6 +84,9 @@ class KeptView:
 
     # ------------------------------------------------------------------------------------------------------ running
 
+    async def open(self) -> None:
+        """See `Keeping.open`: it is made by those who keep it."""
+
     async def start(self, node: Node, watch: Callable[[Sequence[asyncio.Task[None]]], None]) -> None:
         """Keep it here. Returns when it is up to date, or at once where that takes long. Errors: `WiringError`; those of the
         store."""
@@ -112,12 +115,12 @@ class KeptView:
         while True:
             try:
                 more = await self._step()
-            except (TryAgain, StorageFull, Stale) as error:
-                more = isinstance(error, Stale)
+            except (Stale, OutcomeUnknown):
+                more = True  # what is there now is looked up
+            except (TryAgain, StorageFull) as error:
+                more = False
                 self._observe(
-                    WriterTrouble(
-                        consumer=f"{VIEWS}{self.name}", error=str(error), retry_in_seconds=0 if more else LOOK_SECONDS
-                    )
+                    WriterTrouble(consumer=f"{VIEWS}{self.name}", error=str(error), retry_in_seconds=LOOK_SECONDS)
                 )
             if more:
                 await self._world.sleep(0)
@@ -168,10 +171,8 @@ class KeptView:
         me = self._node.lease.node.id.hex()
         if version.paused:
             return False
-        if version.owner is not None and version.owner != me:
-            nodes = living(await self._store.nodes(), self._world.now())
-            if any(node.id.hex() == version.owner for node in nodes):
-                return False
+        if version.owner != me and await self._is_living(version.owner):
+            return False
         builder = Builder(self._reading, self._store, self._world, version, owner=me)
         try:
             await builder.run()
@@ -231,10 +232,20 @@ class KeptView:
         nodes = living(await self._store.nodes(), self._world.now())
         return {id for node in nodes for id in node.can} | {one.id for one in self._running.values()}
 
+    async def _is_living(self, owner: str | None) -> bool:
+        if owner is None:
+            return False
+        return any(node.id.hex() == owner for node in living(await self._store.nodes(), self._world.now()))
+
     async def _retire(self, mine: Version, consumers: Mapping[str, Consumer], can: set[int]) -> None:
         left: list[Version] = []
+        given_up: list[Version] = []
         for version in self._versions:
-            if version.number == mine.number or version.state != FOLLOWING or version.number in self._running:
+            if version.number == mine.number or version.number in self._running:
+                continue
+            if version.state == BUILDING:
+                if version.number < mine.number and not await self._is_living(version.owner):
+                    given_up.append(version)
                 continue
             consumer = consumers.get(registry.consumer_name(self.name, version.number))
             if consumer is not None and consumer.id in can:
@@ -243,7 +254,7 @@ class KeptView:
                 await self._store.set_status(consumer.id, "retired", "no running process has the code of this version")
             if not version.current:
                 left.append(version)
-        for version in left[:-1] if mine.current else ():
+        for version in [*given_up, *left[:-1]] if mine.current else ():
             await registry.write(self._store, _dropping(version))
 
     async def _try_to_show(self, mine: Version, consumers: Mapping[str, Consumer], can: set[int]) -> None:
