@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, cast
 
 from ensue.app.dependencies import Dependencies
+from ensue.app.urls import open_target
 from ensue.consumers.handler import Wants
 from ensue.consumers.handling import inside_handler
 from ensue.consumers.waiting import Bell
@@ -61,7 +62,7 @@ class Domain:
         self.commands = Commands(
             registered.commands, store, registry, self.states, dependencies, drafts, world, observe
         )
-        self.views = Views(registered.views, store, registry, world, observe, bell, dependencies)
+        self.views = Views(registered.views, store, registry, world, observe, bell, dependencies, open_target)
         looking = cast(Looking, store) if store.capabilities.sql else None
         self.queries = Queries(registered.queries, self.states, dependencies, looking)
 

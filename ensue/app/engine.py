@@ -32,6 +32,7 @@ from ensue.consumers.transaction import Transaction
 from ensue.consumers.waiting import Bell, wait_until_done, wait_until_settled
 from ensue.domain.call import PRINCIPAL, Call
 from ensue.domain.registered import Registered
+from ensue.domain.views.inline import InlineStore
 from ensue.domain.watching import Keepers
 from ensue.errors import (
     ApplyFailed,
@@ -97,6 +98,8 @@ class Engine:
         observe: Observer,
         drain_seconds: float,
     ) -> None:
+        if any(view.when == "inline" for view in registered.views):
+            store = cast(Store, InlineStore(store))
         self.store = store
         self.world = world
         self.registry = registry
@@ -139,6 +142,8 @@ class Engine:
             self._stack.push_async_callback(self.store.close)
             self._stack.push_async_callback(self.domain.close)
             consumers = await define_consumers(self.store, self.world, self._handlings)
+            self._stack.push_async_callback(self.domain.views.stop)
+            await self.domain.views.open()
             registered = self.domain.registered
             self._stack.push_async_callback(self._forgetting.close)
             await self._forgetting.open()

@@ -21,7 +21,9 @@ from ensue.domain.command import CommandDefinition, analyse_command, commands_of
 from ensue.domain.middleware import MiddlewareDefinition, analyse_middleware
 from ensue.domain.query import QueryDefinition, analyse_query
 from ensue.domain.registered import Registered
-from ensue.domain.view import ViewDefinition, analyse_view
+from ensue.domain.view import ViewDefinition
+from ensue.domain.views.declaring import view_definition
+from ensue.domain.views.sql_view import SqlViewDefinition
 from ensue.errors import DefinitionError, NotYetAvailable
 from ensue.events.message import Event
 
@@ -64,7 +66,7 @@ class Service:
         self._handlers: list[HandlerDefinition] = []
         self._commands: list[CommandDefinition] = []
         self._queries: list[QueryDefinition] = []
-        self._views: list[ViewDefinition] = []
+        self._views: list[ViewDefinition | SqlViewDefinition] = []
         self._middleware: list[MiddlewareDefinition] = []
         self._factories: list[Factory] = []
         self._hooks: list[Factory] = []
@@ -227,27 +229,39 @@ class Service:
     @overload
     def view(self, row: type[V], /) -> type[V]: ...
     @overload
-    def view(self, /, *, when: Literal["after", "inline", "live"] = "after") -> Callable[[type[V]], type[V]]: ...
+    def view(self, /, *, when: Literal["inline", "live"]) -> Callable[[type[V]], type[V]]: ...
     @overload
     def view(
-        self, /, *, schema: str, when: Literal["after", "inline"] = "after"
+        self, /, *, when: Literal["after"] = "after", database: str | None = None
+    ) -> Callable[[type[V]], type[V]]: ...
+    @overload
+    def view(
+        self, /, *, schema: str, when: Literal["inline"], version: int | None = None
+    ) -> Callable[[Projected], Projected]: ...
+    @overload
+    def view(
+        self,
+        /,
+        *,
+        schema: str,
+        when: Literal["after"] = "after",
+        version: int | None = None,
+        database: str | None = None,
     ) -> Callable[[Projected], Projected]: ...
     def view(self, row: Any = None, /, **options: Any) -> Any:
-        """Keep a table of these rows from the log, each exactly once for each event, a moment after it. A changed class is built
-        beside the table that is read, and read when it has caught up; see docs/views.md.
+        """Keep a table of these rows from the log, each exactly once for each event. A changed class is built beside the table that
+        is read, and read when it has caught up; see docs/views.md.
 
-        Errors: `DefinitionError`; `NotYetAvailable` for views that are kept otherwise, which this version only declares.
+        `when` is "after": a moment after the append; "inline": in the append itself, which is refused where `evolve` raises; or
+        "live": in the memory of each process. `database` is the URL of another database, where the rows are then. With `schema`
+        the view is a function of an event and a `Transaction`, and changes the rows of the tables that the schema makes; raise its
+        `version` instead of having changes of its code noticed. Errors: `DefinitionError`.
         """
         local_names = sys._getframe(1).f_locals
 
         def register(row: Any) -> Any:
-            if not (isinstance(row, type) and issubclass(row, View)) or set(options) - {"when"}:
-                raise NotYetAvailable("views written as functions are declared, but this version cannot keep them yet")
-            definition = analyse_view(row, local_names, **options)
-            if definition.when != "after":
-                raise NotYetAvailable(f"{row.__name__}: this version cannot keep views {definition.when} yet")
-            self._before_opening(f"the view {row.__name__}")
-            self._views.append(definition)
+            self._before_opening(f"the view {getattr(row, '__name__', row)}")
+            self._views.append(view_definition(row, local_names, options))
             return row
 
         return register(row) if row is not None else register

@@ -9,6 +9,7 @@ import msgspec
 from ensue.domain.command import CommandDefinition
 from ensue.domain.query import QueryDefinition
 from ensue.domain.view import ViewDefinition
+from ensue.domain.views.sql_view import SqlViewDefinition
 
 __all__ = ["Registered"]
 
@@ -18,4 +19,4 @@ class Registered(msgspec.Struct, frozen=True, kw_only=True):
 
     commands: Sequence[CommandDefinition] = ()
     queries: Sequence[QueryDefinition] = ()
-    views: Sequence[ViewDefinition] = ()
+    views: Sequence[ViewDefinition | SqlViewDefinition] = ()

@@ -46,7 +46,7 @@ class Target(Protocol):
         """
         ...
 
-    async def query(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    async def select(self, sql: str, values: Sequence[object] = (), /) -> list[tuple[Any, ...]]:
         """The rows of one reading statement. Errors: those of the statement as they are; `Unavailable`."""
         ...
 
@@ -195,8 +195,8 @@ class ThreadedTarget:
 
         return await lane.run(work)
 
-    async def query(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """See `Target.query`."""
+    async def select(self, sql: str, values: Sequence[object] = (), /) -> list[tuple[Any, ...]]:
+        """See `Target.select`."""
         return await self._opened()[1].run(lambda connection: connection.execute(sql, values))
 
     def _opened(self) -> tuple[_Lane, _Lane]:

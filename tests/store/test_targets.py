@@ -56,9 +56,9 @@ def test_what_a_function_did_is_committed_and_its_result_given(url: str) -> None
                 return len(sql.execute("SELECT * FROM kept"))
 
             assert await target.transact(fill) == 1
-            assert await target.query("SELECT number FROM kept WHERE name = ?", ("a ? b",)) == [(1,)]
+            assert await target.select("SELECT number FROM kept WHERE name = ?", ("a ? b",)) == [(1,)]
         async with opened(url) as again:
-            assert await again.query("SELECT name FROM kept") == [("a ? b",)]
+            assert await again.select("SELECT name FROM kept") == [("a ? b",)]
 
     told(story)
 
@@ -81,7 +81,7 @@ def test_nothing_is_kept_of_a_function_that_raises_and_the_next_goes_on(url: str
             with pytest.raises(Exception, match=r"(?i)unique"):
                 await target.transact(doubles)
             await target.transact(lambda sql: sql.execute("INSERT INTO kept VALUES ('c', 1)"))
-            assert await target.query("SELECT name FROM kept") == [("c",)]
+            assert await target.select("SELECT name FROM kept") == [("c",)]
 
     told(story)
 
@@ -97,7 +97,7 @@ def test_a_function_cannot_end_the_transaction_that_it_runs_in(url: str) -> None
 
             with pytest.raises(Misuse, match="COMMIT"):
                 await target.transact(ends)
-            assert await target.query("SELECT * FROM kept") == []
+            assert await target.select("SELECT * FROM kept") == []
 
     told(story)
 
@@ -114,7 +114,7 @@ def test_transactions_come_one_after_another(url: str) -> None:
                 sql.execute("UPDATE kept SET number = ?", (number + 1,))
 
             await asyncio.gather(*(target.transact(add) for _ in range(50)))
-            assert await target.query("SELECT number FROM kept") == [(50,)]
+            assert await target.select("SELECT number FROM kept") == [(50,)]
 
     told(story)
 
@@ -130,10 +130,10 @@ def test_a_server_that_is_away_is_told_as_such_and_is_used_again_when_it_is_back
                 with pytest.raises(Unavailable):
                     await target.transact(lambda sql: sql.execute("INSERT INTO kept VALUES ('a', 1)"))
                 with pytest.raises(Unavailable):
-                    await target.query("SELECT * FROM kept")
+                    await target.select("SELECT * FROM kept")
             own_postgresql.start()
             await target.transact(lambda sql: sql.execute("INSERT INTO kept VALUES ('b', 1)"))
-            assert await target.query("SELECT name FROM kept") == [("b",)]
+            assert await target.select("SELECT name FROM kept") == [("b",)]
 
     told(story)
 
@@ -154,7 +154,7 @@ def test_a_closed_target_is_told_as_such(url: str) -> None:
         async with opened(url) as target:
             await target.transact(make)
         with pytest.raises(Unavailable, match="not open"):
-            await target.query("SELECT 1")
+            await target.select("SELECT 1")
 
     told(story)
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import pytest
 
-from ensue import App, Channel, Command, Event, Flow, Query, State, Transaction, View, hours, minutes
+from ensue import App, Channel, Command, Event, Flow, Query, State, View, hours, minutes
 from ensue.errors import DefinitionError, NotYetAvailable
 from ensue.patterns import Pattern, Window, absent, count, either, one, optional, several, total
 
@@ -66,14 +66,11 @@ class PerHour(Window, size=hours(1)):
 def pay(command: Pay, card: Card) -> Payment: ...  # type: ignore[empty-body]
 def spent(query: Spent, card: Card) -> Decimal: ...  # type: ignore[empty-body]
 async def flow(payment: Payment, flow: Flow) -> Refund: ...  # type: ignore[empty-body]
-def daily(payment: Payment, tx: Transaction) -> None: ...
 def tick() -> None: ...
 def decide(state: int, command: Pay) -> Payment: ...  # type: ignore[empty-body]
 
 
 USES: dict[str, Callable[[], object]] = {
-    "view kept inline": lambda: App("shop").view(when="inline")(CardRow),
-    "view in SQL": lambda: App("shop").view(schema="CREATE TABLE daily (day TEXT)")(daily),
     "workflow": lambda: App("shop").workflow(flow),
     "workflow with options": lambda: App("shop").workflow(name="old")(flow),
     "schedule": lambda: App("shop").schedule(every=hours(1))(tick),

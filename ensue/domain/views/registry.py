@@ -32,6 +32,7 @@ __all__ = [
     "change",
     "consumer_name",
     "create",
+    "creation",
     "drop",
     "fingerprint",
     "lock",
@@ -169,9 +170,13 @@ async def write(store: Database, *functions: Work) -> None:
 
 async def prepare(store: Database) -> None:
     """Make the table, where it is not there."""
-    server = store.dialect == POSTGRESQL
-    text = _TABLE.format(int="BIGINT" if server else "INTEGER", strict="" if server else " STRICT")
-    await write(store, lambda sql: sql.execute(text))
+    await write(store, lambda sql: sql.execute(creation(store.dialect)))
+
+
+def creation(dialect: str) -> str:
+    """The statement that makes the table, where it is not there."""
+    server = dialect == POSTGRESQL
+    return _TABLE.format(int="BIGINT" if server else "INTEGER", strict="" if server else " STRICT")
 
 
 def lock(sql: SqlTransaction, name: str) -> None:

@@ -1,0 +1,257 @@
+"""What a version of a view does with events, inside a transaction of the database that holds its rows; and waiting for it.
+
+`Kept` is what `keeper.py` and `inline.py` know of a view: rows of a class (`RowsKept`), or tables that a function writes
+(`ensue.domain.views.sql_view`). It makes its tables, takes events in the order of the log, and shows a version to readers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+from ensue.domain.view import View
+from ensue.domain.views import registry
+from ensue.domain.views.reading import Reading
+from ensue.domain.views.registry import Database, Version
+from ensue.domain.views.table import KEYS_AT_ONCE, Key, Table, quoted
+from ensue.errors import ApplyFailed, NotCaughtUp, UnreadableEvent
+from ensue.events.stored import Row
+from ensue.store.base import Request, Selection, SqlTransaction
+from ensue.world import World
+
+__all__ = ["CannotTake", "Kept", "LogPlace", "Mark", "Place", "RowsKept", "Types", "show"]
+
+T = TypeVar("T")
+Types: TypeAlias = Mapping[int, tuple[str, int]]
+
+
+class CannotTake(Exception):
+    """An event that a view cannot take: the `nth` of those that it was given. Its cause is what was raised."""
+
+    def __init__(self, message: str, nth: int) -> None:
+        super().__init__(message)
+        self.nth = nth
+
+
+class Place(Protocol):
+    """A database with tables of views: that of the log, or another."""
+
+    dialect: str
+
+    async def transact(self, function: Callable[[SqlTransaction], T]) -> T:
+        """Run the function in one transaction, and commit what it did. Errors: what it raises; those of the store, or target."""
+        ...
+
+    async def select(self, sql: str, values: Sequence[object] = (), /) -> list[tuple[Any, ...]]:
+        """A reading statement."""
+        ...
+
+
+class LogPlace:
+    """The log's own database, by its one writer."""
+
+    def __init__(self, store: Database) -> None:
+        self._store = store
+        self.dialect = store.dialect
+
+    async def transact(self, function: Callable[[SqlTransaction], T]) -> T:
+        """See `Place`."""
+        result: list[T] = []
+
+        def apply(sql: SqlTransaction) -> tuple[()]:
+            result[:] = [function(sql)]
+            return ()
+
+        await self._store.room()
+        try:
+            await self._store.write(Request(apply=(apply,)))
+        except ApplyFailed as error:
+            if error.__cause__ is not None:
+                raise error.__cause__ from None
+            raise
+        return result[0]
+
+    async def select(self, sql: str, values: Sequence[object] = (), /) -> list[tuple[Any, ...]]:
+        """See `Place`."""
+        return await self._store.select(sql, values)
+
+
+class Kept(Protocol):
+    """See the module."""
+
+    name: str
+    """Of its first table, by which it is known."""
+    shown: str
+    """What its author calls it."""
+    definition: Any
+    names: tuple[str, ...]
+    selection: Selection
+    former_names: Mapping[str, tuple[str, ...]]
+    tables: tuple[str, ...]
+    fingerprint: str
+    shape: str
+
+    def creation(self, number: int, dialect: str) -> list[str]:
+        """The statements that make the tables of a version, which are not there."""
+        ...
+
+    def take(self, sql: SqlTransaction, number: int, rows: Sequence[Row], types: Types, log_id: str) -> None:
+        """Change the tables of a version by these events. Where it raises, the whole transaction is to be undone. Errors:
+        `CannotTake`; `UnreadableEvent` where this code is too old for one of them."""
+        ...
+
+
+class RowsKept:
+    """Rows of a class."""
+
+    def __init__(self, reading: Reading, dialect: str) -> None:
+        definition = reading.definition
+        self.reading = reading
+        self.definition: Any = definition
+        self.name, self.shown = definition.name, definition.row.__name__
+        self.names, self.selection = reading.names, reading.selection
+        self.former_names: Mapping[str, tuple[str, ...]] = reading.former_names
+        self.tables: tuple[str, ...] = (definition.name,)
+        self.fingerprint = registry.fingerprint(definition, reading.names, reading.covered)
+        self.shape = registry.shape(definition)
+        self._dialect = dialect
+        self._tables: dict[int, Table] = {}
+
+    def table(self, number: int) -> Table:
+        """That of a version."""
+        found = self._tables.get(number)
+        if found is None:
+            name = registry.table_name(self.name, number)
+            found = self._tables[number] = Table(self.definition, name, self._dialect)
+        return found
+
+    def creation(self, number: int, dialect: str) -> list[str]:
+        """See `Kept`."""
+        table = self.table(number)
+        return [*table.creation(), *table.indexes()]
+
+    def take(self, sql: SqlTransaction, number: int, rows: Sequence[Row], types: Types, log_id: str) -> None:
+        """See `Kept`. Rows that the events touch are read once and written once."""
+        reading, table = self.reading, self.table(number)
+        touched: list[tuple[int, Key, Any]] = []
+        for nth, row in enumerate(rows):
+            try:
+                for recorded in reading.events(row, types, log_id):
+                    touched.extend((nth, key, recorded) for key in reading.keys(recorded))
+            except UnreadableEvent:
+                raise
+            except Exception as error:
+                raise self._cannot(nth, row, types, error) from error
+        found = self._load(sql, table, list(dict.fromkeys(key for _, key, _ in touched)))
+        last: dict[Key, int] = {}
+        for nth, key, recorded in touched:
+            try:
+                found[key] = reading.follow(found.get(key), key, recorded)
+            except Exception as error:
+                raise self._cannot(nth, rows[nth], types, error) from error
+            last[key] = nth
+        self._store(sql, table, found, last, rows, types)
+
+    def _load(self, sql: SqlTransaction, table: Table, keys: list[Key]) -> dict[Key, View | None]:
+        found: dict[Key, View | None] = {}
+        for first in range(0, len(keys), KEYS_AT_ONCE):
+            for line in sql.execute(*table.selection_of(keys[first : first + KEYS_AT_ONCE])):
+                row = table.row(line)
+                found[table.key_of(row)] = row
+        return found
+
+    def _store(
+        self,
+        sql: SqlTransaction,
+        table: Table,
+        found: dict[Key, View | None],
+        last: dict[Key, int],
+        rows: Sequence[Row],
+        types: Types,
+    ) -> None:
+        written: list[Sequence[Any]] = []
+        for key, nth in last.items():
+            row = found[key]
+            try:
+                if row is not None:
+                    written.append(table.values(row))
+            except Exception as error:
+                raise self._cannot(nth, rows[nth], types, error) from error
+        try:
+            if written:
+                table.put(sql, written)
+            table.remove(sql, [key for key in last if found[key] is None])
+        except Exception as error:
+            if len(rows) != 1:  # the database does not say which: whoever asks finds out
+                raise
+            raise self._cannot(0, rows[0], types, error) from error
+
+    def _cannot(self, nth: int, row: Row, types: Types, error: Exception) -> CannotTake:
+        return CannotTake(
+            f"the view {self.shown} cannot take the {types[row[2]][0]}: {type(error).__name__}: {error}"[:1000], nth
+        )
+
+
+def show(sql: SqlTransaction, kept: Kept, version: Version, *, dialect: str, now: int) -> Version:
+    """Readers see this version from now on, unless they see a newer one, or one that a person chose."""
+    registry.lock(sql, version.name)
+    current = next((one for one in registry.of_name(sql, version.name) if one.current), None)
+    if current is not None and (current.pinned or current.number > version.number):
+        return version
+    shown = registry.show(sql, version, dialect=dialect, now=now)
+    for table in kept.tables[1:]:
+        sql.execute(f"DROP VIEW IF EXISTS {quoted(table)}")
+        sql.execute(
+            f"CREATE VIEW {quoted(table)} AS SELECT * FROM {quoted(registry.table_name(table, version.number))}"
+        )
+    return shown
+
+
+class Mark:
+    """How far something has come in this process, and who waits for it."""
+
+    def __init__(self, what: str, world: World) -> None:
+        self.position = 0
+        self.failure: Exception | None = None
+        """Why it does not go on."""
+        self.reason = ""
+        """Why it does not go on for now."""
+        self._what = what
+        self._world = world
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    def reach(self, position: int) -> None:
+        """Everything up to there is done."""
+        self.position = position
+        self.wake()
+
+    def fail(self, error: Exception) -> None:
+        """Nothing more will be done."""
+        self.failure = error
+        self.wake()
+
+    def wake(self) -> None:
+        """Let those who wait look again."""
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def wait(self, position: int, timeout_seconds: float) -> None:
+        """Until it has come to a position. Errors: `NotCaughtUp`, what made it fail."""
+        try:
+            async with asyncio.timeout(max(timeout_seconds, 0.0)):
+                while self.position < position:
+                    if self.failure is not None:
+                        raise self.failure
+                    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                    self._waiters.add(waiter)
+                    try:
+                        await waiter
+                    finally:
+                        self._waiters.discard(waiter)
+        except TimeoutError:
+            why = f": {self.reason}" if self.reason else ". Wait longer, or ask again"
+            raise NotCaughtUp(
+                f"{self._what} has come to position {self.position} of {position} within {timeout_seconds:g} s{why}"
+            ) from None
