@@ -18,7 +18,7 @@ from ensue.events.stored import Row
 from ensue.store.base import Consumer, Lane, LaneState, Node, Standing, Term
 from ensue.store.nodes import host_name, living
 
-__all__ = ["consumers"]
+__all__ = ["consumers", "lag_of"]
 
 PAGE = 2000
 COUNTED = 20_000
@@ -127,7 +127,7 @@ async def _look(log: OpenLog, consumer: Consumer, standing: Standing, rate: floa
     position = min((row.position for row in standing.progress), default=0)
     nodes, now = await log.store.nodes(), log.world.now()
     spread = owning(consumer, standing, living(nodes, now))
-    lag, exact, oldest = await _lag(log, consumer, standing, position)
+    lag, exact, oldest = await lag_of(log, consumer, standing, position)
     states = [lane.state for lane in standing.lanes]
     return _Shown(
         name=consumer.name,
@@ -185,7 +185,7 @@ def _unowned_since(standing: Standing, spread: Ownership, nodes: tuple[Node, ...
     return min(now, *ends) if ends else None
 
 
-async def _lag(log: OpenLog, consumer: Consumer, standing: Standing, mark: int) -> tuple[int, bool, Row | None]:
+async def lag_of(log: OpenLog, consumer: Consumer, standing: Standing, mark: int) -> tuple[int, bool, Row | None]:
     """What is still to be done: how many events, whether that is exact, and the oldest of them."""
     numbers = await handled_numbers(log.store, consumer)
     done = Done(consumer, standing, numbers)

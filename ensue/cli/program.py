@@ -33,6 +33,7 @@ COMMANDS = {
     "log": ("ensue.cli.log:log", "Show what happened."),
     "trace": ("ensue.cli.trace:trace", "Show what caused an event and what it caused."),
     "consumers": ("ensue.cli.consumers:consumers", "Show how far everybody is; pause, resume, retire."),
+    "views": ("ensue.cli.views:views", "Show the versions of views; rebuild, pause, resume, swap, drop."),
     "channels": ("ensue.cli.channels:channels", "Show where an application's channels are, and what is there."),
     "dead-letters": ("ensue.cli.dead_letters:dead_letters", "Show what was given up; retry, edit, discard."),
     "schema": ("ensue.cli.schema:schema", "Compare event types with what is recorded."),

@@ -25,6 +25,7 @@ from ensue.domain.view import View, ViewDefinition
 from ensue.domain.views import registry
 from ensue.domain.views.building import Builder
 from ensue.domain.views.following import ViewHandling
+from ensue.domain.views.progress import percent, seconds_left, used
 from ensue.domain.views.reading import Reading
 from ensue.domain.views.registry import BUILDING, FOLLOWING, Database, Stale, Version
 from ensue.domain.views.table import Table
@@ -153,7 +154,7 @@ class KeptView:
 
     async def _create(self) -> None:
         await registry.prepare(self._store)
-        used = _used(await self._store.consumers(), self.name)
+        highest = used(await self._store.consumers(), self.name)
         dialect, now = self._store.dialect, self._world.now()
         names = self._reading.former_names
         for name, former in names.items():
@@ -161,7 +162,7 @@ class KeptView:
         await registry.write(
             self._store,
             lambda sql: registry.create(
-                sql, self.definition, self._print, self._shape, used=used, now=now, dialect=dialect
+                sql, self.definition, self._print, self._shape, used=highest, now=now, dialect=dialect
             ),
         )
         self._world.failpoint("view.created")
@@ -429,25 +430,6 @@ class KeptView:
             name = registry.table_name(self.name, number)
             table = self._tables[number] = Table(self.definition, name, self._store.dialect)
         return table
-
-
-def percent(version: Version, head: int) -> float:
-    """How much of the log a version that is built has read."""
-    return 100.0 * version.position / head if head else 100.0
-
-
-def seconds_left(version: Version, head: int, now: int) -> float | None:
-    """How long the building will take at the rate so far; None where nothing is known."""
-    if version.began_at is None or version.position <= 0 or now <= version.began_at:
-        return None
-    return max(0.0, (head - version.position) * (now - version.began_at) / 1e6 / version.position)
-
-
-def _used(consumers: Sequence[Consumer], name: str) -> int:
-    """The highest number of a version that ever had a consumer."""
-    prefix = f"{VIEWS}{name}.v"
-    found = [one.name.removeprefix(prefix) for one in consumers if one.name.startswith(prefix)]
-    return max((int(number) for number in found if number.isdecimal()), default=0)
 
 
 def _dropping(version: Version) -> registry.Work:

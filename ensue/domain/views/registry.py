@@ -35,6 +35,7 @@ __all__ = [
     "creation",
     "drop",
     "fingerprint",
+    "is_there",
     "lock",
     "of_name",
     "prepare",
@@ -125,13 +126,18 @@ def consumer_name(name: str, number: int) -> str:
 
 async def versions(store: Database) -> list[Version]:
     """All versions of all views, by name and number. Errors: those of the store."""
-    if store.dialect == POSTGRESQL:
-        there = await store.select("SELECT to_regclass('ensue_view')::text")
-    else:
-        there = await store.select("SELECT max(name) FROM sqlite_schema WHERE name = 'ensue_view'")
-    if there[0][0] is None:
+    if not await is_there(store, "ensue_view"):
         return []
     return [_version(row) for row in await store.select(f"SELECT {_COLUMNS} FROM ensue_view ORDER BY name, number")]
+
+
+async def is_there(store: Database, table: str) -> bool:
+    """Whether the database has a table of this name."""
+    if store.dialect == POSTGRESQL:
+        found = await store.select("SELECT to_regclass(?)::text", (quoted(table),))
+    else:
+        found = await store.select("SELECT max(name) FROM sqlite_schema WHERE name = ?", (table,))
+    return found[0][0] is not None
 
 
 def of_name(sql: SqlTransaction, name: str) -> list[Version]:
