@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 
 from ensue.domain.command import CommandDefinition
-from ensue.errors import DefinitionError, Refusal
+from ensue.errors import Refusal
 from ensue.http import headers
 from ensue.http.problems import MEDIA_TYPE, REFUSED, refusal_type
 from ensue.http.routes import Route
@@ -20,9 +20,10 @@ from ensue.http.streams import EVENT_STREAM, JSON_LINES
 __all__ = ["described"]
 
 Schema = dict[str, Any]
-PROBLEM = "Problem"
+VERSION = "1"
+"""The description's own, which OpenAPI demands. What an application says of its versions it says elsewhere."""
+_UNIONS = (typing.Union, types.UnionType)
 _TEMPLATE = "#/components/schemas/{name}"
-_PROBLEM: Schema = {"$ref": _TEMPLATE.format(name=PROBLEM)}
 _SAID = {
     400: "The message or a header is not valid, or the position belongs to another log",
     401: "Who asks is not known",
@@ -36,15 +37,15 @@ _SAID = {
 
 
 def described(name: str, routes: Sequence[Route], *, authenticated: bool) -> Schema:
-    """The document. Errors: `DefinitionError`."""
-    components = _Components()
+    """The document."""
+    components = _Components(routes)
     document: Schema = {
         "openapi": "3.1.0",
-        "info": {"title": name, "version": "1"},
+        "info": {"title": name, "version": VERSION},
         "paths": {route.path: _path(route, components, authenticated=authenticated) for route in routes},
         "components": {
-            "schemas": {PROBLEM: _problem(), **components.found},
-            "responses": {str(status): _problem_answer(said, _PROBLEM) for status, said in _SAID.items()},
+            "schemas": {components.problem["$ref"].rpartition("/")[2]: _problem(), **components.found},
+            "responses": {str(status): _problem_answer(said, components.problem) for status, said in _SAID.items()},
             "headers": {
                 headers.POSITION: {
                     "description": f"Where what was stored is. Given as {headers.AFTER}, an answer has seen it.",
@@ -73,7 +74,15 @@ def _path(route: Route, components: _Components, *, authenticated: bool) -> Sche
     name = route.message.__name__
     if command:
         key = _header(headers.KEY, "The same for each repetition of this command: it then has the same answer.")
-        return {"post": {**about, "operationId": name, "parameters": [key], "requestBody": body, "responses": answers}}
+        return {
+            "post": {
+                **about,
+                "operationId": name,
+                "parameters": [key, *parameters],
+                "requestBody": body,
+                "responses": answers,
+            }
+        }
     return {
         "get": {
             **about,
@@ -104,7 +113,7 @@ def _answers(route: Route, components: _Components, *, authenticated: bool) -> S
     if route.refusals:
         schemas = [components.refusal(one) for one in route.refusals]
         said = f"Refused: {', '.join(one.__name__ for one in route.refusals)}"
-        answers[str(REFUSED)] = _problem_answer(said, {"anyOf": [*schemas, _PROBLEM]})
+        answers[str(REFUSED)] = _problem_answer(said, {"anyOf": [*schemas, components.problem]})
     elif command:
         answers[str(REFUSED)] = {"$ref": f"#/components/responses/{REFUSED}"}
     return dict(sorted(answers.items()))
@@ -153,7 +162,7 @@ def _problem_answer(said: str, schema: Schema) -> Schema:
 
 def _problem() -> Schema:
     return {
-        "title": PROBLEM,
+        "title": "Problem",
         "type": "object",
         "description": "RFC 9457. `field` names what is not valid; `refusal` and `fields` are the typed no of the application.",
         "properties": {
@@ -171,27 +180,25 @@ def _problem() -> Schema:
 
 
 class _Components:
-    """Schemas by name, each type once."""
+    """Schemas by name, each type once; those of one name have the name of their module as well."""
 
-    def __init__(self) -> None:
-        self.found: dict[str, Schema] = {}
-        self._types: dict[str, Any] = {}
+    def __init__(self, routes: Sequence[Route]) -> None:
+        wanted = [one for route in routes for one in (route.message, route.answer, *route.refusals)]
+        leaves = [leaf for leaf in dict.fromkeys(leaf for one in wanted for leaf in _leaves(one)) if _has_schema(leaf)]
+        schemas, named = msgspec.json.schema_components(leaves, ref_template=_TEMPLATE)
+        self._by_type = dict(zip(leaves, schemas, strict=True))
+        self.found: dict[str, Schema] = dict(named)
+        self.problem = _reference("Problem" if "Problem" not in self.found else "urn.Problem")
 
     def of(self, type: Any) -> Schema:
         """The schema of a type, or where it is found. What no schema stands for may be anything."""
-        if type is Any or type is object:
-            return {}
         origin, arguments = typing.get_origin(type), typing.get_args(type)
-        if origin in (typing.Union, types.UnionType):
+        if origin in _UNIONS:
             return {"anyOf": [self.of(one) for one in arguments]}
-        if origin in (list, set, frozenset) or (origin is tuple and arguments[1:] == (...,)):
+        if _is_many(origin, arguments):
             return {"type": "array", "items": self.of(arguments[0])}
-        try:
-            (schema,), named = msgspec.json.schema_components([type], ref_template=_TEMPLATE)
-        except (TypeError, NameError):
-            return {}
-        self._take(named)
-        return schema
+        found: Schema = self._by_type.get(type, {})
+        return found
 
     def fields(self, message: type[Any]) -> Schema:
         """The schema of a message itself."""
@@ -199,23 +206,38 @@ class _Components:
 
     def refusal(self, refusal: type[Refusal]) -> Schema:
         """The problem that this refusal is told as."""
-        name = refusal.__name__
         properties: Schema = {
             "type": {"const": refusal_type(refusal)},
-            "refusal": {"const": name},
+            "refusal": {"const": refusal.__name__},
             "fields": self.of(refusal),
         }
-        return {
-            "allOf": [
-                _PROBLEM,
-                {"type": "object", "properties": properties, "required": ["refusal", "fields"]},
-            ]
-        }
+        own = {"type": "object", "properties": properties, "required": ["refusal", "fields"]}
+        return {"allOf": [self.problem, own]}
 
-    def _take(self, named: Mapping[str, Schema]) -> None:
-        for name, schema in named.items():
-            other = self.found.setdefault(name, schema)
-            if other != schema or name == PROBLEM:
-                raise DefinitionError(
-                    f"two types are called {name} and look different: a description of routes needs a name for each"
-                )
+
+def _leaves(type: Any) -> Iterator[Any]:
+    """What is asked for one by one: a union of events or views has no schema as a whole, because nothing tells them apart."""
+    origin, arguments = typing.get_origin(type), typing.get_args(type)
+    if origin in _UNIONS:
+        for one in arguments:
+            yield from _leaves(one)
+    elif _is_many(origin, arguments):
+        yield from _leaves(arguments[0])
+    else:
+        yield type
+
+
+def _is_many(origin: Any, arguments: tuple[Any, ...]) -> bool:
+    return origin in (list, set, frozenset) or (origin is tuple and arguments[1:] == (...,))
+
+
+def _has_schema(type: Any) -> bool:
+    try:
+        msgspec.json.schema(type)
+    except (TypeError, NameError):
+        return False
+    return True
+
+
+def _reference(name: str) -> Schema:
+    return {"$ref": _TEMPLATE.format(name=name)}
