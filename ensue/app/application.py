@@ -23,7 +23,7 @@ from ensue.app.checks import (
     chosen_consumers,
 )
 from ensue.app.dead_letters import DeadLetters
-from ensue.app.dependencies import Dependencies, factory_of
+from ensue.app.dependencies import Dependencies, Factory, factory_of
 from ensue.app.log import LogView
 from ensue.app.receipt import WAIT, Receipt
 from ensue.app.service import Service
@@ -226,7 +226,7 @@ class App(Service):
             world,
             Registry(payload_bytes=settings.payload_bytes, keys=KeyRing(keys, world)),
             self.handlers,
-            Dependencies(self._all_factories(), self._all_hooks()),
+            Dependencies([*self._all_factories(), Factory(self.name, App, lambda: self, ())], self._all_hooks()),
             self._registered(),
             retry=self._retry if isinstance(self._retry, Retry) else Retry(),
             observe=self._observe,
@@ -292,6 +292,7 @@ class App(Service):
         (nothing stored); `OutcomeUnknown` (ask again with the same key).
         """
         engine = self._open_engine()
+        await engine.registry.prepare(events)
         drafts = engine.drafts(events, headers=checked_headers(headers), traceparent=checked_traceparent(traceparent))
         return await engine.append(drafts, idempotency_key=checked_key(idempotency_key))
 

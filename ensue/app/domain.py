@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from typing import Any, cast
@@ -23,7 +23,7 @@ from ensue.domain.snapshots import snapshots_of
 from ensue.domain.state import Decider
 from ensue.domain.states import States
 from ensue.domain.views.serving import Views
-from ensue.domain.watching import Changes, Keepers, differing
+from ensue.domain.watching import Changes, Kept, differing
 from ensue.errors import InsideHandler, MissingCapability
 from ensue.events.message import Command, Query
 from ensue.events.recorded import Criteria, Position
@@ -37,7 +37,8 @@ __all__ = ["Domain"]
 
 
 class Domain:
-    """See the module. Usable as long as the store is open."""
+    """See the module. Usable as long as the store is open. `kept` waits until rows have what was written at a position; `tables`
+    says that handlers keep some of their own."""
 
     def __init__(
         self,
@@ -50,12 +51,13 @@ class Domain:
         world: World,
         observe: Observer,
         bell: Bell,
-        keepers: Callable[[], Keepers],
+        kept: Kept,
+        tables: bool,
     ) -> None:
         self.registered = registered
         self.snapshots = snapshots_of(store, world, observe)
         self.states = States(store, registry, self.snapshots)
-        self.changes = Changes(store, world, bell, keepers)
+        self.changes = Changes(store, world, bell, kept if tables or registered.views else None)
         self._store = store
         self._world = world
         self._provided = dependencies.value
@@ -77,7 +79,8 @@ class Domain:
             )
 
     async def close(self) -> None:
-        """What is written beside the log stops."""
+        """What is written beside the log stops, and who watches is told."""
+        self.changes.close()
         if self.snapshots is not None:
             await self.snapshots.close()
 

@@ -33,7 +33,6 @@ from ensue.consumers.waiting import Bell, wait_until_done, wait_until_settled
 from ensue.domain.call import PRINCIPAL, Call
 from ensue.domain.registered import Registered
 from ensue.domain.views.inline import InlineStore
-from ensue.domain.watching import Keepers
 from ensue.errors import (
     ApplyFailed,
     DefinitionError,
@@ -120,13 +119,14 @@ class Engine:
             world=world,
             observe=observe,
             bell=self._bell,
-            keepers=self._keepers,
+            kept=self._rows_are_kept,
+            tables=any(one.inside for one in definitions),
         )
+        keys = cast(KeyRing, registry.keys)
+        self._forgetting = Forgetting(store, registry, keys, world, self.domain.states.memory.clear)
         self._stack = AsyncExitStack()
         self._checkup = Checkup(store, world)
         self._node: Node | None = None
-        keys = cast(KeyRing, registry.keys)
-        self._forgetting = Forgetting(store, registry, keys, world, self.domain.states.memory.clear)
         self._open = False
 
     # ------------------------------------------------------------------------------------------------------ opening
@@ -140,13 +140,13 @@ class Engine:
         try:
             await self.store.open(self.world)
             self._stack.push_async_callback(self.store.close)
+            self._stack.push_async_callback(self._forgetting.close)
+            await self._forgetting.open()
             self._stack.push_async_callback(self.domain.close)
             consumers = await define_consumers(self.store, self.world, self._handlings)
             self._stack.push_async_callback(self.domain.views.stop)
             await self.domain.views.open()
             registered = self.domain.registered
-            self._stack.push_async_callback(self._forgetting.close)
-            await self._forgetting.open()
             calls: list[Asker] = [*registered.commands, *registered.queries]
             self._stack.callback(self.domain.changes.close)
             if not consume:
@@ -344,6 +344,7 @@ class Engine:
         opened = OpenTransaction(own)
         try:
             yield opened
+            await self.registry.prepare(opened.emitted)
             drafts = self._drafts(opened.emitted, None, None)
             key = print_ = b""
             if idempotency_key is not None:
@@ -353,17 +354,17 @@ class Engine:
             await own.roll_back()
         opened.committed(self._receipt(written, None))
 
-    async def release(
-        self, letter: DeadLetter, *, event: Event | None = None, discard: bool = False, note: str | None = None, by: str
-    ) -> None:
-        """Let the key of a dead letter go on. Errors: `Conflict`, `InvalidEvent` for an event of another type or version."""
-        edit = None
     async def forget(self, tag: str, value: object) -> Receipt[bool]:
         """See `App.forget`."""
         self._outside("forget a subject")
         destroyed, written = await self._forgetting.forget(tag_of(tag, value))
         return self._receipt(written, destroyed)
 
+    async def release(
+        self, letter: DeadLetter, *, event: Event | None = None, discard: bool = False, note: str | None = None, by: str
+    ) -> None:
+        """Let the key of a dead letter go on. Errors: `Conflict`, `InvalidEvent` for an event of another type or version."""
+        edit = None
         if event is not None:
             check_event(event)
             self.registry.add(type(event))
@@ -387,6 +388,7 @@ class Engine:
         self, channel: Channel, events: Sequence[Event], due: int, idempotency_key: str | None
     ) -> Receipt[None]:
         """See `App.publish_later`."""
+        await self.registry.prepare(events)
         now, drafts = self.world.now(), self.drafts(events)
         kept = [later(draft, channel, due=due, id=self.world.new_id(), now=now) for draft in drafts]
         # The same events are the same write, whenever they are to be sent.
@@ -537,16 +539,21 @@ class Engine:
     async def caught_up(self, position: Position, timeout_seconds: float) -> None:
         """Until this log has come to the position, and those who keep rows in its database are done with what was written there.
         Errors: `WrongLog`, `NotCaughtUp`, `HandlerFailed`, `InsideHandler`."""
-        keepers, views = self._keepers(), self.domain.views
-        if self.store.head() >= position.within(self.store.log_id).last and not keepers.consumers and not views:
-            return
-        self._outside("wait for others")
+        kept = self.domain.views or any(one.inside for one in self._definitions)
+        if kept or self.store.head() < position.within(self.store.log_id).last:
+            self._outside("wait for others")
+            await self._rows_are_kept(position, timeout_seconds)
+
+    async def _rows_are_kept(self, position: Position, timeout_seconds: float) -> None:
+        """By handlers that take a `Transaction`, and by views."""
         began = self.world.monotonic()
+        inside = [one.name for one in self._definitions if one.inside]
         rows, left = await self._rows(position, timeout_seconds)
-        if rows and keepers.consumers:
+        if rows and inside:
             wait = (self.store, self.world, self._bell, rows)
-            await wait_until_done(*wait, consumers=keepers.consumers, timeout_seconds=left)
-        await views.caught_up(position, timeout_seconds=timeout_seconds - (self.world.monotonic() - began))
+            await wait_until_done(*wait, consumers=inside, timeout_seconds=left)
+        left = timeout_seconds - (self.world.monotonic() - began)
+        await self.domain.views.caught_up(position, timeout_seconds=left)
 
     async def first(self, position: Position, types: Sequence[type[Event]], timeout_seconds: float) -> Event:
         """See `Receipt.first`."""

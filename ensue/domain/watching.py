@@ -10,45 +10,43 @@ missed. Whoever reads slowly gets the newest answer next, and not those between.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-from ensue.consumers.waiting import Bell, wait_until_done
+from ensue.consumers.waiting import Bell
 from ensue.errors import HandlerFailed, NotCaughtUp, Unavailable
-from ensue.events.stored import Row
-from ensue.store.base import Store, Term
+from ensue.events.recorded import Position
+from ensue.store.base import Store
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from ensue.world import World
 
-__all__ = ["Changes", "Keepers", "differing"]
+__all__ = ["Changes", "Kept", "differing"]
+
+Kept: TypeAlias = Callable[[Position, float], Awaitable[None]]
 
 PAGE = 1000
 TROUBLE_SECONDS = 1.0
 """While a consumer that keeps rows is stopped, or a key of one parked, nothing tells when another process mends it."""
+TROUBLES = 8
 BELL_SECONDS = 3600.0
 
 
-class Keepers(msgspec.Struct, frozen=True):
-    """The consumers that keep rows in the log's database, by name, and the names of the types that they handle."""
-
-    consumers: tuple[str, ...] = ()
-    types: tuple[str, ...] = ()
-
-
 class Changes:
-    """Counts what may change answers, as long as anybody watches."""
+    """Counts what may change answers, as long as anybody watches. `kept` waits until rows have what was written at a position;
+    None where nothing keeps any."""
 
-    def __init__(self, store: Store, world: World, bell: Bell, keepers: Callable[[], Keepers]) -> None:
+    def __init__(self, store: Store, world: World, bell: Bell, kept: Kept | None) -> None:
         self._store = store
         self._world = world
         self._bell = bell
-        self._keepers = keepers
+        self._kept = kept
         self._events = 0
         self._rows = 0
         self._watching = 0
@@ -73,10 +71,9 @@ class Changes:
                 self._stop()
 
     def _works(self) -> list[Coroutine[Any, Any, None]]:
-        keepers = self._keepers()
         works = [self._follow_log()]
-        if keepers.consumers:
-            works += [self._follow_rows_here(), self._follow_rows_elsewhere(keepers)]
+        if self._kept is not None:
+            works += [self._follow_rows_here(), self._follow_rows_elsewhere(self._kept)]
         return works
 
     def _stop(self) -> None:
@@ -116,7 +113,7 @@ class Changes:
             finally:
                 self._waiters.discard(waiter)
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(None)  # several get it
 
     def rows_changed(self) -> None:
         """Rows may be others now, though no consumer did it."""
@@ -140,36 +137,34 @@ class Changes:
             await self._bell.wait(self._world, BELL_SECONDS)
             self.rows_changed()
 
-    async def _follow_rows_elsewhere(self, keepers: Keepers) -> None:
-        """What consumers do in other processes is in their progress: an event that comes is followed until it is done."""
+    async def _follow_rows_elsewhere(self, kept: Kept) -> None:
+        """What is done in other processes tells nothing of itself: what comes is waited for until the rows have it."""
         store, after = self._store, self._store.head()
-        selection = (Term(types=keepers.types),)
-        troubled: list[Row] = []
+        troubled: deque[tuple[int, int]] = deque(maxlen=TROUBLES)
         while True:
-            page = await store.read(selection, after=after, limit=PAGE)
-            after = page.reached
-            if page.rows and await self._in_trouble(page.rows, keepers):
-                troubled = [*troubled, *page.rows][-PAGE:]
-            if page.rows:
+            last = min(store.head(), after + PAGE)
+            if last > after:
+                if not await self._are_kept(kept, after + 1, last):
+                    troubled.append((after + 1, last))
+                after = last
                 self.rows_changed()
-            if len(page.rows) == PAGE or after < store.head():
                 continue
             try:
                 async with asyncio.timeout(TROUBLE_SECONDS if troubled else None):
                     await store.changed(after)
             except TimeoutError:
-                if not await self._in_trouble(troubled, keepers):
-                    troubled = []
+                for span in list(troubled):
+                    if await self._are_kept(kept, *span):
+                        troubled.remove(span)
                 self.rows_changed()
 
-    async def _in_trouble(self, rows: Sequence[Row], keepers: Keepers) -> bool:
-        """Wait until the consumers that keep rows are done with these events; whether one of them cannot be."""
+    async def _are_kept(self, kept: Kept, first: int, last: int) -> bool:
+        """Wait until the rows have these events; False where that takes long, or cannot be."""
         try:
-            wait = (self._store, self._world, self._bell, rows)
-            await wait_until_done(*wait, consumers=keepers.consumers, timeout_seconds=TROUBLE_SECONDS)
+            await kept(Position.of(self._store.log_id, first, last), TROUBLE_SECONDS)
         except (HandlerFailed, NotCaughtUp):
-            return True
-        return False
+            return False
+        return True
 
 
 async def differing(

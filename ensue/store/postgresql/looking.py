@@ -75,6 +75,11 @@ class Lookers:
                 return _looked(fresh, function)
             except psycopg.OperationalError as error:
                 raise translated(error, "read rows") from error
+            finally:
+                if self._closed:  # there may be no loop any more that would hear of it
+                    for connection in (kept, *used):
+                        if connection is not None:
+                            connection.close()
 
         def done(result: T | None, error: BaseException | None) -> None:
             self._turns.release()
