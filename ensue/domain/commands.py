@@ -35,6 +35,7 @@ from ensue.domain.states import Kept, Loaded, States
 from ensue.domain.turns import Turns
 from ensue.errors import ApplyFailed, Conflict, DefinitionError, IdempotencyKeyReused, InvalidEvent, Refusal
 from ensue.events.message import Command, Event
+from ensue.events.personal import holds_personal
 from ensue.events.recorded import Position
 from ensue.events.registry import Registry
 from ensue.events.stored import Draft, tag_hash
@@ -147,7 +148,9 @@ class Commands:
         ]
         keyed = _Keyed(call.message, call.idempotency_key) if call.idempotency_key is not None else None
         # Taken in one order by all, so that none waits in a circle.
-        keys = sorted({term.tags for boundary in boundaries for term in boundary.selection})
+        keys = [term.tags for boundary in boundaries for term in boundary.selection]
+        if len(keys) > 1:
+            keys = sorted(set(keys))
         await self._turns.take(keys)
         try:
             return await self._in_turn(definition, call, boundaries, keyed)
@@ -365,7 +368,9 @@ class _Keyed:
                 f"{type(command).__name__} cannot be sent with an idempotency key: {error}. Its fields must be data, so that a "
                 "repetition can be told from another command"
             ) from error
-        self.fingerprint = blake2b(name.encode() + b"\0" + said, digest_size=16).digest()
+        # Keyed by what the log does not know: else whoever has it could try out what a command may have said of a person.
+        secret = blake2b(key.encode()).digest()
+        self.fingerprint = blake2b(name.encode() + b"\0" + said, digest_size=16, key=secret).digest()
 
 
 def _outcome(definition: CommandDefinition, command: type[Command[Any]], result: Any) -> _Outcome:
@@ -403,7 +408,14 @@ def _several(name: str, command: type[Command[Any]], events: tuple[Event, ...], 
 
 
 def _encoded(outcome: _Outcome) -> bytes:
-    """What stands beside the idempotency key. Errors: `InvalidEvent` for what could not be given back."""
+    """What stands beside the idempotency key. Errors: `InvalidEvent` for what could not be given back, and for what is personal:
+    no key of a subject would forget it there."""
+    answer = outcome.refusal if outcome.refusal is not None else outcome.result
+    if outcome.shape in ("value", "refused") and holds_personal(type(answer)):
+        raise InvalidEvent(
+            f"the answer, a {type(answer).__name__}, holds personal data, and would be kept in plain for repetitions: answer with the "
+            "events or an id, and let a query tell the rest; or send without an idempotency key"
+        )
     try:
         if outcome.refusal is not None:
             kind, fields = type(outcome.refusal), vars(outcome.refusal)

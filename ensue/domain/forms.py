@@ -88,7 +88,8 @@ def _alike(one: Any, other: Any) -> bool:
     if kind is set or kind is frozenset:
         return sorted(map(str, map(type, one))) == sorted(map(str, map(type, other)))
     if isinstance(one, msgspec.Struct):
-        return all(_alike(getattr(one, name), getattr(other, name)) for name in one.__struct_fields__)
+        mine, others = msgspec.structs.astuple(one), msgspec.structs.astuple(other)
+        return [*map(type, mine)] == [*map(type, others)] and (_all_plain(mine) or all(map(_alike, mine, others)))
     if dataclasses.is_dataclass(kind):
         return all(_alike(getattr(one, at.name), getattr(other, at.name)) for at in dataclasses.fields(kind))
     return True

@@ -6,6 +6,9 @@ only the sentence.
 
 from __future__ import annotations
 
+import functools
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from ensue.observe.signals import (
@@ -25,6 +28,9 @@ from ensue.observe.signals import (
     WriterTrouble,
 )
 
+if TYPE_CHECKING:
+    import logging
+
 __all__ = ["log_signal"]
 
 _ERRORS = (EventParked, ConsumerFailed, ConsumerTripped, ConsumerStandsBy)
@@ -32,15 +38,25 @@ _EACH_CALL = (CommandDecided, CommandRefused)
 _WARNINGS = (AttemptFailed, ChannelLost, ChannelRepaired, HandlerStuck, SegmentsLost, SnapshotsLost, WriterTrouble)
 
 
+@functools.cache
+def _logger() -> logging.Logger:
+    import logging
+
+    return logging.getLogger("ensue")
+
+
 def log_signal(signal: Signal) -> None:
     """Log one signal: what needs a person as error, what heals by itself as warning, what comes with each command as debug,
     the rest as info."""
     import logging  # a seventh of the time of `import ensue`, and not every process logs
 
-    logger = logging.getLogger("ensue")
-    level = logging.ERROR if isinstance(signal, _ERRORS) else logging.INFO
-    level = logging.WARNING if isinstance(signal, _WARNINGS) else level
-    level = logging.DEBUG if isinstance(signal, _EACH_CALL) else level
+    logger = _logger()
+    if isinstance(signal, _EACH_CALL):
+        level = logging.DEBUG
+    elif isinstance(signal, _WARNINGS):
+        level = logging.WARNING
+    else:
+        level = logging.ERROR if isinstance(signal, _ERRORS) else logging.INFO
     if not logger.isEnabledFor(level):
         return
     facts = msgspec.structs.asdict(signal)

@@ -12,6 +12,8 @@ from ensue.observe.signals import (
     ChannelConnected,
     ChannelLost,
     ChannelRepaired,
+    CommandDecided,
+    CommandRefused,
     ConsumerFailed,
     ConsumerResumed,
     ConsumerStandsBy,
@@ -22,6 +24,7 @@ from ensue.observe.signals import (
     SegmentsLost,
     SegmentsReleased,
     Signal,
+    SnapshotsLost,
     WriterTrouble,
 )
 
@@ -39,12 +42,17 @@ ONE_OF_EACH: dict[int, list[Signal]] = {
         WriterTrouble(consumer="c", error="E", retry_in_seconds=1.0),
         ChannelLost(consumer="c", channel="orders", error="E", retry_in_seconds=1.0),
         ChannelRepaired(consumer="c", channel="orders", waiting=3),
+        SnapshotsLost(consumer="c", attempted="write", error="E"),
     ],
     logging.INFO: [
         ConsumerResumed(consumer="c"),
         ChannelConnected(consumer="c", channel="orders"),
         SegmentsClaimed(consumer="c", segments=(1, 2)),
         SegmentsReleased(consumer="c", segments=(1, 2)),
+    ],
+    logging.DEBUG: [
+        CommandDecided(consumer="c", command="Pay", replayed=False, attempts=1, seconds=0.1),
+        CommandRefused(consumer="c", command="Pay", refusal="Overdrawn", attempts=1, seconds=0.1),
     ],
 }
 PAIRS = [(level, signal) for level, signals in ONE_OF_EACH.items() for signal in signals]

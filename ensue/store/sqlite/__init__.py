@@ -319,22 +319,26 @@ class SqliteStore:
         backwards: bool = False,
     ) -> Page:  # fmt: skip
         """See `Log.read`."""
-        with self._reading("events"):
-            self._refresh()
+        try:  # as `_reading` has it, for the call that is made most
+            sql = self._sql
+            self._refresh(sql)
             end = self._head + 1 if before is None else min(before, self._head + 1)
             rows = rows_of(
-                self._sql, selection, self._types.expand, after=after, before=end, limit=limit, backwards=backwards
+                sql, selection, self._types.expand, after=after, before=end, limit=limit, backwards=backwards
             )
+        except (apsw.Error, OSError) as error:
+            raise translated(error, f"read events of the log {self.path}") from error
         if len(rows) >= limit:
             return Page(rows, rows[-1][0])
         return Page(rows, after if backwards else max(after, end - 1))
 
-    def _refresh(self) -> None:
+    def _refresh(self, sql: apsw.Connection | None = None) -> None:
         """Know the head; and the types, if a batch was stored that this process's writer does not know."""
-        ((head, batch),) = self._sql.execute("SELECT position, batch FROM ensue_log")
+        sql = sql or self._sql
+        ((head, batch),) = sql.execute("SELECT position, batch FROM ensue_log")
         if batch != self._seen:
             if self._writer is None or batch != self._writer.committed:
-                self._types.load(self._sql)
+                self._types.load(sql)
             self._seen = batch
         self._advanced(head)
 
