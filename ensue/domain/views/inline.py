@@ -110,8 +110,7 @@ class InlineStore:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._keepers: tuple[InlineKeeper, ...] = ()
-        self._numbers: dict[tuple[str, int], int] = {}
-        self._types: dict[int, tuple[str, int]] = {}
+        self._drafts = _Drafts()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
@@ -136,29 +135,31 @@ class InlineStore:
     def _with(self, request: Request) -> Request:
         if not self._keepers or not (request.apply or any(self._concerns(one) for one in request.events)):
             return request
-        taking = _Taking(self, self._keepers, functions=bool(request.apply))
+        taking = _Taking(self._drafts, self._keepers, functions=bool(request.apply))
         apply = [taking.around(function, first=not nth) for nth, function in enumerate(request.apply)]
         return msgspec.structs.replace(request, apply=[*apply, taking.of(request.events)])
 
     def _concerns(self, draft: Draft) -> bool:
         return any(draft.type_name in keeper.names for keeper in self._keepers)
 
+
+class _Drafts:
+    """Drafts as the rows that they become, as far as that is known. Their types have numbers of their own, below 0."""
+
+    def __init__(self) -> None:
+        self.types: dict[int, tuple[str, int]] = {}
+        self._numbers: dict[tuple[str, int], int] = {}
+
     def row(self, draft: Draft, position: int) -> Row:
-        """A draft as the row that it becomes, as far as that is known."""
         pair = (draft.type_name, draft.type_version)
         number = self._numbers.get(pair)
         if number is None:
             number = self._numbers[pair] = -1 - len(self._numbers)
-            self._types[number] = pair
+            self.types[number] = pair
         return (
             position, draft.id, number, draft.stream, None, 0, draft.cause, draft.root, draft.maker, draft.nth, draft.meta,
             draft.data,
         )  # fmt: skip
-
-    @property
-    def types(self) -> dict[int, tuple[str, int]]:
-        """The types of these rows: numbers below 0, so that they are not the log's."""
-        return self._types
 
 
 def inner_of(store: Store) -> Store:
@@ -169,8 +170,8 @@ def inner_of(store: Store) -> Store:
 class _Taking:
     """What is added to one request. Its functions run in order, and what they append comes before the request's own events."""
 
-    def __init__(self, store: InlineStore, keepers: Sequence[InlineKeeper], *, functions: bool) -> None:
-        self._store = store
+    def __init__(self, drafts: _Drafts, keepers: Sequence[InlineKeeper], *, functions: bool) -> None:
+        self._drafts = drafts
         self._keepers = keepers
         self._functions = functions
         self._taken = 0
@@ -205,9 +206,9 @@ class _Taking:
             places = [nth for nth, draft in enumerate(drafts) if draft.type_name in keeper.names]
             if not places:
                 continue
-            rows = [self._store.row(drafts[nth], first + nth) for nth in places]
+            rows = [self._drafts.row(drafts[nth], first + nth) for nth in places]
             try:
-                keeper.keep(sql, first, rows, self._store.types, first + len(drafts) - 1)
+                keeper.keep(sql, first, rows, self._drafts.types, first + len(drafts) - 1)
             except CannotTake as error:
                 raise ApplyFailed(
                     f"{error}. It is kept in the commit itself, so nothing was stored",

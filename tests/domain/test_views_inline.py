@@ -1,0 +1,333 @@
+"""Inline views: rows change in the transaction that appends, whoever appends and however; what they cannot take is not stored."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from ensue import App, Command, Event, Retry, Transaction, View
+from ensue.domain.views import inline
+from ensue.errors import ApplyFailed, MissingCapability, NotCaughtUp, WiringError
+from ensue.store.base import DeadLetter
+from tests.domain.balances import (
+    ACCOUNTS,
+    Balance,
+    Closed,
+    Deposited,
+    Noted,
+    Opened,
+    Transferred,
+    check_rows,
+    events_of,
+    folded,
+    ledger,
+    ledger_of,
+    random_events,
+)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def log_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A log with one order of commits, on each database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/bank.db"
+    found: str = request.getfixturevalue("postgresql_url")
+    return found
+
+
+class Deposit(Command[Deposited]):
+    account_id: str
+    amount: Decimal
+
+
+class Asked(Event, key="account_id"):
+    """Handlers answer with a deposit."""
+
+    account_id: str
+    amount: Decimal
+    how: str
+
+
+def told(story: Callable[[], Awaitable[None]]) -> None:
+    async def limited() -> None:
+        await asyncio.wait_for(story(), 120)
+
+    asyncio.run(limited())
+
+
+def bank(url: str, *, views: bool = True) -> App:
+    app = App("bank", url=url, retry=Retry.never)
+    if views:
+        app.view(when="inline")(Balance)
+        app.view(schema=ledger.schema, when="inline")(ledger.function)
+
+    @app.command
+    def deposit(command: Deposit) -> Deposited:
+        return Deposited(account_id=command.account_id, amount=command.amount)
+
+    @app.on
+    async def slowly(event: Asked) -> Deposited | None:
+        return Deposited(account_id=event.account_id, amount=event.amount) if event.how == "async" else None
+
+    @app.on(pure=True)
+    def purely(event: Asked) -> list[Deposited]:
+        return [Deposited(account_id=event.account_id, amount=event.amount)] if event.how == "pure" else []
+
+    @app.on
+    def inside(event: Asked, tx: Transaction) -> Deposited | None:
+        return Deposited(account_id=event.account_id, amount=event.amount) if event.how == "inside" else None
+
+    return app
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(60):
+        while not await holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def connected(app: App) -> AsyncGenerator[App, None]:
+    async with app.connected():
+        yield app
+
+
+async def written(app: App, chance: random.Random, number: int) -> None:
+    """Something is appended, in one of the ways in which that can be done."""
+    events = random_events(chance, chance.randrange(1, 4), first=number * 10)
+    deposit = Deposited(account_id=chance.choice(ACCOUNTS), amount=Decimal(number))
+    how = chance.choice(["publish", "publish", "append", "send", "transact", "own", "handler", "many"])
+    if how == "publish":
+        await app.publish(*events, idempotency_key=f"p{number}")
+    elif how == "append":
+        await app.log.append(*events)
+    elif how == "send":
+        await app.send(Deposit(account_id=deposit.account_id, amount=deposit.amount))
+    elif how == "transact":
+        await app.transact(lambda tx: tx.emit(*events, deposit))
+    elif how == "own" and app.open_store().capabilities.own_transactions:
+        async with app.transaction() as tx:
+            tx.emit(*events)
+    elif how == "many":
+        await asyncio.gather(*(app.publish(event) for event in events))
+    else:
+        kind = chance.choice(["async", "pure", "inside"])
+        receipt = await app.publish(Asked(account_id=deposit.account_id, amount=deposit.amount, how=kind))
+        await receipt.wait()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_rows_are_the_fold_of_the_log_after_each_write_in_every_process(log_url: str, seed: int) -> None:
+    chance = random.Random(seed)
+
+    async def story() -> None:
+        async with bank(log_url) as app, connected(bank(log_url)) as other:
+            for number in range(40):
+                await written(app, chance, number)
+                await check_rows(app)
+                await check_rows(other)
+                await ledger_of(app)
+                if number % 3 == 0:
+                    await other.publish(*random_events(chance, 2, first=number * 10 + 5))
+                    await check_rows(app)
+
+    told(story)
+
+
+def test_an_event_that_evolve_refuses_is_not_stored_nor_what_came_with_it(log_url: str) -> None:
+    wrong = Deposited(account_id="a1", amount=Decimal(-1))
+    right = Deposited(account_id="a1", amount=Decimal(5))
+
+    async def story() -> None:
+        async with bank(log_url) as app:
+            await app.publish(right)
+            ways: list[Callable[[], Awaitable[Any]]] = [
+                lambda: app.publish(Noted(account_id="a1"), wrong),
+                lambda: app.log.append(wrong),
+                lambda: app.send(Deposit(account_id="a1", amount=Decimal(-1))),
+                lambda: app.transact(lambda tx: tx.emit(right, wrong)),
+            ]
+            for way in ways:
+                with pytest.raises(
+                    ApplyFailed, match=r"the view \w+ cannot take the Deposited: .*a deposit below nothing"
+                ):
+                    await way()
+            if app.open_store().capabilities.own_transactions:
+                with pytest.raises(ApplyFailed, match="below nothing"):
+                    async with app.transaction() as tx:
+                        tx.emit(wrong)
+            answers = await asyncio.gather(
+                *(app.publish(event) for event in [right, wrong, right]), return_exceptions=True
+            )
+            assert [isinstance(answer, ApplyFailed) for answer in answers] == [False, True, False]
+            assert app.open_store().head() == 3
+            await check_rows(app)
+
+    told(story)
+
+
+@pytest.mark.parametrize("how", ["async", "pure", "inside"])
+def test_a_handler_whose_event_is_refused_fails_alone_and_its_neighbours_go_on(file_url: str, how: str) -> None:
+    async def story() -> None:
+        async with bank(file_url) as app:
+            asked = [
+                Asked(account_id=f"a{number}", amount=Decimal(-1 if number == 3 else number), how=how)
+                for number in range(7)
+            ]
+            await app.publish(*asked)
+            found: list[DeadLetter] = []
+
+            async def over() -> bool:
+                found[:] = [letter async for letter in app.dead_letters.list()]
+                return bool(found) and len(folded(await events_of(app))) == 6
+
+            await until(over)
+            assert [letter.position for letter in found] == [4]
+            assert "below nothing" in found[0].reason
+            await check_rows(app)
+
+    told(story)
+
+
+def test_what_a_process_appends_that_does_not_know_the_view_is_taken_before_the_next_event(log_url: str) -> None:
+    chance = random.Random(5)
+
+    async def story() -> None:
+        async with bank(log_url) as app, connected(bank(log_url, views=False)) as unaware:
+            for number in range(15):
+                await unaware.publish(*random_events(chance, 3, first=number * 10))
+                if number % 2:
+                    await app.publish(*random_events(chance, 2, first=number * 10 + 5))
+                    await ledger_of(app)
+                await check_rows(app)
+
+    told(story)
+
+
+def test_so_much_is_missed_that_it_is_left_to_transactions_of_their_own(
+    file_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inline, "MISSED", 3)
+    chance = random.Random(6)
+
+    async def story() -> None:
+        async with bank(file_url) as app, connected(bank(file_url, views=False)) as unaware:
+            for number in range(8):
+                await unaware.publish(*random_events(chance, 9, first=number * 20))
+                await app.publish(*random_events(chance, 2, first=number * 20 + 15))
+                await check_rows(app)
+                await ledger_of(app)
+
+    told(story)
+
+
+def test_a_stored_event_that_the_view_cannot_take_stops_it_and_not_the_application(file_url: str) -> None:
+    async def story() -> None:
+        async with bank(file_url) as app, connected(bank(file_url, views=False)) as unaware:
+            await app.publish(Deposited(account_id="a1", amount=Decimal(1)))
+            await unaware.publish(Deposited(account_id="a1", amount=Decimal(-1)))
+            with pytest.raises(NotCaughtUp, match=r"position 2.*below nothing"):
+                await app.get(Balance, "a1")
+            with contextlib.suppress(ApplyFailed):  # it may be this write that finds it
+                await app.publish(Deposited(account_id="a1", amount=Decimal(1)))
+            receipt = await app.publish(Deposited(account_id="a2", amount=Decimal(1)))
+            with pytest.raises(NotCaughtUp, match="below nothing"):
+                await app.get(Balance, "a2", after=receipt.position)
+            assert app.sql("SELECT account_id, balance FROM balances") == [("a1", "1")]
+        with pytest.raises(WiringError, match=r"inline view \w+ .*position 2.*below nothing"):
+            async with bank(file_url):
+                pass
+
+    told(story)
+
+
+def test_a_view_that_is_new_to_a_log_is_built_before_the_application_is_open(log_url: str) -> None:
+    chance = random.Random(8)
+
+    async def story() -> None:
+        async with connected(bank(log_url, views=False)) as unaware:
+            for number in range(30):
+                await unaware.publish(*random_events(chance, 100, first=number * 100))
+        async with bank(log_url) as app:
+            await ledger_of(app, caught_up=False)
+            await check_rows(app)
+
+    told(story)
+
+
+class Richer(View, key="account_id", table="balances"):
+    """The same view in newer code."""
+
+    account_id: str
+    balance: Decimal = Decimal(0)
+    deposits: int = 0
+
+    def evolve(self, event: Deposited | Transferred | Closed) -> Self | None:
+        match event:
+            case Deposited():
+                self.balance += event.amount
+                self.deposits += 1
+            case Transferred():
+                self.balance += event.amount * ((event.target == self.account_id) - (event.source == self.account_id))
+            case Closed():
+                return None
+        return self
+
+
+def test_old_and_new_code_keep_a_version_each_side_by_side(log_url: str) -> None:
+    chance = random.Random(9)
+
+    async def story() -> None:
+        new = App("bank", url=log_url)
+        new.view(when="inline")(Richer)
+        async with bank(log_url) as old:
+            await old.publish(*random_events(chance, 50))
+            async with new:
+                for number in range(1, 10):
+                    await old.publish(*random_events(chance, 3, first=number * 100))
+                    await new.publish(*random_events(chance, 3, first=number * 100 + 50))
+                    await check_rows(old, sql=False)
+                    rows = folded(await events_of(old))
+                    for account, (_, balance, _) in rows.items():
+                        found = await new.get(Richer, account)
+                        assert (found.balance if found is not None else 0) == balance
+                    shown = {row[0] for row in new.sql("SELECT account_id FROM balances WHERE deposits >= 0")}
+                    assert shown <= set(rows), "readers see the newer version, in its columns"
+
+    told(story)
+
+
+def test_an_inline_view_on_a_log_with_many_writers_at_a_time_is_refused(postgresql_url: str) -> None:
+    async def story() -> None:
+        with pytest.raises(MissingCapability, match=r"Balance.*ensue_writers=many"):
+            async with bank(f"{postgresql_url}&ensue_writers=many"):
+                pass
+
+    told(story)
+
+
+def test_an_inline_view_on_a_log_in_memory_is_refused() -> None:
+    async def story() -> None:
+        with pytest.raises(MissingCapability, match="SQL"):
+            async with bank("memory:"):
+                pass
+
+    told(story)
+
+
+def test_events_that_no_view_reads_are_appended_without_a_look_at_views(file_url: str) -> None:
+    async def story() -> None:
+        async with bank(file_url) as app:
+            await app.publish(Opened(account_id="a1", owner="o"))
+            position = app.sql("SELECT position FROM ensue_view WHERE name = 'balances'")
+            await app.publish(Noted(account_id="a1"))
+            assert app.sql("SELECT position FROM ensue_view WHERE name = 'balances'") == position
+
+    told(story)
