@@ -50,6 +50,7 @@ class LogView:
         Errors: `InvalidEvent`, `Conflict`, `IdempotencyKeyReused`, `DuplicateEventId`, `InsideHandler`; those of the store.
         """
         engine = self._engine()
+        await engine.registry.prepare(events)
         drafts = engine.drafts(events)
         expected: tuple[Expected, ...] = ()
         if expected_version is not None:

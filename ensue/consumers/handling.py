@@ -19,7 +19,7 @@ from ensue.consumers.machine import Slot
 from ensue.consumers.policy import Retry, delay_seconds, policy_for
 from ensue.consumers.routing import Routing, idempotency_key
 from ensue.consumers.transaction import Transaction
-from ensue.errors import InvalidEvent, UnreadableEvent
+from ensue.errors import InvalidEvent, StorageFull, Unavailable, UnreadableEvent
 from ensue.events.context import Context
 from ensue.events.message import Event
 from ensue.events.recorded import Position, Recorded, microseconds
@@ -33,6 +33,7 @@ __all__ = [
     "DEPTH_LIMIT",
     "Handling",
     "Inside",
+    "KeysAway",
     "Mode",
     "NotDue",
     "Scope",
@@ -165,6 +166,8 @@ class Handling:
 
     def policy(self, error: BaseException) -> Retry:
         """When to try again after this error. What cannot be decoded never gets better by itself."""
+        if isinstance(error, KeysAway):
+            return Retry.forever
         if isinstance(error, Undecodable):
             return Retry.never
         return policy_for(self._retries, error, self._retry)
@@ -185,9 +188,19 @@ class Handling:
         calls = self._calls(slot)
         inside_handler.set(Inside(self.name, row=slot.row, may_send=True))
         if len(calls) == 1:
-            return self.drafts(await self._function(*calls[0]), slot)
+            result = await self._function(*calls[0])
+            if result is not None:
+                await self._prepared(result)
+            return self.drafts(result, slot)
         results = [self.events_of(await self._function(*arguments)) for arguments in calls]
         return self.drafts([event for events in results for event in events], slot)
+
+    async def _prepared(self, result: object) -> None:
+        """Make the keys that encoding needs, where it can be seen which."""
+        try:
+            await self._registry.prepare(result if isinstance(result, list | tuple) else (result,))
+        except (Unavailable, StorageFull) as error:
+            raise KeysAway(str(error)) from error
 
     def prepare(self, slot: Slot) -> Callable[[], object]:
         """The call of a plain handler, to be made on a thread. Its result goes to `drafts` on the loop's thread."""
@@ -223,9 +236,15 @@ class Handling:
         return emit
 
     def drafts(self, result: object, slot: Slot) -> Sequence[Draft]:
-        """What the handler returned, checked and encoded. Errors: `TypeError`, `InvalidEvent`."""
+        """What the handler returned, checked and encoded. Errors: `TypeError`, `InvalidEvent`, `AlreadyForgotten`."""
         if result is None:
             return ()
+        try:
+            return self._drafts(result, slot)
+        except (Unavailable, StorageFull) as error:  # nothing else is asked for here
+            raise KeysAway(str(error)) from error
+
+    def _drafts(self, result: object, slot: Slot) -> Sequence[Draft]:
         events = self.events_of(result)
         row = slot.row
         meta = decode_meta(row[10])
@@ -327,9 +346,15 @@ class Handling:
             if isinstance(event, Parts):
                 return tuple(self._registry.selected(event, slot.row, ((self.type_names, ()),)))
             return event
+        except (Unavailable, StorageFull) as error:
+            raise KeysAway(str(error)) from error
         except Exception as error:
             name, version = self._types[number]
             raise Undecodable(f"{name} version {version} cannot be decoded: {error}") from error
+
+
+class KeysAway(Exception):
+    """The keys of personal data cannot be had now: no failure of the event."""
 
 
 class Undecodable(Exception):

@@ -101,10 +101,12 @@ class Writer:
                 return
             except (TryAgain, StorageFull) as error:
                 # Also of an unknown outcome: what is stored already is a duplicate then.
-                self._observe(
-                    WriterTrouble(consumer=self._consumer, error=str(error), retry_in_seconds=STORAGE_RETRY_SECONDS)
-                )
-                await self._world.sleep(STORAGE_RETRY_SECONDS)
+                await self.troubled(error)
+
+    async def troubled(self, error: Exception) -> None:
+        """Tell it, and wait before trying again."""
+        self._observe(WriterTrouble(consumer=self._consumer, error=str(error), retry_in_seconds=STORAGE_RETRY_SECONDS))
+        await self._world.sleep(STORAGE_RETRY_SECONDS)
 
 
 class Inbox:
@@ -128,7 +130,8 @@ class Inbox:
         """Store, then accept."""
         assert self._subscription is not None, "begun before anything is received"
         self._world.failpoint("inbox.received")
-        await self._writer.write([draft for received in batch if (draft := self._draft(received)) is not None])
+        drafts = [await self._draft(received) for received in batch]
+        await self._writer.write([draft for draft in drafts if draft is not None])
         self._world.failpoint("inbox.stored")
         await self._subscription.accept(batch)
         self._world.failpoint("inbox.accepted")
@@ -140,8 +143,15 @@ class Inbox:
     async def end(self) -> None:
         self._subscription = None
 
-    def _draft(self, received: Received) -> Draft | None:
-        """What to store of a message, if anything."""
+    async def _draft(self, received: Received) -> Draft | None:
+        """What to store of a message, if anything. While the keys of what is personal in it cannot be had, it waits."""
+        while True:
+            try:
+                return self._drafted(received)
+            except (TryAgain, StorageFull) as error:
+                await self._writer.troubled(error)
+
+    def _drafted(self, received: Received) -> Draft | None:
         wire, now = self._handling.wire, self._world.now()
         assert wire is not None, "connected before it runs"
         try:
@@ -151,6 +161,8 @@ class Inbox:
             if self._handling.channel.unknown == "skip" and not wire.carries(envelope):
                 return None
             return wire.draft(envelope, now=now)
+        except (TryAgain, StorageFull):
+            raise
         except Exception as error:  # whatever it is: it is the message's, and comes again with it
             told = str(error) if isinstance(error, EnsueError) else repr(error)
             return wire.kept(received, self._handling.name, told, now=now, fresh=self._world.new_id)

@@ -149,7 +149,8 @@ class Wire:
         return message if not delay_seconds else msgspec.structs.replace(message, delay_seconds=delay_seconds)
 
     def of(self, meta: Meta, name: str, version: int, data: bytes, *, source: str, id: str) -> Message:
-        """A message from its parts."""
+        """A message from its parts. What is personal is plain in it: the other side has no key. Errors: `KeyLost`, `Unavailable`."""
+        data = self._registry.unsealed(name, data)
         envelope = Envelope(
             id=id,
             source=source,
@@ -197,7 +198,7 @@ class Wire:
     def _decoder(self, name: str, version: int) -> Decode:
         if name not in self.names:
             raise UnreadableEvent(f"the channel {self._channel.name} does not carry {name!r}")
-        return self._registry.decoder(name, version)
+        return self._registry.decoder(name, version, plain=True)
 
     def ours(self, envelope: Envelope) -> bool:
         """This application sent it itself."""

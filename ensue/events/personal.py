@@ -19,7 +19,7 @@ import dataclasses
 import hmac
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import Annotated, Any, Protocol, TypeAlias, TypeVar
 
@@ -106,6 +106,14 @@ class Keys(Protocol):
     def opening(self, subject: bytes, /) -> bytes | None:
         """The secret of the subject whose tag has this hash; None for one that was forgotten. Errors: `KeyLost`,
         `Unavailable`."""
+        ...
+
+    async def prepare(self, subjects: Iterable[str], /) -> None:
+        """Make what `sealing` will be asked for, without blocking. Errors: `Unavailable`."""
+        ...
+
+    def drop(self, subject: str, /) -> None:
+        """The subject was forgotten: remember nothing of it."""
         ...
 
 

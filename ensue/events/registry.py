@@ -196,6 +196,15 @@ class Registry:
             if personal is not None:
                 yield from personal.subjects(event)
 
+    async def prepare(self, events: Iterable[object]) -> None:
+        """Make the keys that encoding these will need, without blocking; what is no event is passed over. Errors: `InvalidEvent`,
+        `DefinitionError`, `Unavailable`."""
+        if self.keys is None:
+            return
+        personal = [one for one in events if isinstance(one, Event) and declaration(type(one)).subject is not None]
+        if personal:
+            await self.keys.prepare(self.subjects(personal))
+
     def unsealed(self, name: str, data: bytes) -> bytes:
         """A stored payload as it is on the wire. Errors: `UnreadableEvent`, `KeyLost`, `Unavailable`."""
         return unsealed(name, data, self.keys)
@@ -387,6 +396,8 @@ class Registry:
             return lambda data: UnknownEvent(type_name=name, type_version=version, fields=_decode_fields(data))
         codec = self._codecs[event]
         keys = None if plain else self.keys
+        if event is SubjectForgotten and keys is not None:
+            return partial(_told, keys)
         if not steps:
             return codec.decode if codec.personal is None else partial(codec.personal.decode, keys=keys, type_name=name)
 
@@ -438,6 +449,13 @@ class Registry:
             chosen = [not types or name in types for types, wanted in terms if tags.issuperset(wanted)]
             if any(chosen) or not terms:
                 yield number, event
+
+
+def _told(keys: Keys, data: bytes) -> Event:
+    """Whoever reads on behind this event finds no key of the subject in this process."""
+    event = msgspec.json.decode(data, type=SubjectForgotten)
+    keys.drop(event.subject)
+    return event
 
 
 def _guilty(event: Event, error: Exception | None) -> str:

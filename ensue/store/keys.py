@@ -199,7 +199,7 @@ class KeyRing:
 
     # ------------------------------------------------------------------------------------------------------------ ahead
 
-    async def prepare(self, subjects: Iterable[str]) -> None:
+    async def prepare(self, subjects: Iterable[str], /) -> None:
         """Make the secrets of these subjects on a thread, many in one transaction, so that encoding finds them. Nothing depends on
         it but time. Errors: `Unavailable`."""
         wanted = tuple(subject for subject in dict.fromkeys(subjects) if tag_hash(subject) not in self._rows)
@@ -244,7 +244,7 @@ class KeyRing:
                 self._rows.pop(tag_hash(subject), None)
             return self.store.destroy(subjects, self._world.now())
 
-    def drop(self, subject: str) -> None:
+    def drop(self, subject: str, /) -> None:
         """Ask the store when the subject is next met."""
         with self._lock:
             self._rows.pop(tag_hash(subject), None)
