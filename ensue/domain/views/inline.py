@@ -33,6 +33,10 @@ __all__ = ["InlineKeeper", "InlineStore", "inner_of"]
 
 MISSED = 1000
 """So many missed events are taken within another request; more are left to the keeper, which makes transactions of its own."""
+_MOVE = (
+    "UPDATE ensue_view SET position = ?, rev = rev + 1 WHERE name = ? AND number = ? AND position = ? AND state = 'following' "
+    "AND paused = 0 RETURNING number"
+)
 
 
 class InlineKeeper(Keeper):
@@ -41,17 +45,44 @@ class InlineKeeper(Keeper):
     def __init__(self, kept: Kept, place: Place, log: Store, world: World, observe: Observer) -> None:
         super().__init__(kept, place, log, world, observe)
         self.names = frozenset(kept.names)
+        self._quick: tuple[int, int] | None = None
+        """The only version, and the position that this process has moved it to last: to be relied upon only where it still is."""
 
     def keep(self, sql: WriterTransaction, first: int, rows: Sequence[Row], types: Any, last: int) -> None:
         """Take the events of a request, of which `first` is the first position and `last` the last. Errors: `CannotTake`;
         `ApplyFailed` for one that was missed."""
-        for version in self.followed(registry.of_name(sql, self.name)):
+        if not self._move(sql, first - 1, last):
+            self._keep_each(sql, first, rows, types, last)
+        else:
+            assert self._quick is not None
+            self.kept.take(sql, self._quick[0], rows, types, self._log.log_id)
+
+    def _move(self, sql: WriterTransaction, before: int, last: int) -> bool:
+        """Move the one version on, where it is as this process has left it and nothing was missed: one statement."""
+        quick, self._quick = self._quick, None
+        if quick is None or quick[0] in self._stopped:
+            return False
+        number, position = quick
+        if position > before or (position < before and sql.read(self.kept.selection, after=position, limit=1)):
+            return False
+        if not sql.execute(_MOVE, (last, self.name, number, position)):
+            return False
+        self._quick = (number, last)
+        return True
+
+    def _keep_each(self, sql: WriterTransaction, first: int, rows: Sequence[Row], types: Any, last: int) -> None:
+        """The same with a look at all that this code keeps."""
+        registry.lock(sql, self.name)
+        followed = self.followed(registry.of_name(sql, self.name))
+        for version in followed:
             if version.state != FOLLOWING or version.paused or version.number in self._stopped:
                 continue
             if version.position < first - 1 and not self._take_missed(sql, version):
                 continue
             self.kept.take(sql, version.number, rows, types, self._log.log_id)
             registry.change(sql, version, position=last)
+            if len(followed) == 1:
+                self._quick = (version.number, last)
 
     def _take_missed(self, sql: WriterTransaction, version: Version) -> bool:
         """Take what another process has appended without this view. False where that is too much."""
