@@ -249,7 +249,7 @@ class KeptView:
                     given_up.append(version)
                 continue
             consumer = consumers.get(registry.consumer_name(self.name, version.number))
-            if consumer is not None and consumer.id in can:
+            if consumer is not None and (consumer.id in can or consumer.status == "paused"):
                 continue
             if consumer is not None and consumer.status != "retired":
                 await self._store.set_status(consumer.id, "retired", "no running process has the code of this version")
@@ -263,7 +263,7 @@ class KeptView:
         current = next((one for one in self._versions if one.current), None)
         if current is not None:
             other = consumers.get(registry.consumer_name(self.name, current.number))
-            kept = other is not None and other.id in can
+            kept = other is not None and (other.id in can or other.status == "paused")
             if current.pinned or (current.number > mine.number and kept):
                 return
         reason = await self._not_caught_up(mine, first=current is None)
@@ -275,7 +275,7 @@ class KeptView:
                     lambda sql: registry.show(sql, registry.change(sql, mine, ready=True), dialect=dialect, now=now),
                 )
             except ApplyFailed as error:
-                reason = f"cannot be shown: {error.__cause__}"
+                reason = f"{registry.HELD_UP}: {error.__cause__}"
             else:
                 self._world.failpoint("view.shown")
                 await self._look()
@@ -294,7 +294,7 @@ class KeptView:
         if undone:
             return ""
         if parked and not first:
-            return f"{parked} keys are parked, so readers see the version before; see `ensue dead-letters`"
+            return f"{registry.HELD_UP}: {parked} keys are parked, which the version before may show; see `ensue dead-letters`"
         return None
 
     # ------------------------------------------------------------------------------------------------------ reading
@@ -323,7 +323,7 @@ class KeptView:
             if version.fingerprint == self._print and version.position >= position.last:
                 return
             await self._pause(deadline, f"nobody keeps version {version.number}, which is read")
-        pending, _ = await self._undone(consumer, position.last)
+        pending, _ = await self._undone(consumer, position.last, own=position)
         while pending:
             left = deadline - self._world.monotonic()
             try:
@@ -348,21 +348,26 @@ class KeptView:
                 "hand, or the database restored from a backup?"
             ) from None
 
-    async def _undone(self, consumer: Consumer, last: int, *, limit: int | None = None) -> tuple[list[Row], int]:
-        """The events up to `last` that the consumer has yet to do (at most `limit`, where that is given), without those that wait
-        behind a dead letter; and how many keys are parked."""
+    async def _undone(
+        self, consumer: Consumer, last: int, *, limit: int | None = None, own: Position | None = None
+    ) -> tuple[list[Row], int]:
+        """The events up to `last` that the consumer has yet to do (at most about `limit`, where that is given), without those that
+        wait behind a dead letter and are not of the write `own`; and how many keys are parked."""
         standing = await self._store.standing(consumer.id)
         done = Done(consumer, standing, await handled_numbers(self._store, consumer))
         parked = [lane for lane in standing.lanes if lane.state == "parked"]
         late = [lane.after for lane in standing.lanes if lane.state != "parked" and lane.after < last]
         after = min([*(row.position for row in standing.progress), *late], default=0)
+        if own is not None and parked:
+            after = min(after, own.first - 1)
         selection = (Term(types=tuple(consumer.handles)),)
         found: list[Row] = []
         while after < last and (limit is None or len(found) < limit):
             page = await self._store.read(selection, after=after, before=last + 1, limit=PAGE)
             for row in page.rows:
                 lane = done.lane(row)
-                if not done.done(row) and (lane is None or lane.state != "parked"):
+                waits = lane is not None and lane.state == "parked" and not (own and own.first <= row[0] <= own.last)
+                if not done.done(row) and not waits:
                     found.append(row)
             if page.reached <= after:
                 break

@@ -24,6 +24,7 @@ from ensue.store.base import Request, SqlTransaction, Store
 __all__ = [
     "BUILDING",
     "FOLLOWING",
+    "HELD_UP",
     "POSTGRESQL",
     "Database",
     "Stale",
@@ -51,6 +52,8 @@ Work: TypeAlias = Callable[[SqlTransaction], object]
 """Part of a transaction."""
 
 BUILDING, FOLLOWING = "building", "following"
+HELD_UP = "readers do not see it yet"
+"""How a reason begins that ends when they do."""
 POSTGRESQL = "postgresql"
 
 
@@ -256,7 +259,8 @@ def show(sql: SqlTransaction, version: Version, *, dialect: str, now: int, pinne
     before = next((one for one in of_name(sql, version.name) if one.current), None)
     if before is not None and before.number != version.number:
         change(sql, before, current=False, pinned=False, changed_at=now)
-    after = change(sql, version, current=True, pinned=pinned, changed_at=now, reason=None)
+    reason = None if version.reason is not None and version.reason.startswith(HELD_UP) else version.reason
+    after = change(sql, version, current=True, pinned=pinned, changed_at=now, reason=reason)
     name, table = quoted(version.name), quoted(table_name(version.name, version.number))
     if dialect == POSTGRESQL and before is not None and before.shape == version.shape:
         sql.execute(f"CREATE OR REPLACE VIEW {name} AS SELECT * FROM {table}")
