@@ -10,6 +10,7 @@
     │   ├── DuplicateEventId    an event with this id is stored already
     │   ├── AlreadyForgotten    personal data of a subject that was forgotten
     │   ├── IdempotencyKeyReused  the key was used for other events
+    │   ├── StreamClosed        an event for a stream behind the one that closed it
     │   ├── InsideHandler       a write or wait that would leave the handler's transaction
     │   ├── WrongLog            a position of another log
     │   └── ForeignConnection   a second SQLite library opened the log's file
@@ -25,6 +26,7 @@
         ├── MessageRefused      a broker will never take this message
         ├── AccessRefused       a broker does not let us in, or not do this
         ├── UnreadableEvent     an event that this code is too old for, or knows no way to read
+        │   └── ArchivedEvent   an event whose payload is in an archive, or was dropped
         ├── KeyLost             personal data whose key is gone, though nobody was forgotten
         ├── CorruptLog          the log contradicts itself or is not a log
         ├── LogTooNew           a newer version of Ensue made this log
@@ -48,6 +50,7 @@ __all__ = [
     "AccessRefused",
     "AlreadyForgotten",
     "ApplyFailed",
+    "ArchivedEvent",
     "Conflict",
     "CorruptLog",
     "DefinitionError",
@@ -72,6 +75,7 @@ __all__ = [
     "ReadOnlyLog",
     "Refusal",
     "StorageFull",
+    "StreamClosed",
     "TryAgain",
     "Unavailable",
     "UnreadableEvent",
@@ -119,6 +123,10 @@ class AlreadyForgotten(Misuse):
 
 class IdempotencyKeyReused(Misuse):
     """The idempotency key was used before, for other events. Nothing was stored."""
+
+
+class StreamClosed(Misuse):
+    """An event was to go into a stream behind the one that closed it. Nothing was stored."""
 
 
 class InsideHandler(Misuse):
@@ -206,6 +214,15 @@ class AccessRefused(GiveUp):
 
 class UnreadableEvent(GiveUp):
     """The event was written by newer code, or in an older version that no upcaster leads on from."""
+
+
+class ArchivedEvent(UnreadableEvent):
+    """The event's payload is not in the log any more: in the archive `file`, which is to be given to the application, or, where
+    `file` is empty, nowhere since retention dropped it."""
+
+    def __init__(self, message: str, /, *, file: str) -> None:
+        super().__init__(message)
+        self.file = file
 
 
 class KeyLost(GiveUp):

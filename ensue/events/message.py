@@ -66,6 +66,10 @@ class EventType(msgspec.Struct, frozen=True, kw_only=True):
     tags: tuple[tuple[str, str], ...]
     subject: tuple[str, str] | None = None
     """Whose the personal data among its fields is. Always the key or one of the tags."""
+    closes: bool = False
+    """Nothing follows it in its stream, which may be archived."""
+    retention: timedelta | None = None
+    """So long its payload is wanted; then it may be dropped."""
 
 
 class MessageMeta(msgspec.StructMeta):
@@ -84,6 +88,8 @@ class MessageMeta(msgspec.StructMeta):
         name: str | None = None,
         version: int = 1,
         was: tuple[str, ...] = (),
+        closes: bool = False,
+        retention: timedelta | None = None,
         frozen: bool = True,
         kw_only: bool = True,
     ) -> M:
@@ -110,6 +116,8 @@ class MessageMeta(msgspec.StructMeta):
                 key=own_key,
                 tags=own_tags,
                 subject=own_subject,
+                closes=_checked_closing(cls_name, own_key, closes),
+                retention=_checked_retention(cls_name, retention),
             ),
         )
         return cls
@@ -143,6 +151,19 @@ def _checked_version(cls_name: str, version: int) -> int:
     if type(version) is not int or version < 1:
         raise DefinitionError(f"{cls_name}: version={version!r}; versions are whole numbers from 1")
     return version
+
+
+def _checked_closing(cls_name: str, key: tuple[str, str] | None, closes: bool) -> bool:
+    if closes and key is None:
+        raise DefinitionError(f"{cls_name}: closes=True, and it has no key: it is in no stream that it could close")
+    return closes
+
+
+def _checked_retention(cls_name: str, retention: timedelta | None) -> timedelta | None:
+    given: object = retention
+    if given is not None and (not isinstance(given, timedelta) or given <= timedelta()):
+        raise DefinitionError(f"{cls_name}: retention={given!r}; a positive duration, such as days(30)")
+    return retention
 
 
 def _checked_field(cls_name: str, cls: type, field: str, word: str) -> None:
@@ -235,7 +256,8 @@ class Event(Message):
     Keywords of the class: `key`, a field or `{field: tag}`; `tags`, fields or `{field: tag}`, by which it can be found;
     `subject`, a field or `{field: tag}`, whose its `Personal` fields are; it is a tag as well;
     `name`, under which it is stored (the class's own by default); `version` of its fields, from 1; `was`, former names.
-    Key, tags and subject are inherited by subclasses, name and version are not. Errors: `DefinitionError`, when it is declared.
+    `closes`, that it is the last event of its stream, which may then be archived; `retention`, how long its payload is wanted.
+    Key, tags and subject are inherited by subclasses, all else is not. Errors: `DefinitionError`, when it is declared.
     """
 
 

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import msgspec
 
-__all__ = ["Draft", "Meta", "Origin", "Row", "decode_meta", "encode_meta", "tag_hash"]
+__all__ = ["Draft", "Meta", "Origin", "Row", "Tombstone", "decode_meta", "encode_meta", "tag_hash", "tombstone_of"]
 
 Row: TypeAlias = tuple[
     int, bytes, int, bytes | None, int | None, int, int | None, int | None, int | None, int | None, bytes, bytes
@@ -74,6 +74,28 @@ class Meta(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 encode_meta = msgspec.msgpack.Encoder().encode
 decode_meta = msgspec.msgpack.Decoder(Meta).decode
+
+
+class Tombstone(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What stands in place of a payload that is in a log no more: where it is, or that nobody has it."""
+
+    archive: bytes | None = None
+    """The id of the archive that has it; None where retention dropped it."""
+    file: str = ""
+    """What the archive's file was called."""
+
+    def encoded(self) -> bytes:
+        """As it stands in a row: behind a zero byte, with which no JSON begins."""
+        return b"\0" + _encode_tombstone(self)
+
+
+_encode_tombstone = msgspec.msgpack.Encoder().encode
+_decode_tombstone = msgspec.msgpack.Decoder(Tombstone).decode
+
+
+def tombstone_of(data: bytes) -> Tombstone | None:
+    """The tombstone that stands in place of a payload, if one does."""
+    return _decode_tombstone(data[1:]) if data[:1] == b"\0" else None
 
 
 @lru_cache(maxsize=65536)

@@ -444,6 +444,13 @@ class Log(Protocol):
         """Events stored under a `former` name count as events of type `name` in every selection. Idempotent."""
         ...
 
+    async def bury(self, positions: Sequence[int], tombstone: bytes) -> None:
+        """Put a tombstone in place of the payload of these events: see `ensue.events.stored.Tombstone`. Those that have one keep
+        it; all else of an event stays as it is. One transaction, durable when it returns; idempotent. Payloads that were buried
+        are gone from this log for good: whoever calls this has them elsewhere, or may lose them.
+        """
+        ...
+
     async def former_names(self) -> Mapping[str, str]:
         """Former name → present name, of every type that was renamed."""
         ...

@@ -25,7 +25,7 @@ from ensue.errors import (
     Unavailable,
     WrongLog,
 )
-from ensue.events.stored import Draft, Row
+from ensue.events.stored import Draft, Row, tombstone_of
 from ensue.store.base import (
     Capabilities,
     Consumer,
@@ -363,6 +363,14 @@ class MemoryStore:
         """See `Log.rename`."""
         self._changing()
         self._former.update(dict.fromkeys(former, name))
+
+    async def bury(self, positions: Sequence[int], tombstone: bytes) -> None:
+        """See `Log.bury`."""
+        self._changing()
+        for position in positions:
+            row = self._rows[position - 1]
+            if tombstone_of(row[11]) is None:
+                self._rows[position - 1] = (*row[:11], tombstone)
 
     async def former_names(self) -> Mapping[str, str]:
         """See `Log.former_names`."""

@@ -60,6 +60,10 @@ NOTIFY_SECONDS = 0.005
 """At most so often are other processes woken."""
 _SHUT_DOWN = (sql_errors.AdminShutdown, sql_errors.CrashShutdown)
 _NOTIFY = Statement("SELECT pg_notify($1::text, '')")
+_BURY = Statement(
+    "UPDATE ensue_event SET data = $2::bytea WHERE position = ANY($1::bigint[]) "
+    "AND substring(data FROM 1 FOR 1) <> '\\x00'::bytea"
+)
 _RECORDED_AT = Statement(
     "SELECT recorded_at FROM ensue_event WHERE position <= $1::bigint ORDER BY position DESC LIMIT 1"
 )
@@ -364,6 +368,10 @@ class PostgresqlStore:
             return
         await self._ask("rename types", *checkpoints.rename(name, former))
         await self._refresh()
+
+    async def bury(self, positions: Sequence[int], tombstone: bytes) -> None:
+        """See `Log.bury`."""
+        await self._ask("bury events", _BURY(list(positions), tombstone))
 
     async def former_names(self) -> Mapping[str, str]:
         """See `Log.former_names`."""

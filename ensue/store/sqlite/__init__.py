@@ -51,6 +51,7 @@ SHARED_MEMORY_POLL_SECONDS = 0.5
 FALLBACK_POLL_SECONDS = 0.025
 BUSY_MILLISECONDS = 5_000
 _RECORDED_AT = "SELECT recorded_at FROM ensue_event WHERE position <= ? ORDER BY position DESC LIMIT 1"
+_BURY = "UPDATE ensue_event SET data = ? WHERE position = ? AND substr(data, 1, 1) <> x'00'"
 LOOKS = 10
 """How often to open a file for reading whose side files come and go with its writers."""
 
@@ -417,6 +418,14 @@ class SqliteStore:
 
         await self._put(job)
         self._types.former.update(dict.fromkeys(former, name))
+
+    async def bury(self, positions: Sequence[int], tombstone: bytes) -> None:
+        """See `Log.bury`."""
+
+        def job(sql: apsw.Connection) -> None:
+            sql.executemany(_BURY, [(tombstone, position) for position in positions])
+
+        await self._put(job)
 
     async def former_names(self) -> Mapping[str, str]:
         """See `Log.former_names`."""

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from ensue.errors import Unavailable
-from ensue.events.stored import Draft, Row, tag_hash
-from ensue.store.base import Request, Selection, Term
+from ensue.events.stored import Draft, Row, Tombstone, tag_hash, tombstone_of
+from ensue.store.base import Request, Selection, Term, Written
 from ensue.testing.contracts.bench import SECOND, Bench, Contract, contract_test, key_of
 
 __all__ = ["ReadingContract"]
@@ -210,6 +210,34 @@ class ReadingContract(Contract):
         await bench.log.rename("Opened", ["Begun"])
         await bench.log.rename("Charged", ["Payed"])
         assert await bench.log.former_names() == {"Settled": "Paid", "Payed": "Charged", "Begun": "Opened"}
+
+    # -------------------------------------------------------------------------------------------------------- tombstones
+
+    @contract_test
+    async def test_a_tombstone_takes_the_place_of_a_payload_and_of_nothing_else(self, bench: Bench) -> None:
+        await bench.append(*_history(bench))
+        before = await bench.rows()
+        buried = Tombstone(b"a" * 16, "old.jsonl.gz").encoded()
+        await bench.log.bury([2, 3, 5, 60], buried)
+        after = await bench.rows()
+        assert [row[:11] for row in after] == [row[:11] for row in before]
+        assert [row[0] for row in after if row[11] == buried] == [2, 3, 5, 60]
+        assert all(old[11] == new[11] for old, new in zip(before, after, strict=True) if new[11] != buried)
+        for selection in SELECTIONS:
+            page = await bench.log.read(selection)
+            assert page.rows == [row for row in after if row[0] in {one[0] for one in page.rows}]
+        assert await bench.append(bench.draft(key="o1")) == Written(61, 61)
+
+    @contract_test
+    async def test_a_tombstone_stays_as_it_is(self, bench: Bench) -> None:
+        await bench.append(*(bench.draft() for _ in range(4)))
+        first, second = (Tombstone(bytes([number]) * 16, "x").encoded() for number in (1, 2))
+        await bench.log.bury([1, 2], first)
+        await bench.log.bury([2, 3], second)
+        await bench.log.bury([2, 3], second)
+        await bench.log.bury([], second)
+        assert [row[11] for row in await bench.rows()][:3] == [first, first, second]
+        assert tombstone_of((await bench.rows())[3][11]) is None
 
     # ----------------------------------------------------------------------------------------------------- time and ids
 
