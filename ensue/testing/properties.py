@@ -236,8 +236,8 @@ def _is_pure(definition: CommandDefinition) -> bool:
 
 
 def _keys_of(definition: CommandDefinition) -> list[str]:
-    """The fields of its commands that say which states are meant."""
-    found: list[str] = []
+    """The fields of its commands that say which states are meant, or that are called like a tag of what it decides."""
+    found = [name for event in definition.emits for name in _tagged(event)]
     for one in definition.parameters:
         if not isinstance(one, StateParameter):
             continue

@@ -53,7 +53,9 @@ def messages(kind: type[T], keys: Sequence[str] = (), overrides: Overrides | Non
 def identifiers(info: inspect.Type) -> SearchStrategy[Any] | None:
     """A few values of a type that keys have; None for any other."""
     numbers = range(1, IDENTIFIERS + 1)
-    if isinstance(info, inspect.StrType) and not (info.min_length or info.max_length or info.pattern):
+    if isinstance(info, inspect.Metadata):
+        return identifiers(info.type)
+    if isinstance(info, inspect.StrType) and (info.min_length or 1) == 1 and info.max_length != 0 and not info.pattern:
         return st.sampled_from([chr(ord("a") + number - 1) for number in numbers])
     if isinstance(info, inspect.IntType) and info == inspect.IntType():
         return st.sampled_from(list(numbers))
