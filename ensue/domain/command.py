@@ -73,7 +73,6 @@ def analyse_command(
     rest = parameters_of(name, parameters[1:], hints, commands, local_names)
     if type(attempts) is not int or attempts < 1:
         raise DefinitionError(f"{name}: attempts={attempts!r}; a whole number from 1")
-    _check_answers(name, commands, hints)
     is_async = inspect.iscoroutinefunction(function)
     inside = any(isinstance(one, Parameter) and one.wants is Wants.TRANSACTION for one in rest)
     if inside and is_async:
@@ -84,6 +83,7 @@ def analyse_command(
         raise DefinitionError(
             f"{name}: a generator cannot decide: nobody could tell when it refuses; return a list of events"
         )
+    _check_answers(name, commands, hints)
     return CommandDefinition(
         name=name,
         function=function,
@@ -100,7 +100,8 @@ def commands_of_state(kind: type[State], local_names: Mapping[str, Any]) -> list
     """The methods of a state class that take a command: each decides on the state it is called on. Errors: `DefinitionError`."""
     fold = fold_of(kind, local_names)
     found: list[CommandDefinition] = []
-    for name, method in vars(kind).items():
+    methods = {name: method for base in reversed(kind.__mro__) for name, method in vars(base).items()}
+    for name, method in methods.items():
         if name.startswith("_") or name == "evolve" or not inspect.isfunction(method):
             continue
         parameters = list(inspect.signature(method).parameters.values())
