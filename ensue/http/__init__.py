@@ -10,6 +10,13 @@ how a no is told, `serving.py` puts it together, `openapi.py` describes it. Need
 
 from __future__ import annotations
 
-from ensue.http.serving import Authenticate, asgi
+from ensue.errors import WiringError
+
+try:
+    from ensue.http.serving import Authenticate, asgi
+except ModuleNotFoundError as error:
+    if error.name is None or error.name.partition(".")[0] != "starlette":
+        raise
+    raise WiringError("ensue.http needs Starlette, which is not installed: pip install 'ensue[http]'") from error
 
 __all__ = ["Authenticate", "asgi"]

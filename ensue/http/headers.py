@@ -24,6 +24,7 @@ __all__ = [
     "after",
     "idempotency_key",
     "timeout",
+    "traceparent",
 ]
 
 POSITION = "Ensue-Position"

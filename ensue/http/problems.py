@@ -126,7 +126,8 @@ def problem_of(error: Exception, request: Request) -> Problem:
         log.error("%s met a bug", what, exc_info=error)
         return Problem(500, "This is a mistake of the server. It has been logged")
     kind, said = found
-    problem = Problem.of(kind, said or str(error), headers=_AGAIN if isinstance(error, TryAgain) else None)
+    again = isinstance(error, TryAgain) and not isinstance(error, OutcomeUnknown)
+    problem = Problem.of(kind, said or str(error), headers=_AGAIN if again else None)
     if isinstance(error, GiveUp | OutcomeUnknown | Unavailable):
         log.warning("%s was answered with %d: %s: %s", what, problem.status, type(error).__name__, error)
     return problem

@@ -63,9 +63,18 @@ def asgi(
     """
     if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
         raise DefinitionError(f"prefix={prefix!r}; a prefix begins with / and does not end with one: /shop")
-    routes = routes_of(app.name, app._registered(), only, prefix)
+    chosen = tuple(only)
+    routes = routes_of(app.name, app._registered(), chosen, prefix)
     description = described(app.name, routes, authenticated=authenticate is not None)
-    door = _Door(app, authenticate, body_bytes)
+
+    def check() -> None:
+        if not chosen and (late := _late(app, routes)):
+            raise DefinitionError(
+                f"{app.name}: {', '.join(late)} got a handler after asgi({app.name}) was called, and would not be reached: call it "
+                "when all handlers are declared"
+            )
+
+    door = _Door(app, authenticate, body_bytes, check)
 
     async def describe(request: Request) -> Response:
         await door.principal(request)
@@ -74,6 +83,7 @@ def asgi(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None, None]:
+        check()
         if app._engine is not None:  # whoever opened it closes it
             yield
             return
@@ -93,6 +103,13 @@ def asgi(
     return served
 
 
+def _late(app: App, routes: Iterable[Route]) -> list[str]:
+    registered, reached = app._registered(), {route.message for route in routes}
+    messages: list[type[Any]] = [message for definition in registered.commands for message in definition.commands]
+    messages += [definition.query for definition in registered.queries]
+    return [message.__name__ for message in messages if message not in reached]
+
+
 def _methods(route: Route) -> list[str]:
     return ["POST"] if isinstance(route.definition, CommandDefinition) else ["GET", "POST"]
 
@@ -100,8 +117,9 @@ def _methods(route: Route) -> list[str]:
 class _Door:
     """What every request passes."""
 
-    def __init__(self, app: App, authenticate: Authenticate | None, body_bytes: int) -> None:
+    def __init__(self, app: App, authenticate: Authenticate | None, body_bytes: int, check: Callable[[], None]) -> None:
         self._app = app
+        self._check: Callable[[], None] | None = check  # mounted, the first request is the first to come by
         self._authenticate = authenticate
         self._body_bytes = body_bytes
 
@@ -126,7 +144,10 @@ class _Door:
         return serve
 
     async def principal(self, request: Request) -> str | Principal | None:
-        """Who asks. Errors: `Problem`."""
+        """Who asks. Errors: `Problem`; `DefinitionError` where a route is missing."""
+        if self._check is not None:
+            self._check()
+            self._check = None
         if self._authenticate is None:
             return None
         challenge = {"WWW-Authenticate": "Bearer"}

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import uvicorn
 
-from tests.servers.processes import die_with_parent, until
+from tests.servers.processes import ServerError, die_with_parent, until
 from tests.typing.checkers import ROOT
 
 __all__ = ["process", "served"]
@@ -43,11 +43,17 @@ def served(
     server = uvicorn.Server(config)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+
+        def run() -> None:
+            with contextlib.suppress(SystemExit):  # how it tells that the application did not start
+                server.run(sockets=[listening])
+
+        thread = threading.Thread(target=run, daemon=True)
         thread.start()
         try:
             until(lambda: server.started or not thread.is_alive(), "the server starts")
-            assert server.started, reached
+            if not server.started:
+                raise ServerError("the application did not start")
             with httpx.Client(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=30) as client:
                 yield client
         finally:

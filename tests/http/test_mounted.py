@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from ensue.http import asgi
 from tests.http.bank import BalanceOf, Deposit, Deposited, Withdrawn, bank, web
 from tests.http.problems import problem
 from tests.http.serving import process, served
+from tests.servers.processes import ServerError
 
 MONEY = {"account_id": "a1", "amount": "10"}
 
@@ -81,6 +84,41 @@ def test_two_messages_cannot_be_at_one_path() -> None:
 
     with pytest.raises(DefinitionError, match=r"Other and Deposit would both be at /deposit: declare another name"):
         asgi(app)
+
+
+def test_a_handler_that_is_declared_too_late_is_told_and_not_left_out_in_silence() -> None:
+    def too_late() -> tuple[App, Starlette]:
+        app = bank("memory:")
+        web_application = asgi(app)
+
+        class Close(Command[None]):
+            account_id: str
+
+        @app.command
+        def close(command: Close) -> None: ...
+
+        return app, web_application
+
+    _, alone = too_late()
+    with pytest.raises(ServerError), served(alone):
+        pass
+    app, mounted = too_late()
+    with served(Starlette(routes=[Mount("/", mounted)], lifespan=app.lifespan)) as client:
+        problem(client.post("/deposit", json=MONEY), 500)
+
+
+def test_without_starlette_it_says_what_to_install() -> None:
+    program = """
+import sys
+sys.modules["starlette"] = None
+import ensue
+try:
+    import ensue.http
+except ensue.EnsueError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
+    assert done.stdout == "ensue.http needs Starlette, which is not installed: pip install 'ensue[http]'\n"
 
 
 def test_a_prefix_is_a_path() -> None:
