@@ -20,14 +20,14 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import msgspec
 
 from ensue.errors import GiveUp, KeyLost, OutcomeUnknown, TryAgain
-from ensue.events.personal import SubjectForgotten
+from ensue.events.personal import SubjectForgotten, sealed_subjects
 from ensue.events.registry import Registry, declaration
 from ensue.events.stored import Draft, Row, decode_meta, encode_meta, tag_hash
 from ensue.store.base import Request, Store, Term, Written
 from ensue.store.keys import KeyRing
 from ensue.world import World
 
-__all__ = ["SAID", "Forgetting", "forget_subject", "forgotten_subjects"]
+__all__ = ["SAID", "Forgetting", "forget_subject", "forgotten_subjects", "lost_subjects"]
 
 PAGE = 1000
 ATTEMPTS = 5
@@ -79,6 +79,26 @@ async def forgotten_subjects(store: Store, after: int = 0) -> AsyncIterator[tupl
             return
 
 
+async def lost_subjects(store: Store, keys: KeyRing, told: Callable[[int], None]) -> list[str]:
+    """The subjects of whom the log holds what is sealed, and of whom the key store knows nothing."""
+    keys.open()
+    after, seen, lost = 0, set[bytes](), dict[str, None]()
+    while True:
+        page = await store.read((), after=after, limit=PAGE)
+        for row in page.rows:
+            subjects = [subject for subject in sealed_subjects(row[11]) if subject not in seen]
+            if subjects:
+                meta = decode_meta(row[10])
+                texts = {tag_hash(text): text for text in (meta.key, *meta.tags) if text is not None}
+                known = keys.store.find(subjects)
+                lost.update((texts[one], None) for one in subjects if one not in known and one in texts)
+                seen.update(subjects)
+        after = max(after, page.reached)
+        told(after)
+        if after >= store.head():
+            return list(lost)
+
+
 def _subject(row: Row) -> str:
     return msgspec.json.decode(row[11], type=_Fields).subject
 
@@ -128,7 +148,7 @@ class Forgetting:
                 raise KeyLost(
                     f"the key store {self._keys.store.shown} is empty, and the log holds personal data, at position {row[0]}: it "
                     "is another store than the one it was written with, or was lost. Say where the keys are, App(keys=…) or "
-                    "ENSUE_KEYS, or restore them; without them that data is gone"
+                    "ENSUE_KEYS, or restore them. If they are gone for ever, so is that data: `ensue forget --lost` says so to the log"
                 )
 
     async def forget(self, subject: str) -> tuple[bool, Written]:

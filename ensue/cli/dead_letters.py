@@ -28,6 +28,7 @@ from ensue.cli.output import (
 from ensue.cli.target import OpenLog, Target, log_options, opened
 from ensue.consumers.operations import parked_lane, release
 from ensue.errors import Conflict
+from ensue.events.personal import sealed_fields
 from ensue.events.stored import Row
 from ensue.store.base import DeadLetter, Lane
 
@@ -169,7 +170,9 @@ async def _show(target: Target, id: int, as_json: bool) -> None:
         event = reader.facts(row) if row is not None else None
         lane = await _lane(log, letter)
         waiting = await _waiting(log, letter) if lane is not None else 0
-    edited = msgspec.Raw(lane.edit) if lane is not None and lane.edit is not None else None
+        edited = None
+        if lane is not None and lane.edit is not None and row is not None:
+            edited = msgspec.Raw(reader.edited(row, lane.edit))
     if as_json:
         whole = _Whole(**_facts(letter, consumer), traceback=letter.traceback, event=event, edited=edited)
         print_json(whole, pretty=on_terminal())
@@ -391,17 +394,36 @@ async def _stored(target: Target, id: int) -> tuple[bytes, Callable[[bytes], Non
             raise Negative(f"dead letter {id} is not parked any more; `ensue dead-letters` lists those that are")
         name, version = (await log.store.types()).get(row[2], ("", 0))
         registry = log.registry
+        sealing = registry if registry is not None and registry.seals(name, version) else None
+        stored = lane.edit if lane.edit is not None else row[11]
+        shown = sealing.unsealed(name, stored) if sealing is not None else stored
 
     def checked(edited: bytes) -> None:
         if registry is None or not registry.knows(name):
             click.echo(_unchecked(name, with_types=registry is not None), err=True)
             return
         try:
-            registry.decoder(name, version)(edited)
+            registry.decoder(name, version, plain=sealing is not None)(edited)
         except Exception as error:  # an upcaster is the user's code
             raise WrongUsage(f"this is no {name} version {version}: {error}; nothing was changed") from None
 
-    return lane.edit if lane.edit is not None else row[11], checked
+    return shown, checked
+
+
+async def _sealed(log: OpenLog, letter: DeadLetter, edited: bytes) -> bytes:
+    """What was edited, as the log is to hold it. Errors: `WrongUsage` where something personal would be in it in plain."""
+    row = await _row(log, letter.position)
+    assert row is not None, "it was shown to be edited"
+    name, version = (await log.store.types()).get(row[2], ("", 0))
+    if log.registry is not None and log.registry.seals(name, version):
+        return log.registry.sealed(name, version, edited)
+    before, after = sealed_fields(row[11]), sealed_fields(edited)
+    if before - after:
+        raise WrongUsage(
+            f"{', '.join(sorted(before - after))} of {name} version {version} is personal, and would be stored in plain: say "
+            "--app module:app, and edit events of the version that its code writes; nothing was changed"
+        )
+    return edited
 
 
 def _unchecked(name: str, *, with_types: bool) -> str:
@@ -419,7 +441,7 @@ async def _edit(target: Target, id: int, edited: bytes, note: str | None, dry_ru
     async with opened(target, write=not dry_run) as log:
         letter = await _open_letter(log, id)
         if not dry_run:
-            await release(log.store, log.world, letter, edit=edited, note=note)
+            await release(log.store, log.world, letter, edit=await _sealed(log, letter, edited), note=note)
         say(_did("is retried with this payload", letter, await _names(log), dry_run))
         if not dry_run:
             await _say_owner(log, [letter])

@@ -12,7 +12,8 @@ import msgspec
 from ensue.cli.failures import Negative, WrongUsage
 from ensue.cli.output import Progress, clean, exact_time
 from ensue.cli.target import OpenLog
-from ensue.errors import UnreadableEvent
+from ensue.errors import EnsueError, UnreadableEvent
+from ensue.events.personal import hidden, unsealed
 from ensue.events.recorded import microseconds
 from ensue.events.stored import Row, decode_meta
 from ensue.world import World
@@ -110,23 +111,35 @@ class EventReader:
         )
 
     def _fields(self, row: Row) -> tuple[msgspec.Raw | None, str | None]:
-        data = row[11]
+        name, version = self._types.get(row[2], ("", 0))
+        data, hidden = row[11], None
         try:
+            data, hidden = self._opened(name, data)
             stored = _raw(data)
             if b"\n" in data:
                 stored = msgspec.Raw(_encode(msgspec.json.decode(data)))
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             return None, f"its payload cannot be read: {error}"
         registry = self._log.registry
-        name, version = self._types.get(row[2], ("", 0))
-        if registry is None or not registry.knows(name):
-            return stored, None
+        if registry is None or hidden is not None or not registry.knows(name):
+            return stored, hidden
         try:
-            return msgspec.Raw(_encode(registry.decoder(name, version)(data))), None
+            return msgspec.Raw(_encode(registry.decoder(name, version)(row[11]))), None
         except UnreadableEvent as error:
             return stored, str(error)
         except Exception as error:  # an upcaster is the user's code
             return stored, f"the application cannot read it: {type(error).__name__}: {error}"
+
+    def edited(self, row: Row, data: bytes) -> bytes:
+        """Another payload of an event, as it is shown."""
+        return self._opened(self._types.get(row[2], ("", 0))[0], data)[0]
+
+    def _opened(self, name: str, data: bytes) -> tuple[bytes, str | None]:
+        """With personal fields as values, or without them, and why."""
+        try:
+            return unsealed(name, data, self._log.keys), None
+        except EnsueError as error:
+            return hidden(data), str(error)
 
 
 def _uuid(id: bytes | None) -> str | None:

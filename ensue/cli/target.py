@@ -15,12 +15,14 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
+from ensue.app.keys import keys_of_store, open_keys
 from ensue.app.urls import log_exists, logs_in, open_store, shown
 from ensue.cli.failures import WrongUsage
 from ensue.cli.loading import declared_app, load_app
 from ensue.errors import Unavailable
 from ensue.events.registry import Registry
 from ensue.store.base import Store
+from ensue.store.keys import KeyRing
 from ensue.world import RealWorld, World
 
 __all__ = ["OpenLog", "Target", "log_options", "opened"]
@@ -33,12 +35,16 @@ class Target(msgspec.Struct, frozen=True):
 
     url: str
     registry: Registry | None
+    keys: str | None = None
+    """Where the keys of personal data are, where anybody says it."""
 
     @classmethod
     def chosen(cls) -> Target:
         """The log that the command line, the environment or the folder names. Errors: as `find`."""
         meta = click.get_current_context().meta
-        return cls.find(meta.get(f"{__name__}.url"), meta.get(f"{__name__}.app"))
+        found = cls.find(meta.get(f"{__name__}.url"), meta.get(f"{__name__}.app"))
+        keys = meta.get(f"{__name__}.keys") or os.environ.get("ENSUE_KEYS") or found.keys
+        return msgspec.structs.replace(found, keys=keys)
 
     @classmethod
     def find(cls, url: str | None, app: str | None) -> Target:
@@ -50,7 +56,8 @@ class Target(msgspec.Struct, frozen=True):
         if os.environ.get("ENSUE_URL"):
             return cls(os.environ["ENSUE_URL"], registry)
         if named is not None:
-            return cls(load_app(named).settings.url, registry)
+            settings = load_app(named).settings
+            return cls(settings.url, registry, settings.keys)
         found = logs_in(Path.cwd())
         if len(found) == 1:
             return cls(found[0], None)
@@ -76,6 +83,7 @@ class OpenLog(msgspec.Struct, frozen=True):
     world: World
     registry: Registry | None
     url: str
+    keys: KeyRing | None = None
 
 
 @asynccontextmanager
@@ -85,10 +93,15 @@ async def opened(target: Target, *, write: bool = False) -> AsyncGenerator[OpenL
     if not log_exists(target.url):
         raise Unavailable(f"there is no log at {shown(target.url)}; nothing was created. Is the name right?")
     world = RealWorld()
+    keys = open_keys(target.keys, create=write) if target.keys else keys_of_store(target.url, store, create=write)
+    ring = KeyRing(keys, world)
+    if target.registry is not None:
+        target.registry.keys = ring
     await store.open(world)
     try:
-        yield OpenLog(store, world, target.registry, shown(target.url))
+        yield OpenLog(store, world, target.registry, shown(target.url), ring)
     finally:
+        ring.close()
         await store.close()
 
 
@@ -97,6 +110,7 @@ def log_options(command: C) -> C:
     for name, metavar, help in (
         ("--app", "MODULE:APP", "The application, for its log and its event types."),
         ("--url", "URL", "The log, such as sqlite:///shop.db."),
+        ("--keys", "URL", "Where the keys of personal data are; by default beside the log."),
     ):
         command = click.option(name, metavar=metavar, help=help, expose_value=False, callback=_choose)(command)
     return command

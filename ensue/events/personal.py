@@ -40,10 +40,13 @@ __all__ = [
     "Subject",
     "SubjectForgotten",
     "check_cipher",
+    "hidden",
     "holds_personal",
     "is_sealed",
     "personal_fields",
     "plain_type",
+    "sealed_fields",
+    "sealed_subjects",
     "unsealed",
     "unsealed_fields",
 ]
@@ -233,7 +236,7 @@ SECRET_BYTES = 64
 _VERSION = 1
 _NONCE_BYTES = 12
 _SEALED = b'{"$personal":"'
-_SEALED_FIELD = "$personal"
+_HIDDEN = '{"$personal":"…"}'.encode()
 _encode = msgspec.json.Encoder(decimal_format="string").encode
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_fields = msgspec.json.Decoder(dict[str, Any]).decode
@@ -309,13 +312,37 @@ def unsealed(type_name: str, data: bytes, keys: Keys | None) -> bytes:
     return _encode(members)
 
 
+def hidden(data: bytes) -> bytes:
+    """A stored payload without what is sealed in it, for people."""
+    if _SEALED not in data:
+        return data
+    members = {field: msgspec.Raw(_HIDDEN) if is_sealed(bytes(raw)) else raw for field, raw in _members(data).items()}
+    return _encode(members)
+
+
+def sealed_subjects(data: bytes) -> Iterator[bytes]:
+    """The hashes of the subjects by whose keys something is sealed in a stored payload."""
+    if _SEALED in data:
+        for raw in _members(data).values():
+            stored = bytes(raw)
+            if is_sealed(stored):
+                yield binascii.a2b_base64(stored[len(_SEALED) : -2])[1:17]
+
+
+def sealed_fields(data: bytes) -> frozenset[str]:
+    """The members of a stored payload that are sealed."""
+    if _SEALED not in data:
+        return frozenset()
+    return frozenset(field for field, raw in _members(data).items() if is_sealed(bytes(raw)))
+
+
 def unsealed_fields(type_name: str, data: bytes, keys: Keys | None) -> dict[str, Any]:
     """The fields of a stored payload for upcasters: personal ones as they are in JSON, or `FORGOTTEN`. Errors: as `unsealed`, and
     those of msgspec."""
     if _SEALED not in data:
         return _decode_fields(data)
     fields = _decode_fields(unsealed(type_name, data, keys))
-    sealed = {field for field, raw in _members(data).items() if is_sealed(bytes(raw))}
+    sealed = sealed_fields(data)
     return {
         field: FORGOTTEN if field in sealed and value == _FORGOTTEN_FIELDS else value for field, value in fields.items()
     }

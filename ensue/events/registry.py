@@ -209,6 +209,12 @@ class Registry:
         """A stored payload as it is on the wire. Errors: `UnreadableEvent`, `KeyLost`, `Unavailable`."""
         return unsealed(name, data, self.keys)
 
+    def seals(self, name: str, version: int) -> bool:
+        """Whether `sealed` seals payloads of this stored name and version."""
+        event = self._by_name.get(name)
+        codec = self._codecs[event] if event is not None else None
+        return codec is not None and codec.personal is not None and self.keys is not None and version == codec.version
+
     def sealed(self, name: str, version: int, data: bytes) -> bytes:
         """A payload that was written elsewhere or by hand, for the log: of the type's present version, with its personal fields
         sealed. Those of older versions are as they are. Errors: `UnreadableEvent`, `InvalidEvent`, those of decoding."""
