@@ -123,7 +123,7 @@ class Engine:
             tables=any(one.inside for one in definitions),
         )
         keys = cast(KeyRing, registry.keys)
-        self._forgetting = Forgetting(store, registry, keys, world, self.domain.states.memory.clear)
+        self._forgetting = Forgetting(store, registry, keys, world, self.domain.states.forget)
         self._stack = AsyncExitStack()
         self._checkup = Checkup(store, world)
         self._node: Node | None = None

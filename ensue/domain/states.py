@@ -21,6 +21,7 @@ from ensue.domain.forms import Form, form_of
 from ensue.domain.state import Decider
 from ensue.errors import InvalidEvent, NotCaughtUp
 from ensue.events.message import Event
+from ensue.events.personal import personal_fields
 from ensue.events.recorded import Position, microseconds
 from ensue.events.registry import Registry
 from ensue.events.stored import Draft
@@ -62,13 +63,15 @@ class Snapshots(Protocol):
 class Loaded(Generic[S]):
     """One state as a decision gets it. The value is the decision's own: changing it changes nothing else."""
 
-    __slots__ = ("boundary", "current", "kept", "position", "value")
+    __slots__ = ("boundary", "current", "epoch", "kept", "position", "value")
 
     def __init__(self, boundary: Boundary[S], value: S, position: int, kept: Kept | None, *, current: bool) -> None:
         self.boundary = boundary
         self.value = value
         self.position = position
         self.kept = kept
+        self.epoch = 0
+        """How often the states had been forgotten when it was begun to be loaded."""
         self.current = current
         """It was read from the log for this decision, not remembered."""
 
@@ -134,6 +137,8 @@ class States:
         self._foldings: dict[Fold[Any], Folding[Any]] = {}
         self._forms: dict[Folding[Any], Form | None] = {}
         self._named: set[Folding[Any]] = set()
+        self._personal: dict[Folding[Any], bool] = {}
+        self._epoch = 0
 
     def folding(self, fold: Fold[S]) -> Folding[S]:
         """The fold, ready for use: the same for all who look at this kind of state, so that they share what is remembered.
@@ -161,7 +166,7 @@ class States:
                 return [self._remembered(*one) for one in zip(boundaries, found, strict=True)]
             for boundary, kept in zip(boundaries, found, strict=True):
                 await self._learn_names(boundary.folding)
-                if kept is None and self._snapshots is not None and self._form(boundary.folding) is not None:
+                if kept is None and self._snapshots_of(boundary.folding) and self._form(boundary.folding) is not None:
                     await self._restore(boundary)
             loaded: list[Loaded[Any]] = []
             before = None
@@ -252,12 +257,27 @@ class States:
     def stored(self, loaded: Sequence[Loaded[Any]], nexts: Sequence[Kept | None], last: int) -> None:
         """Remember what these states became by what was decided on them, whose last event is at this position."""
         for one, kept in zip(loaded, nexts, strict=True):
+            if one.epoch != self._epoch:
+                continue
             if kept is None:
                 self.memory.forget(one.boundary)
             elif kept.behind:
                 self.memory.put(one.boundary, kept)
             else:
                 self._remember(one.boundary, Kept(kept.data, max(last, one.position), kept.followed))
+
+    def forget(self) -> None:
+        """Remember none of them any more, nor what is being loaded: somebody was forgotten, of whom they may hold something."""
+        self._epoch += 1
+        self.memory.clear()
+
+    def _snapshots_of(self, folding: Folding[Any]) -> Snapshots | None:
+        """None for states that personal data may be in: it would be in their rows in plain, in every backup."""
+        if not folding.names:
+            return None if self._registry.personal else self._snapshots
+        if folding not in self._personal:
+            self._personal[folding] = any(personal_fields(event) for event in folding.covered)
+        return None if self._personal[folding] else self._snapshots
 
     async def _learn_names(self, folding: Folding[Any]) -> None:
         """What was stored under a former name is found under the present one, from the first time on."""
@@ -270,10 +290,13 @@ class States:
         form = self._form(boundary.folding)
         assert form is not None
         assert kept is not None
-        return Loaded(boundary, form.decode(kept.data), kept.position, kept, current=False)
+        loaded = Loaded(boundary, form.decode(kept.data), kept.position, kept, current=False)
+        loaded.epoch = self._epoch
+        return loaded
 
     def _remember(self, boundary: Boundary[Any], kept: Kept) -> None:
-        if self._snapshots is not None and kept.followed and self._snapshots.offer(boundary, kept):
+        snapshots = self._snapshots_of(boundary.folding)
+        if snapshots is not None and kept.followed and snapshots.offer(boundary, kept):
             kept = Kept(kept.data, kept.position)
         self.memory.put(boundary, kept)
 
@@ -289,6 +312,7 @@ class States:
 
     async def _read(self, boundary: Boundary[S], before: int | None) -> Loaded[S]:
         """As the log has it before a position, or now."""
+        epoch = self._epoch
         form, kept = self._form(boundary.folding), self.memory.get(boundary)
         if form is not None and kept is not None:
             value, position, known = form.decode(kept.data), kept.position, kept.followed
@@ -298,9 +322,11 @@ class States:
         if form is not None:
             data = kept.data if kept is not None and not followed else form.encode(value)
             kept = Kept(data, position, known + followed) if data is not None else None
-            if kept is not None:
+            if kept is not None and epoch == self._epoch:
                 self._remember(boundary, kept)
-        return Loaded(boundary, value, position, kept, current=True)
+        loaded = Loaded(boundary, value, position, kept, current=True)
+        loaded.epoch = epoch
+        return loaded
 
     async def _follow(
         self, boundary: Boundary[S], value: S, after: int, *, before: int | None = None, most: int | None = None
