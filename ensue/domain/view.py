@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, Literal, Protocol, TypeAlias, dataclass_transform, get_type_hints
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol, Self, TypeAlias, TypeVar, dataclass_transform, get_type_hints
 
 import msgspec
 
@@ -16,6 +16,8 @@ from ensue.errors import DefinitionError
 __all__ = ["SqlView", "View", "ViewDefinition", "When", "analyse_view", "checked_table"]
 
 When: TypeAlias = Literal["after", "inline", "live"]
+
+V = TypeVar("V", bound="View")
 
 TABLE_CHARACTERS = 48
 """PostgreSQL's names have 63, and versions are told apart by a suffix."""
@@ -34,6 +36,14 @@ class View(msgspec.Struct, Declared, kw_only=True, metaclass=FoldMeta):
     """
 
     __ensue_declared__ = "views"
+
+    @classmethod
+    def __ensue_row__(cls, line: Sequence[Any]) -> Self:
+        """A line of its table, with all columns in order, as a row. Errors: as `RowReader`."""
+        reader: RowReader[Self] | None = vars(cls).get("__ensue_reader__")
+        if reader is None:
+            reader = _remember_reader(cls, _columns(cls, {}))
+        return reader(line)
 
 
 class SqlView(Protocol):
@@ -66,7 +76,7 @@ def analyse_view(
     if not declared.key:
         raise DefinitionError(f'{name}: say which field identifies a row: class {name}(View, key="account_id")')
     columns = _columns(row, local_names)
-    type.__setattr__(row, "__ensue_row__", RowReader(row, columns))
+    _remember_reader(row, columns)
     by_name = {column.name: column for column in columns}
     required = {field.name for field in msgspec.structs.fields(row) if field.required}
     for field, _ in declared.key:
@@ -114,6 +124,12 @@ def checked_table(owner: str, table: str) -> str:
 
 def _in_small_letters(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def _remember_reader(row: type[V], columns: tuple[Column, ...]) -> RowReader[V]:
+    reader = RowReader(row, columns)
+    type.__setattr__(row, "__ensue_reader__", reader)
+    return reader
 
 
 def _columns(row: type[View], local_names: Mapping[str, Any]) -> tuple[Column, ...]:

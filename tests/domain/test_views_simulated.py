@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from ensue import App
+from ensue import App, View
 from ensue.domain.views import building, registry
 from ensue.domain.views.registry import Database, Version
 from ensue.errors import OutcomeUnknown
@@ -18,7 +18,7 @@ from tests.domain.accounts import Balance, Profile, expected, some_events
 bank = App("bank")
 bank.view(Balance)
 bank.view(Profile)
-NAMES = {"balance": Balance, "profile": Profile}
+NAMES: dict[str, type[View]] = {"balance": Balance, "profile": Profile}
 
 
 @pytest.fixture(autouse=True)

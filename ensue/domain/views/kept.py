@@ -42,6 +42,10 @@ __all__ = ["KeptView"]
 
 LOOK_SECONDS = 3.0
 """How late what another process has done to a version is noticed at most."""
+SOON_SECONDS = 0.2
+"""The same while another process builds the version, which this one is to follow as soon as it is built."""
+OPENING_SECONDS = 5.0
+"""So long an application that opens waits at most for what another process builds."""
 POLL_SECONDS = 0.05
 QUICK_POSITIONS = 10_000
 """A view with so little to read is there when the application is open; a longer building goes on behind that."""
@@ -99,7 +103,7 @@ class KeptView:
         far = self._store.head() - (mine.position if mine is not None else 0) > QUICK_POSITIONS
         if mine is None or mine.state == FOLLOWING or not far:
             waiting = self._world.spawn(first.wait(), name=f"view {self.name}: first")
-            await asyncio.wait({self._task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({self._task, waiting}, return_when=asyncio.FIRST_COMPLETED, timeout=OPENING_SECONDS)
             waiting.cancel()
         if self._task.done():
             self._task.result()
@@ -126,9 +130,12 @@ class KeptView:
             if more:
                 await self._world.sleep(0)
                 continue
-            first.set()
+            mine = self._mine()
+            elsewhere = mine is not None and mine.state == BUILDING and not mine.paused and mine.owner is not None
+            if not elsewhere:
+                first.set()
             self._wake.clear()
-            timer = self._world.call_later(LOOK_SECONDS, self._wake.set)
+            timer = self._world.call_later(SOON_SECONDS if elsewhere else LOOK_SECONDS, self._wake.set)
             try:
                 await self._wake.wait()
             finally:
