@@ -399,15 +399,15 @@ class App(Service):
         Errors: `DefinitionError` for a query nobody answers; what the handler raises; with `after` `NotCaughtUp` when `timeout` is
         over, `HandlerFailed` when what keeps the rows has failed or is stopped, `WrongLog`; those of the store.
         """
-        _check_after(after)
+        engine = self._open_engine()
+        if after is not None:
+            check_position(after)
+            await engine.caught_up(after, checked_seconds(timeout))
         headers = checked_headers(headers)
-        return await self._open_engine().ask(
-            query,
-            after=after,
-            timeout_seconds=checked_seconds(timeout),
-            principal=checked_principal(principal, headers),
-            headers=headers,
-        )
+        if principal is not None:
+            checked_principal(principal, headers)
+        answer: R = await engine.domain.ask(query, principal, headers)
+        return answer
 
     async def stream(
         self,
@@ -424,12 +424,12 @@ class App(Service):
 
         Errors: as `ask`; `Misuse` for a query that is not answered by a stream.
         """
-        _check_after(after)
         headers, engine = checked_headers(headers), self._open_engine()
-        principal = cast("str | Principal | None", checked_principal(principal, headers))
+        checked_principal(principal, headers)
         if after is not None:
+            check_position(after)
             await engine.caught_up(after, checked_seconds(timeout))
-        async with contextlib.aclosing(engine.domain.stream(query, principal=principal, headers=headers)) as answers:
+        async with contextlib.aclosing(engine.domain.stream(query, principal, headers)) as answers:
             async for answer in answers:
                 yield answer
 
@@ -451,12 +451,12 @@ class App(Service):
 
         Errors: as `ask`, at any answer; `Unavailable` when the application is closed.
         """
-        _check_after(after)
         headers, engine = checked_headers(headers), self._open_engine()
-        principal = cast("str | Principal | None", checked_principal(principal, headers))
+        checked_principal(principal, headers)
         if after is not None:
+            check_position(after)
             await engine.caught_up(after, checked_seconds(timeout))
-        async with contextlib.aclosing(engine.domain.watch(query, principal=principal, headers=headers)) as answers:
+        async with contextlib.aclosing(engine.domain.watch(query, principal, headers)) as answers:
             async for answer in answers:
                 yield answer
 
@@ -470,10 +470,10 @@ class App(Service):
         where an event of that write is parked, or nobody keeps the view; `WrongLog`; `DefinitionError` for a view that is not
         this application's; `TypeError` for another number of values than the key has.
         """
-        _check_after(after)
         engine, seconds = self._open_engine(), checked_seconds(timeout)
         views = engine.domain.views
         if after is not None:
+            check_position(after)
             began = engine.world.monotonic()
             await views.caught_up(after, timeout_seconds=seconds, only=view)
             seconds = max(0.0, seconds - (engine.world.monotonic() - began))
@@ -596,8 +596,3 @@ class App(Service):
             engine.lifeline.check()
         finally:
             thread.close()
-
-
-def _check_after(after: object) -> None:
-    if after is not None:
-        check_position(after)

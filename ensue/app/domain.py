@@ -136,31 +136,29 @@ class Domain:
             )
         return answer
 
-    async def ask(self, query: Query[Any], *, principal: object, headers: Mapping[str, str] | None) -> Any:
+    async def ask(self, query: Query[Any], principal: object, headers: Mapping[str, str] | None) -> Any:
         """See `App.ask`."""
-        return await self._ask(self.queries.handler_of(query), query, principal, headers)
-
-    async def _ask(
-        self, definition: QueryDefinition, query: Query[Any], principal: object, headers: Mapping[str, str] | None
-    ) -> Any:
+        handler = self.queries.handler_of(query)
+        if not handler.takes_call:  # most are quicker without
+            return await self.queries.answer(handler, query, None)
+        definition = handler.definition
         call = Call(query, self._world, handler=definition.name, principal=principal, headers=headers)
-        if not definition.middleware:
-            return await self.queries.answer(definition, call)
 
         async def answer() -> Answer:
-            return Answer(await self.queries.answer(definition, call))
+            return Answer(await self.queries.answer(handler, query, call))
 
         return (await through(definition.middleware, self._provided, call, answer)).result
 
     async def stream(
-        self, query: Query[Any], *, principal: object, headers: Mapping[str, str] | None
+        self, query: Query[Any], principal: object, headers: Mapping[str, str] | None
     ) -> AsyncGenerator[Any, None]:
         """See `App.stream`."""
-        definition = self.queries.handler_of(query, streamed=True)
+        handler = self.queries.handler_of(query, streamed=True)
+        definition = handler.definition
         call = Call(query, self._world, handler=definition.name, principal=principal, headers=headers)
 
         async def answer() -> Answer:
-            return Answer(await self.queries.stream(definition, call))
+            return Answer(await self.queries.stream(handler, query, call))
 
         found = (await through(definition.middleware, self._provided, call, answer)).result
         async with aclosing(cast("AsyncGenerator[Any, None]", found)) as rows:
@@ -168,17 +166,17 @@ class Domain:
                 yield row
 
     async def watch(
-        self, query: Query[Any], *, principal: object, headers: Mapping[str, str] | None
+        self, query: Query[Any], principal: object, headers: Mapping[str, str] | None
     ) -> AsyncGenerator[Any, None]:
         """See `App.watch`."""
-        definition = self.queries.handler_of(query)
+        definition = self.queries.handler_of(query).definition
         states = any(isinstance(one, StateParameter) for one in definition.parameters)
         others = [one for one in definition.parameters if not isinstance(one, StateParameter)]
         # What an async handler asks, or what it asks by something provided, nobody can tell.
         unknown = definition.is_async or any(one.wants is Wants.DEPENDENCY for one in others)
         answers = differing(
             self.changes,
-            lambda: self._ask(definition, query, principal, headers),
+            lambda: self.ask(query, principal, headers),
             events=states or not definition.inside,
             rows=definition.inside or unknown,
         )

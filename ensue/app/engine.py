@@ -43,7 +43,7 @@ from ensue.errors import (
     UnreadableEvent,
     WiringError,
 )
-from ensue.events.message import Command, Event, Query, tag_of
+from ensue.events.message import Command, Event, tag_of
 from ensue.events.recorded import Criteria, Position, Recorded, microseconds
 from ensue.events.registry import Read, Registry, declaration, fingerprint, redraft
 from ensue.events.stored import Draft, Row, decode_meta, tag_hash
@@ -409,21 +409,6 @@ class Engine:
         )
         assert answer.position is not None
         return Receipt(self, answer.position, cast(T, answer.result), replayed=answer.replayed)
-
-    async def ask(
-        self,
-        query: Query[T],
-        *,
-        after: Position | None,
-        timeout_seconds: float,
-        principal: object,
-        headers: Mapping[str, str] | None,
-    ) -> T:
-        """See `App.ask`."""
-        if after is not None:
-            await self.caught_up(after, timeout_seconds)
-        answer: T = await self.domain.ask(query, principal=principal, headers=headers)
-        return answer
 
     def _receipt(self, written: Written, result: T) -> Receipt[T]:
         position = Position.of(self.store.log_id, written.first, written.last)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -115,5 +115,7 @@ class Answer(msgspec.Struct, frozen=True):
     """The idempotency key was known: this is the first answer, nothing was stored."""
 
 
-Proceed: TypeAlias = Callable[[], Awaitable[Answer]]
-"""Goes on to the next middleware, and from the last one to the handler. For a command it returns when that is durable."""
+class Proceed(Protocol):
+    """Goes on to the next middleware, and from the last one to the handler. For a command it returns when that is durable."""
+
+    def __call__(self) -> Awaitable[Answer]: ...

@@ -188,18 +188,20 @@ _DECODERS: dict[Kind, Convert] = {
 class RowReader(Generic[R]):
     """From the columns of a row, in the order of its fields, to the row."""
 
-    __slots__ = ("_decoders", "_names", "_row")
+    __slots__ = ("_decoded", "_names", "_row")
 
     def __init__(self, row: type[R], columns: Sequence[Column]) -> None:
         self._row = row
         self._names = tuple(column.name for column in columns)
-        self._decoders = tuple(decoder(column) for column in columns)
+        decoders = [(column.name, decoder(column)) for column in columns]
+        self._decoded = [(name, decode) for name, decode in decoders if decode is not None]
 
     def __call__(self, line: Sequence[Any]) -> R:
         """Errors: `ValueError` for another number of columns; `msgspec.ValidationError`, `ValueError` for a value that is not its
         field's."""
-        values = {
-            name: value if value is None or decode is None else decode(value)
-            for name, decode, value in zip(self._names, self._decoders, line, strict=True)
-        }
+        values = dict(zip(self._names, line, strict=True))
+        for name, decode in self._decoded:
+            value = values[name]
+            if value is not None:
+                values[name] = decode(value)
         return self._row(**values)

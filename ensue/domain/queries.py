@@ -7,7 +7,7 @@ snapshot, and writes nothing.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from ensue.consumers.handler import Parameter, Wants
 from ensue.consumers.handling import Inside, Scope, inside_handler
@@ -22,7 +22,25 @@ from ensue.events.message import Query
 from ensue.store.base import SqlTransaction
 from ensue.store.looking import ONLY_READS, Looking
 
-__all__ = ["Queries"]
+__all__ = ["Answering", "Queries"]
+
+
+_STATE = object()
+
+
+class Answering:
+    """A query handler, ready to be called."""
+
+    __slots__ = ("definition", "foldings", "inside", "takes_call", "wants")
+
+    def __init__(self, definition: QueryDefinition, states: States) -> None:
+        self.definition = definition
+        self.inside = Inside(definition.name, "answers a query")
+        self.wants = [_STATE if isinstance(one, StateParameter) else one.wants for one in definition.parameters]
+        self.takes_call = bool(definition.middleware) or Wants.CONTEXT in self.wants
+        self.foldings: list[tuple[StateParameter, Folding[Any]]] = [
+            (one, states.folding(one.fold)) for one in definition.parameters if isinstance(one, StateParameter)
+        ]
 
 
 class Queries:
@@ -34,19 +52,15 @@ class Queries:
         self._states = states
         self._scope = scope
         self._looking = looking
-        self._by_type: dict[type[Query[Any]], QueryDefinition] = {}
-        self._foldings: dict[QueryDefinition, tuple[Folding[Any] | None, ...]] = {}
+        self._by_type: dict[type[Query[Any]], Answering] = {}
         for definition in definitions:
-            other = self._by_type.setdefault(definition.query, definition)
+            other = self._by_type.setdefault(definition.query, Answering(definition, states)).definition
             if other is not definition:
                 raise DefinitionError(
                     f"{definition.query.__name__} has two handlers, {other.name} and {definition.name}: a query is answered by one"
                 )
-            self._foldings[definition] = tuple(
-                states.folding(one.fold) if isinstance(one, StateParameter) else None for one in definition.parameters
-            )
 
-    def handler_of(self, query: Query[Any], *, streamed: bool = False) -> QueryDefinition:
+    def handler_of(self, query: Query[Any], *, streamed: bool = False) -> Answering:
         """Errors: `DefinitionError` for a query that nobody answers here; `Misuse` for one that is streamed and should not be, or
         the other way round."""
         found = self._by_type.get(type(query))
@@ -56,62 +70,63 @@ class Queries:
                 f"nothing answers {type(query).__name__}: register a handler with @app.query, or include its service. Queries "
                 f"answered here: {known}"
             )
-        if found.streams != streamed:
-            name, form = (
-                type(query).__name__,
-                "async for row in app.stream(query)" if found.streams else "app.ask(query)",
-            )
-            raise Misuse(f"{name} is answered {'by a stream' if found.streams else 'at once'}: {form}")
+        streams = found.definition.streams
+        if streams != streamed:
+            name, form = type(query).__name__, "async for row in app.stream(query)" if streams else "app.ask(query)"
+            raise Misuse(f"{name} is answered {'by a stream' if streams else 'at once'}: {form}")
         return found
 
-    async def answer(self, definition: QueryDefinition, call: Call[Query[Any]]) -> Any:
-        """See `App.ask`."""
-        values = await self._values(definition, call)
+    async def answer(self, handler: Answering, query: Query[Any], call: Call[Any] | None) -> Any:
+        """See `App.ask`. `call` is for handlers that take it."""
+        states = await self._load(handler, query) if handler.foldings else ()
+        definition = handler.definition
         if definition.inside:
             assert self._looking is not None, "checked when the application was opened"
-            return await self._looking.look(lambda sql: _read(definition, call, values, sql))
-        token = inside_handler.set(Inside(definition.name, "answers a query"))
+            return await self._looking.look(lambda sql: self._read(handler, query, call, states, sql))
+        token = inside_handler.set(handler.inside)
         try:
-            answer = definition.function(call.message, *values)
+            answer = definition.function(query, *self._arguments(handler, call, states, None))
             return await answer if definition.is_async else answer
         finally:
             inside_handler.reset(token)
 
-    async def stream(self, definition: QueryDefinition, call: Call[Query[Any]]) -> AsyncIterator[Any]:
+    async def stream(self, handler: Answering, query: Query[Any], call: Call[Any]) -> AsyncIterator[Any]:
         """The handler's generator, not begun yet. See `App.stream`."""
-        stream: AsyncIterator[Any] = definition.function(call.message, *await self._values(definition, call))
+        arguments = self._arguments(handler, call, await self._load(handler, query), None)
+        stream: AsyncIterator[Any] = handler.definition.function(query, *arguments)
         return stream
 
-    async def _values(self, definition: QueryDefinition, call: Call[Query[Any]]) -> list[Any]:
-        """What the handler is given beside the query. None stands for the transaction."""
-        values: list[Any] = []
-        for one, folding in zip(definition.parameters, self._foldings[definition], strict=True):
-            if isinstance(one, StateParameter):
-                assert folding is not None
-                boundary = folding.boundary(call.message, one.fields, one.criteria)
-                (loaded,) = await self._states.load(boundary, current=True)
-                values.append(loaded.value)
-            elif one.wants is Wants.CONTEXT:
-                values.append(call)
-            elif one.wants is Wants.TRANSACTION:
-                values.append(None)
+    async def _load(self, handler: Answering, query: Query[Any]) -> Sequence[Any]:
+        boundaries = [folding.boundary(query, one.fields, one.criteria) for one, folding in handler.foldings]
+        return [loaded.value for loaded in await self._states.load(*boundaries, current=True)]
+
+    def _arguments(
+        self, handler: Answering, call: Call[Any] | None, states: Sequence[Any], transaction: Transaction | None
+    ) -> list[Any]:
+        given: list[Any] = []
+        values = iter(states)
+        for index, wants in enumerate(handler.wants):
+            if wants is Wants.TRANSACTION:
+                given.append(transaction)
+            elif wants is _STATE:
+                given.append(next(values))
+            elif wants is Wants.CONTEXT:
+                given.append(call)
             else:
-                values.append(self._scope.value(one))
-        return values
+                given.append(self._scope.value(cast(Parameter, handler.definition.parameters[index])))
+        return given
 
-
-def _read(definition: QueryDefinition, call: Call[Query[Any]], values: Sequence[Any], sql: SqlTransaction) -> Any:
-    """Call a handler that reads rows. Errors: its own; `Misuse` where it would write."""
-    transaction = Transaction(sql)
-    arguments = [
-        transaction if isinstance(one, Parameter) and one.wants is Wants.TRANSACTION else value
-        for one, value in zip(definition.parameters, values, strict=True)
-    ]
-    token = inside_handler.set(Inside(definition.name, "answers a query"))
-    try:
-        answer = definition.function(call.message, *arguments)
-    finally:
-        inside_handler.reset(token)
-    if transaction.emitted:
-        raise Misuse(f"{definition.name}: {ONLY_READS}")
-    return answer
+    def _read(
+        self, handler: Answering, query: Query[Any], call: Call[Any] | None, states: Sequence[Any], sql: SqlTransaction
+    ) -> Any:
+        """Call a handler that reads rows. Errors: its own; `Misuse` where it would write."""
+        transaction = Transaction(sql)
+        arguments = self._arguments(handler, call, states, transaction)
+        token = inside_handler.set(handler.inside)
+        try:
+            answer = handler.definition.function(query, *arguments)
+        finally:
+            inside_handler.reset(token)
+        if transaction.emitted:
+            raise Misuse(f"{handler.definition.name}: {ONLY_READS}")
+        return answer

@@ -116,7 +116,7 @@ def test_all_statements_of_a_query_see_one_moment(shared_url: str) -> None:
             await (await app.send(Deposit(account_id="a1", amount=Decimal(1)))).wait()
             thread = threading.Thread(target=write)
             thread.start()
-            assert await app.ask(Twice()) == (1, 1)
+            assert await app.ask(Twice()) in ((1, 1), (2, 2))
             thread.join()
             assert app.sql("SELECT count(*) FROM line") == [(2,)]
 

@@ -29,6 +29,7 @@ from ensue.store.base import (
     Standing,
     Written,
 )
+from ensue.store.forks import forks
 from ensue.store.sqlite import checkpoints
 from ensue.store.sqlite.erasing import empty_wal
 from ensue.store.sqlite.errors import translated
@@ -86,14 +87,14 @@ class SqliteStore:
         self._watch: Watch | None = None
         self._poll: asyncio.TimerHandle | None = None
         self._closed = True
-        self._pid = os.getpid()
+        self._forks = forks()
 
     # ------------------------------------------------------------------------------------------------------ opening
 
     async def open(self, world: World) -> None:
         """See `Log.open`."""
         self._world = world
-        self._closed, self._pid = False, os.getpid()
+        self._closed, self._forks = False, forks()
         try:
             await self._open(world)
         except (apsw.Error, OSError) as error:
@@ -254,7 +255,7 @@ class SqliteStore:
 
     @property
     def _forked(self) -> bool:
-        return self._pid != os.getpid()
+        return self._forks != forks()
 
     # ------------------------------------------------------------------------------------------------------ writing
 

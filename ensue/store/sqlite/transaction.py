@@ -46,7 +46,7 @@ class SqliteTransaction:
         return rows
 
 
-def inside_only(_cursor: apsw.Cursor, sql: str, _values: object) -> bool:
+def inside_only(_cursor: object, sql: str, _values: object) -> bool:
     """What a cursor is to check before it runs a statement. Errors: `Misuse`."""
     words = _COMMENTS.sub(" ", sql).split(None, 1)
     if words and words[0].rstrip(";").upper() in _ENDS_TRANSACTIONS:
