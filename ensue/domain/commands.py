@@ -3,7 +3,8 @@
 1. The states are loaded: as this process remembers them where it does (`states.py`), else from the log.
 2. The handler decides. It is pure, or may be called again: what it returns counts only if it is stored.
 3. The events go to the writer under the condition that nothing has come which any of those states would have read.
-4. Where something has come (`Conflict`), the states read only what is new, and the handler decides again, `attempts` times.
+4. Where something has come (`Conflict`), the states read only what is new, and the handler decides again, `attempts` times; from
+   the third on it waits a little before.
 
 A *no*, or any other error, is given only from states that are current: on remembered ones the handler is asked again. Decisions
 of one process about the same state take turns, so that they do not spend each other's attempts.
@@ -44,6 +45,9 @@ from ensue.store.base import Request, SqlTransaction, Store, Written
 from ensue.world import World
 
 __all__ = ["Commands", "Drafts"]
+
+QUICK_ATTEMPTS = 3
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.004, 0.25
 
 Drafts: TypeAlias = Callable[[Iterable[Event], Call[Any]], list[Draft]]
 """Encodes what a call led to."""
@@ -179,8 +183,16 @@ class Commands:
             except Conflict:
                 if call.attempt >= definition.attempts:
                     raise
+                await self._step_aside(call.attempt)
                 call.attempt += 1
             current = True
+
+    async def _step_aside(self, attempt: int) -> None:
+        """Whoever meets others again and again waits for a while, so that a process with many decisions on one state at hand,
+        which is always the next to write, comes to their end."""
+        if attempt >= QUICK_ATTEMPTS:
+            most = min(FIRST_WAIT_SECONDS * 2 ** (attempt - QUICK_ATTEMPTS), LONGEST_WAIT_SECONDS)
+            await self._world.sleep(self._world.random() * most)
 
     # ------------------------------------------------------------------------------------------------------ deciding
 
