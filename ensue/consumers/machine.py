@@ -497,11 +497,12 @@ class Machine:
         refused: nothing was stored. Its delivery fails and is returned; the rest of the commit is taken back and goes into the
         next one."""
         flight = self._landed()
-        if event is None:
-            guilty = [slot for slot in flight.units if slot.apply is not None][unit]
-        else:
+        inside = [slot for slot in flight.units if slot.apply is not None]
+        if event is None and unit < len(inside):
+            guilty = inside[unit]
+        else:  # what was added behind the deliveries' own functions is about the events
             makers = [slot for slot in flight.units if slot.apply is None for _ in slot.events]
-            guilty = makers[event]
+            guilty = makers[event or 0]
         for key, run in flight.dropped.items():
             self._keep(run)
             self._hand_over(key, 0, run)

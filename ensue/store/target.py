@@ -30,11 +30,11 @@ class Target(Protocol):
     """Where it is, without what may be secret."""
 
     async def open(self, world: World) -> None:
-        """Make ready. Nothing is connected before it is used: the database may be away."""
+        """Make ready. Nothing is connected before it is used: the database may be away. May be called by several users."""
         ...
 
     async def close(self) -> None:
-        """Idempotent. A transaction that is under way ends first, if the database answers."""
+        """When each of its users has closed it: a transaction that is under way ends first, if the database answers."""
         ...
 
     async def transact(self, function: Callable[[SqlTransaction], T]) -> T:
@@ -155,9 +155,13 @@ class ThreadedTarget:
         self.shown = driver.shown
         self._driver = driver
         self._lanes: tuple[_Lane, _Lane] | None = None
+        self._users = 0
 
     async def open(self, world: World) -> None:
         """See `Target.open`."""
+        self._users += 1
+        if self._users > 1:
+            return
         self._world = world
         self._lanes = (
             _Lane(self._driver, world.threads(1, name="ensue target"), reading=False),
@@ -166,8 +170,11 @@ class ThreadedTarget:
 
     async def close(self) -> None:
         """See `Target.close`."""
+        self._users = max(0, self._users - 1)
+        if self._users:
+            return
         lanes, self._lanes = self._lanes, None
-        for lane in lanes or ():
+        for lane in reversed(lanes or ()):  # who writes is last, and leaves a file that is one
             await lane.close()
 
     async def transact(self, function: Callable[[SqlTransaction], T]) -> T:

@@ -96,7 +96,7 @@ class InlineKeeper(Keeper):
             position = missed[error.nth][0] if isinstance(error, CannotTake) else missed[0][0]
             # What it did so far cannot be undone without the request. It will not be tried again by this process.
             self._stand_still(version, error)
-            self._observe(EventParked(consumer=self.name, position=position, key="", attempt=1, error=str(error)))
+            self._observe(EventParked(consumer=self._consumer, position=position, key="", attempt=1, error=str(error)))
             raise ApplyFailed(
                 f"the inline view {self.kept.shown} cannot take what another process has appended at position {position}, and "
                 f"stands still from now on: {error}. Nothing of this write was stored; write it again",

@@ -21,7 +21,7 @@ from ensue.domain.views import registry
 from ensue.domain.views.keeping import CannotTake, Kept, Mark, Place, RowsKept, show
 from ensue.domain.views.registry import BUILDING, FOLLOWING, Stale, Version
 from ensue.domain.views.table import quoted
-from ensue.errors import NotCaughtUp, OutcomeUnknown, ReadOnlyLog, StorageFull, TryAgain, UnreadableEvent
+from ensue.errors import EnsueError, NotCaughtUp, OutcomeUnknown, UnreadableEvent, WiringError
 from ensue.events.recorded import Position
 from ensue.observe.signals import ConsumerStandsBy, EventParked, Observer, WriterTrouble
 from ensue.store.base import Page, SqlTransaction, Store
@@ -37,13 +37,20 @@ POLL_SECONDS = 0.05
 FAR_POSITIONS = 10_000
 """Over so many positions without an event of the view its position is moved on, for people and for whoever begins there."""
 
+_SOURCE = "CREATE TABLE IF NOT EXISTS ensue_view_source (name TEXT PRIMARY KEY, log_id TEXT NOT NULL)"
+
 
 class Keeper:
     """See the module. Of one view in one process."""
 
-    def __init__(self, kept: Kept, place: Place, log: Store, world: World, observe: Observer) -> None:
+    def __init__(
+        self, kept: Kept, place: Place, log: Store, world: World, observe: Observer, *, elsewhere: bool = False
+    ) -> None:
+        """`elsewhere` says that the place is not the log's own database, and may hold views of other logs."""
+        self._source_known = not elsewhere
         self.kept = kept
         self.name = kept.name
+        self._consumer = f"view.{kept.name}"
         self.mark = Mark(f"the view {kept.shown}", world)
         self._place = place
         self._log = log
@@ -78,9 +85,15 @@ class Keeper:
             try:
                 if not await self.step():
                     await self._changed()
-            except (TryAgain, StorageFull, ReadOnlyLog) as error:
-                self.mark.reason = str(error)
-                self._observe(WriterTrouble(consumer=self.name, error=str(error), retry_in_seconds=AGAIN_SECONDS))
+            except WiringError:
+                raise
+            except (
+                Exception
+            ) as error:  # the database's own words, where they are no trouble that we know: it may be mended
+                self.mark.reason = f"{type(error).__name__}: {error}"
+                self._observe(
+                    WriterTrouble(consumer=self._consumer, error=self.mark.reason, retry_in_seconds=AGAIN_SECONDS)
+                )
                 await self._world.sleep(AGAIN_SECONDS)
 
     async def _changed(self) -> None:
@@ -107,6 +120,9 @@ class Keeper:
     async def step(self) -> bool:
         """Do the next thing that is to be done. True where there is more. Errors: those of the log and of the place."""
         async with self._turn:
+            if not self._source_known:
+                await self._place.transact(self._check_source)
+                self._source_known = True
             await self._look()
             mine = self._mine()
             if mine is None:
@@ -129,12 +145,23 @@ class Keeper:
         """Take what is next for a version. True where there is more."""
         number = version.number
         if version.paused or number in self._stopped:
-            self.mark.reason = version.reason or "it is paused: ensue views resume"
+            self.mark.reason = str(self._stopped.get(number, f"it is paused: ensue views resume {self.name}"))
             return False
         known = self._reached.get(number)
         after = known[1] if known is not None and known[0] == version.position else version.position
         page = await self._log.read(self.kept.selection, after=after, limit=PAGE)
         at_head = page.reached >= self._log.head()
+        if version.position > self._log.head():
+            said = (
+                f"its rows hold events up to position {version.position}, and the log ends at {self._log.head()}: was the log restored "
+                f"from a backup? Build it anew: ensue views rebuild {self.name}"
+            )
+            self._stand_still(version, CannotTake(said, 0))
+            self._observe(ConsumerStandsBy(consumer=self._consumer, reason=said))
+            return False
+        return await self._advance_by(version, page, at_head=at_head)
+
+    async def _advance_by(self, version: Version, page: Page, *, at_head: bool) -> bool:
         idle = version.state == FOLLOWING and page.reached - version.position < FAR_POSITIONS
         if not page.rows and idle and version.began_at is not None:
             self._reach(version, page.reached)
@@ -145,10 +172,18 @@ class Keeper:
             return await self._cannot(version, page, error)
         except UnreadableEvent as error:
             self._stand_still(version, error)
-            self._observe(ConsumerStandsBy(consumer=self.name, reason=str(error)))
+            self._observe(ConsumerStandsBy(consumer=self._consumer, reason=str(error)))
             return False
         except (Stale, OutcomeUnknown):
             return True
+        except EnsueError:
+            raise
+        except Exception:
+            if len(page.rows) < 2:
+                raise
+            # A row that the database refuses, and it does not say of which event: found by halves.
+            some = page.rows[: len(page.rows) // 2]
+            return await self._advance_by(version, Page(some, some[-1][0]), at_head=False)
         self._world.failpoint("view.taken")
         if moved is not None:
             self._reach(moved, page.reached)
@@ -175,6 +210,18 @@ class Keeper:
         following = registry.change(sql, found, **changes, state=FOLLOWING, ready=True, changed_at=now, reason=None)
         return show(sql, self.kept, following, dialect=dialect, now=now)
 
+    def _check_source(self, sql: SqlTransaction) -> None:
+        """Errors: `WiringError` where the rows of this name follow another log."""
+        sql.execute(_SOURCE)
+        sql.execute("INSERT INTO ensue_view_source VALUES (?, ?) ON CONFLICT DO NOTHING", (self.name, self._log.log_id))
+        ((found,),) = sql.execute("SELECT log_id FROM ensue_view_source WHERE name = ?", (self.name,))
+        if found != self._log.log_id:
+            raise WiringError(
+                f"the view {self.kept.shown} is to be kept in a database that holds {self.name} of the log {found}, and this is the "
+                f"log {self._log.log_id}: give it another table= or database=, or, if that log is gone, drop its tables and its rows "
+                "of ensue_view and ensue_view_source"
+            )
+
     def _create(self, sql: SqlTransaction) -> None:
         sql.execute(registry.creation(self._place.dialect))
         kept, now, dialect = self.kept, self._world.now(), self._place.dialect
@@ -188,14 +235,21 @@ class Keeper:
             await self._place.transact(lambda sql: self._take(sql, version, before, at_head=False))
             return True
         reason = f"stands still before the event at position {position}: {error}"
-        await self._place.transact(lambda sql: self._say(sql, version, reason))
+        await self._place.transact(lambda sql: self._stop_before(sql, version, reason))
         self._stand_still(version, CannotTake(reason, 0))
-        self._observe(EventParked(consumer=self.name, position=position, key="", attempt=1, error=str(error)))
+        self._observe(EventParked(consumer=self._consumer, position=position, key="", attempt=1, error=str(error)))
         return False
 
-    def _say(self, sql: SqlTransaction, version: Version, reason: str) -> None:
-        if version.reason != reason:
-            registry.change(sql, version, reason=reason)
+    def _stop_before(self, sql: SqlTransaction, version: Version, reason: str) -> None:
+        """Say why. The first version of a view is shown with what it has; what is shown already is not taken from readers."""
+        if version.reason == reason:
+            return
+        version = registry.change(sql, version, reason=reason)
+        if version.state == BUILDING and not any(one.current for one in registry.of_name(sql, self.name)):
+            now = self._world.now()
+            version = registry.change(sql, version, state=FOLLOWING, ready=True, changed_at=now)
+            shown = show(sql, self.kept, version, dialect=self._place.dialect, now=now)
+            registry.change(sql, shown, reason=reason)
 
     def _stand_still(self, version: Version, error: Exception) -> None:
         self._stopped[version.number] = error
@@ -241,7 +295,9 @@ class Keeper:
             if version is None or not version.ready:
                 return False
         if version.position >= position:
-            return True
+            if version.position > self._log.head():
+                await self._log.read(self.kept.selection, after=version.position, limit=1)  # which tells the head
+            return version.position <= self._log.head()
         page = await self._log.read(self.kept.selection, after=version.position, before=position + 1, limit=1)
         return not page.rows and page.reached >= position
 

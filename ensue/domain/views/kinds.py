@@ -103,14 +103,18 @@ class ElsewhereView(FollowedView):
     ) -> None:
         kept = kept_of(definition, types, target.dialect)
         self._target = target
+        self._opened = False
         self._world = world
-        super().__init__(definition, Keeper(kept, target, store, world, observe))
+        super().__init__(definition, Keeper(kept, target, store, world, observe, elsewhere=True))
 
     async def open(self) -> None:
         """Make ready. The database may be away."""
         await self._target.open(self._world)
+        self._opened = True
 
     async def stop(self) -> None:
         """See `Keeping.stop`."""
         await super().stop()
-        await self._target.close()
+        if self._opened:
+            self._opened = False
+            await self._target.close()

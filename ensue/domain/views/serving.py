@@ -82,6 +82,7 @@ class Views:
         self._views: dict[Any, Keeping] = {}
         names: dict[str, ViewDefinition | SqlViewDefinition] = {}
         inner = inner_of(store)
+        targets: dict[str, Target] = {}
         for definition in definitions:
             tables = definition.schema.tables if isinstance(definition, SqlViewDefinition) else (definition.name,)
             for table in tables:
@@ -95,7 +96,7 @@ class Views:
                 self._views[definition.row] = LiveView(Reading(definition, registry), inner, world, observe)
                 continue
             if definition.database is not None:
-                there = target(definition.database)
+                there = targets.setdefault(definition.database, target(definition.database))
                 self._views[definition.row] = ElsewhereView(definition, registry, there, inner, world, observe)
                 continue
             if not store.capabilities.sql:
