@@ -10,8 +10,9 @@ import msgspec
 
 from ensue.app import App
 from ensue.consumers.waiting import Done, handled_numbers
+from ensue.errors import HandlerFailed, NotCaughtUp
 from ensue.events.message import Event
-from ensue.events.recorded import Recorded
+from ensue.events.recorded import Position, Recorded
 from ensue.observe.signals import (
     AttemptFailed,
     ConsumerFailed,
@@ -66,7 +67,7 @@ _SAID = 160
 
 
 async def is_quiet(app: App) -> bool:
-    """Every event is done by every consumer that handles it, or waits behind a dead letter."""
+    """Every event is done by every consumer that handles it, and in the rows of every view, or waits behind a dead letter."""
     store = app.open_store()
     page = await store.read((), limit=100_000)
     for consumer in await store.consumers():
@@ -79,6 +80,22 @@ async def is_quiet(app: App) -> bool:
         done = Done(consumer, standing, handles)
         if any(not done.done(row) and done.lane(row) is None for row in page.rows):
             return False
+    return await _views_are_quiet(app)
+
+
+async def _views_are_quiet(app: App) -> bool:
+    """The rows of every view have all that is in the log, but for keys that wait behind a dead letter."""
+    engine = app._open_engine()
+    head = engine.store.head()
+    end = Position.of(engine.store.log_id, max(head, 1), head)
+    for view in engine.domain.registered.views:
+        row: Any = view.row
+        try:
+            await engine.domain.views.caught_up(end, timeout_seconds=0.0, only=row)
+        except NotCaughtUp:
+            return False
+        except HandlerFailed:
+            continue
     return True
 
 

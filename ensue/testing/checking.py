@@ -10,7 +10,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -19,61 +19,116 @@ from ensue.consumers.handler import Parameter, Wants
 from ensue.domain.command import CommandDefinition, StateParameter
 from ensue.domain.fold import Fold
 from ensue.domain.query import QueryDefinition
+from ensue.domain.view import ViewDefinition
 from ensue.errors import Refusal
 
-__all__ = ["NotDeterministic", "checked_command", "checked_fold", "checked_query", "checking", "same"]
+__all__ = ["NotDeterministic", "checking", "same"]
 
-_MISUSES = "Take time, chance and ids from the command or from a Call, and keep nothing between two calls"
+_ADVICE = "Take time, chance and ids from the command or from a Call, and keep nothing between two calls"
 
 
 class NotDeterministic(AssertionError):
     """The same inputs led to two different ends."""
 
 
-def checking(app: App) -> App:
-    """The application, which must be a copy for this purpose, with every command handler and state checked as it is used."""
-    app._commands = [checked_command(one) for one in app._commands]
-    app._queries = [checked_query(one) for one in app._queries]
+def checking(app: App, noticed: list[NotDeterministic]) -> App:
+    """The application, which must be a copy for this purpose, with every command handler, state and row of a view checked as it is
+    used. What is found is raised where it is found, and put into `noticed`: who handles events takes an error for a failure."""
+    check = _Checks(noticed)
+    app._commands = [check.command(one) for one in app._commands]
+    app._queries = [check.query(one) for one in app._queries]
+    app._views = [check.view(one) if isinstance(one, ViewDefinition) else one for one in app._views]
     return app
 
 
-def checked_command(definition: CommandDefinition) -> CommandDefinition:
-    """The same, deciding twice. One that takes a `Transaction` or a `Call`, which write rows or give ids, decides once."""
-    once = any(isinstance(one, Parameter) and one.wants is not Wants.DEPENDENCY for one in definition.parameters)
-    decide = definition.function if once else _twice(definition)
-    return msgspec.structs.replace(definition, function=decide, parameters=_checked(definition.parameters))
+class _Checks:
+    """Makes checked definitions of definitions."""
 
+    def __init__(self, noticed: list[NotDeterministic]) -> None:
+        self._noticed = noticed
 
-def checked_query(definition: QueryDefinition) -> QueryDefinition:
-    """The same on checked states."""
-    return msgspec.structs.replace(definition, parameters=_checked(definition.parameters))
+    def command(self, definition: CommandDefinition) -> CommandDefinition:
+        """The same, deciding twice. One that takes a `Transaction` or a `Call`, which write rows or give ids, decides once."""
+        once = any(isinstance(one, Parameter) and one.wants is not Wants.DEPENDENCY for one in definition.parameters)
+        decide = definition.function if once else self._twice(definition)
+        return msgspec.structs.replace(definition, function=decide, parameters=self._states(definition.parameters))
 
+    def query(self, definition: QueryDefinition) -> QueryDefinition:
+        """The same on checked states."""
+        return msgspec.structs.replace(definition, parameters=self._states(definition.parameters))
 
-def checked_fold(fold: Fold[Any]) -> Fold[Any]:
-    """The same fold, each step of which is made twice. Errors of a step: its own; `NotDeterministic`."""
-    evolve, name = fold.evolve, fold.name
+    def view(self, definition: ViewDefinition) -> ViewDefinition:
+        """The same, each row of which follows twice."""
+        return msgspec.structs.replace(definition, fold=self._fold(definition.fold, begins=False))
 
-    @functools.wraps(evolve)
-    def evolved(value: Any, event: Any) -> Any:
-        before, said = _copied(value), _copied(event)
-        untouched = _copied(fold.initial())
-        after = evolve(value, event)
-        if not same(said, event):
-            raise NotDeterministic(f"{name}.evolve changed the event it was given, from {said} to {event}")
-        if not same(untouched, fold.initial()):
-            raise NotDeterministic(
-                f"{name}.evolve of {event} changed what every {name} begins with, from {untouched} to {fold.initial()}: "
-                "a default that is shared and can be changed; make a new one for each state"
-            )
-        shown = _copied(before)
-        again = evolve(before, said)
-        if not same(after, again):
-            raise NotDeterministic(
-                f"{name}.evolve is not deterministic: {shown} and {event} led to {after}, and then to {again}. {_MISUSES}"
-            )
-        return after
+    def _states(self, parameters: Iterable[StateParameter | Parameter]) -> tuple[StateParameter | Parameter, ...]:
+        return tuple(
+            msgspec.structs.replace(one, fold=self._fold(one.fold)) if isinstance(one, StateParameter) else one
+            for one in parameters
+        )
 
-    return msgspec.structs.replace(fold, evolve=evolved)
+    def _fold(self, fold: Fold[Any], *, begins: bool = True) -> Fold[Any]:
+        """The same fold, each step of which is made twice. A row of a view `begins` with its key, not with nothing."""
+        evolve, name = fold.evolve, fold.name
+
+        @functools.wraps(evolve)
+        def evolved(value: Any, event: Any) -> Any:
+            before, said = _copied(value), _copied(event)
+            untouched = _copied(fold.initial()) if begins else None
+            after = evolve(value, event)
+            if not same(said, event):
+                self._notice(f"{name}.evolve changed the event it was given, from {said} to {event}")
+            if begins and not same(untouched, fold.initial()):
+                self._notice(
+                    f"{name}.evolve of {event} changed what every {name} begins with, from {untouched} to {fold.initial()}: "
+                    "a default that is shared and can be changed; make a new one for each state"
+                )
+            shown = _copied(before)
+            again = evolve(before, said)
+            if not same(after, again):
+                self._notice(
+                    f"{name}.evolve is not deterministic: {shown} and {event} led to {after}, and then to {again}. {_ADVICE}"
+                )
+            return after
+
+        return msgspec.structs.replace(fold, evolve=evolved)
+
+    def _twice(self, definition: CommandDefinition) -> Callable[..., Any]:
+        decide = definition.function
+        states = [number for number, one in enumerate(definition.parameters) if isinstance(one, StateParameter)]
+
+        def spare(arguments: tuple[Any, ...]) -> list[Any]:
+            """The same arguments with states of their own. What the application provides is one for all."""
+            return [_copied(one) if number in states else one for number, one in enumerate(arguments)]
+
+        def compared(command: Any, first: Any, second: Any) -> Any:
+            if not same(_plain(first), _plain(second)):
+                self._notice(
+                    f"{definition.name} is not deterministic: on equal states, {command} led to {_plain(first)}, and then to "
+                    f"{_plain(second)}. {_ADVICE}"
+                )
+            if isinstance(first, _Refused):
+                raise first.refusal
+            return first
+
+        @functools.wraps(decide)
+        def decided(command: Any, *arguments: Any) -> Any:
+            again = spare(arguments)
+            first = _listed(_called(decide, command, arguments))
+            return compared(command, first, _listed(_called(decide, command, again)))
+
+        @functools.wraps(decide)
+        async def decided_async(command: Any, *arguments: Any) -> Any:
+            again = spare(arguments)
+            first = _listed(await _awaited(decide, command, arguments))
+            return compared(command, first, _listed(await _awaited(decide, command, again)))
+
+        return decided_async if definition.is_async else decided
+
+    def _notice(self, what: str) -> NoReturn:
+        error = NotDeterministic(what)
+        self._noticed.append(error)
+        raise error
 
 
 def same(one: object, other: object) -> bool:
@@ -87,45 +142,6 @@ def same(one: object, other: object) -> bool:
         return bool(one == other) or repr(one) == repr(other)  # a NaN is equal to nothing, itself included
     left, right = getattr(one, "__dict__", None), getattr(other, "__dict__", None)
     return left is None or right is None or all(same(left[key], right.get(key)) for key in left)
-
-
-def _checked(parameters: Iterable[StateParameter | Parameter]) -> tuple[StateParameter | Parameter, ...]:
-    return tuple(
-        msgspec.structs.replace(one, fold=checked_fold(one.fold)) if isinstance(one, StateParameter) else one
-        for one in parameters
-    )
-
-
-def _twice(definition: CommandDefinition) -> Callable[..., Any]:
-    name, decide = definition.name, definition.function
-    states = [number for number, one in enumerate(definition.parameters) if isinstance(one, StateParameter)]
-
-    def spare(arguments: tuple[Any, ...]) -> list[Any]:
-        """The same arguments with states of their own. What the application provides is one for all."""
-        return [_copied(one) if number in states else one for number, one in enumerate(arguments)]
-
-    def compare(command: Any, first: Any, second: Any) -> None:
-        if not same(_plain(first), _plain(second)):
-            raise NotDeterministic(
-                f"{name} is not deterministic: on equal states, {command} led to {_plain(first)}, and then to "
-                f"{_plain(second)}. {_MISUSES}"
-            )
-
-    @functools.wraps(decide)
-    def decided(command: Any, *arguments: Any) -> Any:
-        again = spare(arguments)
-        first = _listed(_called(decide, command, arguments))
-        compare(command, first, _listed(_called(decide, command, again)))
-        return _given(first)
-
-    @functools.wraps(decide)
-    async def decided_async(command: Any, *arguments: Any) -> Any:
-        again = spare(arguments)
-        first = _listed(await _awaited(decide, command, arguments))
-        compare(command, first, _listed(await _awaited(decide, command, again)))
-        return _given(first)
-
-    return decided_async if definition.is_async else decided
 
 
 class _Refused(msgspec.Struct, frozen=True):
@@ -149,12 +165,6 @@ async def _awaited(decide: Callable[..., Any], command: Any, arguments: Iterable
 def _listed(result: Any) -> Any:
     """A generator's events as a list: what is looked at is used up."""
     return list(result) if inspect.isgenerator(result) else result
-
-
-def _given(result: Any) -> Any:
-    if isinstance(result, _Refused):
-        raise result.refusal
-    return result
 
 
 def _plain(result: Any) -> Any:

@@ -8,6 +8,8 @@ from typing import Any, Generic, TypeVar, cast, overload
 import msgspec
 
 from ensue.app import App
+from ensue.domain import View
+from ensue.domain.fold import FoldType
 from ensue.errors import Refusal
 from ensue.events.message import Command, Event, Query
 from ensue.store.base import DeadLetter
@@ -22,8 +24,9 @@ R_co = TypeVar("R_co", covariant=True)
 class Outcome(Generic[R_co]):
     """What came of it, to be asserted. Each method checks every run, and returns the outcome itself."""
 
-    def __init__(self, runs: list[Happened]) -> None:
-        self._runs = runs
+    def __init__(self, trial: Trial) -> None:
+        self._trial = trial
+        self._runs = happenings(trial)
 
     @property
     def caused(self) -> list[Event]:
@@ -68,6 +71,16 @@ class Outcome(Generic[R_co]):
             assert not run.caused, _in(run, f"it was refused, and {run.caused} was stored")
         return self
 
+    def then_row(self, *rows: View) -> Outcome[R_co]:
+        """Afterwards, views have these rows."""
+        _check_rows(self._trial, rows)
+        return self
+
+    def then_no_row(self, view: type[View], /, *key: object) -> Outcome[R_co]:
+        """Afterwards, a view has no row of this key."""
+        _check_no_row(self._trial, view, key)
+        return self
+
     def then_dead_letter(self, error: type[BaseException]) -> Outcome[R_co]:
         """A handler gave it up with this error."""
         for run in self._runs:
@@ -93,7 +106,17 @@ class Given:
     def when(self, message: Event | Command[Any], /) -> Outcome[Any]:
         """Publish the event, or send the command, and let everything that comes of it happen, retries included. Errors: what
         deciding raises that is no refusal; `NotDeterministic`."""
-        return Outcome(happenings(msgspec.structs.replace(self._trial, when=message)))
+        return Outcome(msgspec.structs.replace(self._trial, when=message))
+
+    def then_row(self, *rows: View) -> Given:
+        """By what was given, views have these rows."""
+        _check_rows(self._trial, rows)
+        return self
+
+    def then_no_row(self, view: type[View], /, *key: object) -> Given:
+        """By what was given, a view has no row of this key."""
+        _check_no_row(self._trial, view, key)
+        return self
 
     def when_asked(self, query: Query[R], /) -> R:
         """The answer, once what was given is done; the same in every run. Errors: what answering raises."""
@@ -103,6 +126,24 @@ class Given:
                 raise run.refusal
             assert run.answer == first.answer, _in(run, f"the answer is {run.answer!r}, and was {first.answer!r}")
         return cast(R, first.answer)
+
+
+def _check_rows(trial: Trial, rows: tuple[View, ...]) -> None:
+    """The whole trial once more: what is in a view is looked at where it is."""
+    wanted = tuple((type(row), _key_of(row)) for row in rows)
+    for run in happenings(msgspec.structs.replace(trial, rows=wanted)):
+        for row, found in zip(rows, run.rows, strict=True):
+            assert found == row, _in(run, f"the row is {found}, not {row}")
+
+
+def _check_no_row(trial: Trial, view: type[View], key: tuple[object, ...]) -> None:
+    for run in happenings(msgspec.structs.replace(trial, rows=((view, key),))):
+        assert run.rows == [None], _in(run, f"there is a row: {run.rows[0]}")
+
+
+def _key_of(row: View) -> tuple[object, ...]:
+    declared: FoldType = getattr(row, "__ensue_fold__")  # noqa: B009
+    return tuple(getattr(row, field) for field, _ in declared.key)
 
 
 def _in(run: Happened, text: str) -> str:

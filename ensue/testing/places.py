@@ -17,6 +17,7 @@ import os
 import tempfile
 from collections.abc import Awaitable, Callable, Generator
 from datetime import timedelta
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
@@ -24,6 +25,8 @@ import msgspec
 
 from ensue.app import App
 from ensue.app.urls import open_store, shown
+from ensue.domain import View
+from ensue.domain.view import ViewDefinition
 from ensue.errors import MissingCapability, Refusal, WiringError
 from ensue.events.message import Command, Event, Query
 from ensue.events.recorded import Recorded
@@ -61,6 +64,10 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     replace: tuple[Callable[..., object], ...]
     when: Event | Command[Any] | None = None
     query: Query[Any] | None = None
+    rows: tuple[tuple[type[View], tuple[object, ...]], ...] = ()
+    """Views and keys: what rows they have afterwards."""
+    noticed: list[NotDeterministic] = []
+    """What was found that is not deterministic, wherever that was."""
 
 
 class Happened(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +79,7 @@ class Happened(msgspec.Struct, frozen=True, kw_only=True):
     result: Any
     refusal: Refusal | None
     answer: Any
+    rows: list[View | None]
 
 
 def happenings(trial: Trial) -> list[Happened]:
@@ -79,29 +87,19 @@ def happenings(trial: Trial) -> list[Happened]:
     what is raised in it that is no refusal; `WiringError` for no such place; `NotPure` and `MissingCapability`."""
     found: list[Happened] = []
     unfit: Exception | None = None
+    noticed: list[NotDeterministic] = []
+    trial = msgspec.structs.replace(trial, noticed=noticed)
     for name in os.environ.get(VARIABLE, "").split() or [DEFAULT]:
         try:
             found += _place(name)(trial)
         except (NotPure, MissingCapability) as error:
             unfit = unfit or error
-        except Exception as error:
-            chance = _not_deterministic(error)
-            if chance is not None:
-                raise chance from None
-            raise
+        finally:
+            if noticed:
+                raise noticed[0] from None
     if not found and unfit is not None:
         raise unfit
     return found
-
-
-def _not_deterministic(error: Exception) -> NotDeterministic | None:
-    """That something is not deterministic may be told by way of what could not be done because of it."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, NotDeterministic):
-            return cause
-        cause = cause.__cause__
-    return None
 
 
 def _place(name: str) -> Callable[[Trial], list[Happened]]:
@@ -125,7 +123,7 @@ def _place(name: str) -> Callable[[Trial], list[Happened]]:
 
 
 def _pure(trial: Trial) -> list[Happened]:
-    registered = checking(_copy(trial.app))._registered()
+    registered = checking(_copy(trial.app), trial.noticed)._registered()
     history = History(registered, Registry())
     history.add(*trial.given)
     message, refusal, result, answer = trial.when, None, None, None
@@ -138,8 +136,21 @@ def _pure(trial: Trial) -> list[Happened]:
             answer = history.answer(trial.query)
     except Refusal as raised:
         refusal = raised
-    _check_unhandled(trial, [*trial.given, *([message] if isinstance(message, Event) else []), *caused])
-    return [Happened(where="pure", caused=caused, letters=[], result=result, refusal=refusal, answer=answer)]
+    if isinstance(message, Event):
+        history.add(message)
+    _check_unhandled(trial, [*history.events, *caused])
+    history.add(*caused)
+    return [
+        Happened(
+            where="pure",
+            caused=caused,
+            letters=[],
+            result=result,
+            refusal=refusal,
+            answer=answer,
+            rows=[history.row(view, key) for view, key in trial.rows],
+        )
+    ]
 
 
 def _check_unhandled(trial: Trial, events: list[Event]) -> None:
@@ -153,7 +164,18 @@ def _check_unhandled(trial: Trial, events: list[Event]) -> None:
 
 
 def _copy(app: App) -> App:
-    return app.in_world(RealWorld(), MemoryStore())
+    return _own_views(app.in_world(RealWorld(), MemoryStore()), live=True)
+
+
+def _own_views(app: App, *, live: bool) -> App:
+    """With its views where the test is: none in another database, and in memory where there is no database at all."""
+    app._views = [
+        msgspec.structs.replace(one, database=None, when="live" if live else one.when)
+        if isinstance(one, ViewDefinition)
+        else msgspec.structs.replace(one, database=None)
+        for one in app._views
+    ]
+    return app
 
 
 # ---------------------------------------------------------------------------------------------------------- with a log
@@ -189,11 +211,23 @@ async def _play(trial: Trial, stage: _Stage, where: str) -> Happened:
     await stage.quiet()
     caused = [recorded.event for recorded in (await stage.call(_recorded))[known:]]
     found = [letter for letter in await stage.call(_letters) if letter.id not in letters]
-    return Happened(where=where, caused=caused, letters=found, result=result, refusal=refusal, answer=answer)
+    return Happened(
+        where=where,
+        caused=caused,
+        letters=found,
+        result=result,
+        refusal=refusal,
+        answer=answer,
+        rows=[await stage.call(partial(_row, view, key)) for view, key in trial.rows],
+    )
 
 
 async def _recorded(app: App) -> list[Recorded[Event]]:
     return [recorded async for recorded in app.log.read()]
+
+
+async def _row(view: type[View], key: tuple[object, ...], app: App) -> View | None:
+    return await app.get(view, *key)
 
 
 async def _letters(app: App) -> list[DeadLetter]:
@@ -253,7 +287,7 @@ def _starting(trial: Trial, store: Callable[[SimulatedWorld, str], Store] | None
         assert isinstance(app, App)
         if store is not None:
             app._given_store = store(world, name)
-        return checking(app)
+        return checking(_own_views(app, live=store is not None), trial.noticed)
 
     return begin_checked
 
@@ -328,7 +362,8 @@ def _on_server(url: str, trial: Trial) -> list[Happened]:
 def _in_real(trial: Trial, url: str, where: str) -> Happened:
     async def play() -> Happened:
         world = RealWorld()
-        app = checking(trial.app.in_world(world, open_store(url), replace=trial.replace))
+        app = _own_views(trial.app.in_world(world, open_store(url), replace=trial.replace), live=False)
+        checking(app, trial.noticed)
         async with app:
             return await _play(trial, _Real(app, world), where)
 

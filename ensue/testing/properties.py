@@ -66,7 +66,7 @@ def check_decisions(
     Handlers that take anything but states are left out; `NotPure` where all do. Errors: `Broken`; `DefinitionError` for an
     invariant whose annotation names no class.
     """
-    copy = checking(app.in_world(RealWorld(), MemoryStore()))
+    copy = checking(app.in_world(RealWorld(), MemoryStore()), [])
     names = sys._getframe(1).f_locals
     subject = _Subject(copy._registered(), [_invariant(one, names) for one in invariants])
     steps = subject.steps(tuple(published), values or {})

@@ -9,11 +9,13 @@ from typing import Any
 import msgspec
 
 from ensue.consumers.handler import Parameter
-from ensue.domain import Decided
+from ensue.domain import Decided, View
 from ensue.domain.command import CommandDefinition, StateParameter
 from ensue.domain.fold import Boundary, Folding
 from ensue.domain.query import QueryDefinition
 from ensue.domain.registered import Registered
+from ensue.domain.view import ViewDefinition
+from ensue.domain.views.reading import Reading
 from ensue.errors import DefinitionError
 from ensue.events.message import Command, Event, Query
 from ensue.events.recorded import Recorded
@@ -52,6 +54,7 @@ class History:
         self._foldings: dict[int, Folding[Any]] = {}
         self._commands = {command: one for one in registered.commands for command in one.commands}
         self._queries = {one.query: one for one in registered.queries}
+        self._views = {one.row: one for one in registered.views}
 
     @property
     def events(self) -> list[Event]:
@@ -80,6 +83,18 @@ class History:
         if definition is None:
             raise DefinitionError(f"nothing answers {type(query).__name__}")
         return self._call(definition, query)
+
+    def row(self, view: type[View], key: tuple[object, ...]) -> View | None:
+        """The row of a view. Errors: what its fold raises; `DefinitionError`, `NotPure`."""
+        definition = self._views.get(view)
+        if not isinstance(definition, ViewDefinition):
+            raise DefinitionError(f"{view.__name__} is no view of this application: register it with @app.view")
+        reading = Reading(definition, self._registry)
+        wanted, row = reading.key_given(key), None
+        for entry in self._entries:
+            if isinstance(entry.event, reading.covered) and wanted in reading.keys(entry.recorded):
+                row = reading.follow(row, wanted, entry.recorded)
+        return row
 
     def boundaries(self, message: Command[Any] | Query[Any]) -> list[Boundary[Any]]:
         """The states that this message is about, by what selects their events."""
