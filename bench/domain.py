@@ -11,9 +11,9 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
 
-from bench import bank, ours
+from bench import bank, ours, questions
 from bench import peer_eventsourcing_domain as peer
-from bench.measure import Report, alternate, fdatasync_seconds
+from bench.measure import Report, alternate, fdatasync_seconds, folder
 from tests.servers.postgresql import PostgresServer, empty_database
 
 __all__ = ["main"]
@@ -22,6 +22,7 @@ ROUNDS = 5
 MANY, SINGLE, ENROLMENTS = 1_920, 640, 1_920
 CLIENTS = 64
 LONG, LOADS = 10_000, 5
+QUESTIONS = 20_000
 
 
 def main(only: list[str]) -> None:
@@ -107,6 +108,19 @@ def _load(report: Report) -> None:
     report.ratio("load-10k", 1 / kept, 1 / read)
 
 
+def _query(report: Report) -> None:
+    report.say(f"{QUESTIONS:,} rows of a view, one after another, SQLite")
+    with folder() as path:
+        questions.fill(path)
+        figures = alternate(
+            "query",
+            ROUNDS,
+            {"ensue": partial(questions.ask, path, QUESTIONS), "apsw": partial(questions.select, path, QUESTIONS)},
+        )
+    report.rates("rows of a view, by its query and by the same SELECT", figures, "rows/s")
+    report.ratio("query", figures["ensue"], figures["apsw"])
+
+
 @contextmanager
 def _place(server: str) -> Generator[str, None, None]:
     yield empty_database(server)
@@ -118,6 +132,7 @@ ROWS: dict[str, Callable[[Report], None]] = {
     "decide-pg": _decide_on_postgresql,
     "dcb": _dcb,
     "load-10k": _load,
+    "query": _query,
 }
 """What is measured, by the name of its ratio."""
 

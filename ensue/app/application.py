@@ -403,8 +403,8 @@ class App(Service):
         if after is not None:
             check_position(after)
             await engine.caught_up(after, checked_seconds(timeout))
-        headers = checked_headers(headers)
-        if principal is not None:
+        if principal is not None or headers is not None:
+            headers = checked_headers(headers)
             checked_principal(principal, headers)
         answer: R = await engine.domain.ask(query, principal, headers)
         return answer

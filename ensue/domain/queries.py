@@ -31,12 +31,13 @@ _STATE = object()
 class Answering:
     """A query handler, ready to be called."""
 
-    __slots__ = ("definition", "foldings", "inside", "takes_call", "wants")
+    __slots__ = ("alone", "definition", "foldings", "inside", "takes_call", "wants")
 
     def __init__(self, definition: QueryDefinition, states: States) -> None:
         self.definition = definition
         self.inside = Inside(definition.name, "answers a query")
         self.wants = [_STATE if isinstance(one, StateParameter) else one.wants for one in definition.parameters]
+        self.alone = self.wants == [Wants.TRANSACTION]
         self.takes_call = bool(definition.middleware) or Wants.CONTEXT in self.wants
         self.foldings: list[tuple[StateParameter, Folding[Any]]] = [
             (one, states.folding(one.fold)) for one in definition.parameters if isinstance(one, StateParameter)
@@ -121,7 +122,7 @@ class Queries:
     ) -> Any:
         """Call a handler that reads rows. Errors: its own; `Misuse` where it would write."""
         transaction = Transaction(sql)
-        arguments = self._arguments(handler, call, states, transaction)
+        arguments = [transaction] if handler.alone else self._arguments(handler, call, states, transaction)
         token = inside_handler.set(handler.inside)
         try:
             answer = handler.definition.function(query, *arguments)
