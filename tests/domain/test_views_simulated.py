@@ -99,3 +99,12 @@ def test_a_view_is_built_anew_through_a_crash_at_every_step() -> None:
     checked()
     assert checked.report is not None
     assert {"view.begun", "view.flushed", "view.indexed", "view.built"} <= checked.report.failpoints.keys()
+
+
+async def two_processes_build_it_anew(sim: AppSimulation) -> None:
+    sim.start_another()
+    await rows_are_built_anew(sim)
+
+
+def test_two_processes_build_a_view_anew_whatever_chance_does() -> None:
+    simulate(bank, crashes="none", runs=40)(two_processes_build_it_anew)()
