@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -17,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ensue.errors import (
+    AlreadyForgotten,
     Conflict,
     EnsueError,
     GiveUp,
@@ -29,6 +31,7 @@ from ensue.errors import (
     ReadOnlyLog,
     Refusal,
     StorageFull,
+    StreamClosed,
     TryAgain,
     Unavailable,
     WriterStopped,
@@ -46,6 +49,8 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
     "invalid-header": (400, "A header is not valid"),
     "wrong-log": (400, "The position belongs to another log"),
     "conflict": (409, "Others decided at the same time"),
+    "closed": (409, "What it is about is closed"),
+    "forgotten": (409, "Who it is about was forgotten"),
     "idempotency-key-reused": (422, "The idempotency key was used for something else"),
     "outcome-unknown": (500, "It is not known whether this was stored"),
     "unavailable": (503, "Not available now"),
@@ -56,7 +61,9 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
 
 _BY_ERROR: tuple[tuple[type[EnsueError], str, str], ...] = (
     (IdempotencyKeyReused, "idempotency-key-reused", "Send another command under another key."),
-    (InvalidEvent, "invalid", ""),
+    (InvalidEvent, "invalid", "What it leads to cannot be stored."),
+    (StreamClosed, "closed", "Nothing was stored."),
+    (AlreadyForgotten, "forgotten", "Nothing was stored."),
     (WrongLog, "wrong-log", "Ask without Ensue-After, or with a position of this log."),
     (Conflict, "conflict", "Nothing was stored. Send the same again."),
     (NotCaughtUp, "not-caught-up", "What was written stays written. Ask again."),
@@ -70,6 +77,8 @@ _BY_ERROR: tuple[tuple[type[EnsueError], str, str], ...] = (
     (HandlerFailed, "unavailable", "What was written stays written. What follows from it stands still until a person has looked."),
 )  # fmt: skip
 _AGAIN = {"Retry-After": "1"}
+_UNFIT = re.compile(r"\w+: (\w+), which is a key or tag, (.*)")
+"""What an `InvalidEvent` says that is the client's own matter. What else it says shows values, which may be the server's."""
 
 
 class Problem(Exception):
@@ -126,8 +135,13 @@ def problem_of(error: Exception, request: Request) -> Problem:
         log.error("%s met a bug", what, exc_info=error)
         return Problem(500, "This is a mistake of the server. It has been logged")
     kind, said = found
+    if isinstance(error, InvalidEvent):
+        unfit = _UNFIT.match(str(error))
+        if unfit:
+            return Problem.of(kind, f"{unfit[1]}, which is a key or tag, {unfit[2]}", field=unfit[1])
+        log.warning("%s was answered with %d: %s", what, PROBLEMS[kind][0], error)
     again = isinstance(error, TryAgain) and not isinstance(error, OutcomeUnknown)
-    problem = Problem.of(kind, said or str(error), headers=_AGAIN if again else None)
+    problem = Problem.of(kind, said, headers=_AGAIN if again else None)
     if isinstance(error, GiveUp | OutcomeUnknown | Unavailable):
         log.warning("%s was answered with %d: %s: %s", what, problem.status, type(error).__name__, error)
     return problem

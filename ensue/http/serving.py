@@ -18,10 +18,11 @@ from starlette.routing import Route as StarletteRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ensue.app import App
+from ensue.app.checks import checked_principal
 from ensue.domain.call import Principal
 from ensue.domain.command import CommandDefinition
 from ensue.domain.query import QueryDefinition
-from ensue.errors import DefinitionError, Refusal
+from ensue.errors import DefinitionError, InvalidEvent, Refusal
 from ensue.events.message import Command, Query
 from ensue.http import headers
 from ensue.http.openapi import described
@@ -158,6 +159,10 @@ class _Door:
             raise Problem(401, kind=found.kind, title=found.title, headers=challenge, **found.members) from None
         if principal is None:
             raise Problem(401, "This is for those who are known", headers=challenge)
+        try:
+            checked_principal(principal, None)
+        except InvalidEvent as error:
+            raise TypeError(f"authenticate={self._authenticate!r}: {error}") from None
         return principal
 
     async def _command(self, route: Route, request: Request, principal: str | Principal | None) -> Response:
@@ -177,7 +182,8 @@ class _Door:
         return answered(msgspec.json.encode(receipt.result), headers=told)
 
     async def _query(self, route: Route, request: Request, principal: str | Principal | None) -> Response:
-        watched = EVENT_STREAM in request.headers.get("accept", "") and request.method != "HEAD"
+        accepted = request.headers.get("accept", "")
+        watched = EVENT_STREAM in accepted and "application/json" not in accepted and request.method != "HEAD"
         streamed = isinstance(route.definition, QueryDefinition) and route.definition.streams
         if watched and streamed:
             raise Problem(406, f"This is answered as {JSON_LINES}; it cannot be watched")
@@ -194,6 +200,9 @@ class _Door:
         ask = app.watch if watched else app.stream
         answers = Answers(app._open_engine().world, ask(query, after=after, timeout=timeout, principal=principal))
         await answers.begin()
+        if request.method == "HEAD":
+            await answers.close()
+            return Response(None, 200, {"Cache-Control": "no-store"}, JSON_LINES)
         return Watch(answers, app.log.head, lambda error: problem_of(error, request)) if watched else Lines(answers)
 
     async def _body(self, request: Request) -> bytes:
@@ -203,7 +212,8 @@ class _Door:
             # Not only for order: a page of another site can send any other type in the name of whoever looks at it.
             raise Problem(415, "Send JSON, with Content-Type: application/json", headers={"Accept": "application/json"})
         too_large = Problem(413, f"The body may have {self._body_bytes} bytes")
-        if int(request.headers.get("content-length", "0")) > self._body_bytes:
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > self._body_bytes:
             raise too_large
         body = bytearray()
         try:

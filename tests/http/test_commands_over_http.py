@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import Request
 
 from ensue import Position
 from ensue.http import asgi
@@ -175,3 +177,12 @@ def test_a_command_is_decided_only_when_its_position_is_seen(url: str) -> None:
         problem(never, 504, "urn:ensue:problem:not-caught-up")
         assert never.headers["retry-after"] == "1"
         assert balance(client) == "20"
+
+
+def test_a_name_that_is_none_is_a_mistake_of_the_server(caplog: pytest.LogCaptureFixture) -> None:
+    async def number(request: Request) -> Any:
+        return 7
+
+    with served(web("memory:", number)) as client:
+        problem(deposit(client), 500)
+    assert "principal=7" in caplog.text

@@ -37,7 +37,7 @@ def client() -> Iterator[httpx.Client]:
         (b'{"account_id": "a1", "amount": "1e999999"}', "amount", "out of range"),
         (b'{"account_id": "a1", "amount": 1e999999}', "amount", "out of range"),
         (b'{"account_id": "a1", "amount": "1", "acount": "a2"}', "acount", "no field 'acount'"),
-        (b'{"account_id": "", "amount": "1"}', None, "empty"),
+        (b'{"account_id": "", "amount": "1"}', "account_id", "which is a key or tag, is empty"),
         (b'{"account_id": "a1", "amount": "1"', None, "truncated"),
         (b"[1]", None, "object"),
         (b"", None, "truncated"),
@@ -102,7 +102,7 @@ def test_a_field_with_a_form_of_its_own_is_json_in_a_query_string(client: httpx.
         ("/echo/nested", "limits", "missing"),
         ("/echo/nested?limits={", "limits", "JSON"),
         ("/echo/nested?limits={}&pairs=[[1]]", "pairs[0]", "array"),
-        ("/balance-of?account_id=", None, "empty"),
+        ("/balance-of?account_id=", "account_id", "empty"),
     ],
 )
 def test_a_parameter_that_is_none_is_told_with_its_field(

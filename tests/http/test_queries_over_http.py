@@ -183,6 +183,7 @@ def test_a_stream_is_answered_line_by_line(url: str) -> None:
         assert rows == [{"number": number, "text": "ä\n"} for number in range(5000)]
         assert client.get("/counted?count=0").text == ""
         assert len(client.post("/counted", json={"count": 2}).text.splitlines()) == 2
+        assert client.head("/counted?count=1000000000").headers["content-type"].startswith("application/jsonl")
 
 
 def test_a_stream_that_breaks_at_its_beginning_is_a_problem_and_later_a_broken_connection() -> None:
