@@ -15,7 +15,7 @@ import pytest
 from ensue import App, View
 from ensue.app.urls import open_target
 from ensue.domain.views import keeper
-from ensue.errors import EnsueError, NotCaughtUp, WiringError
+from ensue.errors import EnsueError, HandlerFailed, NotCaughtUp, WiringError
 from ensue.observe.signals import EventParked, Signal, WriterTrouble
 from ensue.world import RealWorld
 from tests.domain.balances import (
@@ -229,21 +229,56 @@ def test_rows_of_another_log_are_left_alone(tmp_path: Path, rows_url: str) -> No
     told(story)
 
 
-def test_an_event_that_evolve_cannot_take_stops_the_rows_before_it_and_is_told(file_url: str, rows_url: str) -> None:
+def test_an_event_that_evolve_cannot_take_stops_its_row_alone_and_is_told(file_url: str, rows_url: str) -> None:
     heard: list[Signal] = []
 
     async def story() -> None:
+        app = App("bank", url=file_url, observe=heard.append)
+        app.view(database=rows_url)(Balance)
+        async with app:
+            for _ in range(2):
+                await app.publish(*(Deposited(account_id=account, amount=Decimal(1)) for account in ACCOUNTS))
+            bad = await app.publish(
+                Deposited(account_id="a2", amount=Decimal(7)),
+                Deposited(account_id="a1", amount=Decimal(7)),
+                Deposited(account_id="a1", amount=Decimal(-1)),
+                Deposited(account_id="a1", amount=Decimal(7)),
+                Deposited(account_id="a2", amount=Decimal(7)),
+            )
+            with pytest.raises(HandlerFailed, match=r"a1.*position 17.*below nothing") as failed:
+                await app.get(Balance, "a1", after=bad.position)
+            assert failed.value.position == 17
+            good = await app.publish(*(Deposited(account_id=account, amount=Decimal(1)) for account in ACCOUNTS))
+            rows = [await app.get(Balance, account, after=good.position) for account in ACCOUNTS]
+            assert [row and row.balance for row in rows] == [3, 9, 17, 3, 3, 3, 3], (
+                "it stands before what it could not take"
+            )
+            assert [one.position for one in heard if isinstance(one, EventParked)] == [17]
+            assert await selected(rows_url, "SELECT key, position FROM ensue_view_stopped") == [('["a1"]', 17)]
+        async with bank(file_url, rows_url) as again:
+            receipt = await again.publish(Deposited(account_id="a1", amount=Decimal(1)))
+            found = await again.get(Balance, "a1", after=receipt.position)
+            assert found is not None and found.balance == 9
+
+    told(story)
+
+
+def test_a_view_in_plain_sql_stops_before_what_it_cannot_take_and_shows_what_it_has(
+    file_url: str, rows_url: str
+) -> None:
+    heard: list[Signal] = []
+
+    async def story() -> None:
+        async with App("bank", url=file_url).connected() as unaware:
+            await unaware.publish(*(Deposited(account_id=account, amount=Decimal(1)) for account in ACCOUNTS))
+            await unaware.publish(Deposited(account_id="a1", amount=Decimal(-1)))
         async with bank(file_url, rows_url, heard) as app:
-            good = await app.publish(*(Deposited(account_id=f"a{number}", amount=Decimal(1)) for number in range(5)))
-            bad = await app.publish(Deposited(account_id="a1", amount=Decimal(-1)))
-            assert await app.get(Balance, "a4", after=good.position) is not None
-
-            async def is_told() -> bool:
-                return {one.position for one in heard if isinstance(one, EventParked)} == {6}
-
-            await until(is_told)
-            with pytest.raises(NotCaughtUp, match=r"position 6.*below nothing"):
-                await app._open_engine().domain.views.caught_up(bad.position, timeout_seconds=1)
+            receipt = await app.publish(Deposited(account_id="a1", amount=Decimal(1)))
+            with pytest.raises(NotCaughtUp, match=r"position 8.*below nothing"):
+                await app._open_engine().domain.views.caught_up(receipt.position, timeout_seconds=1)
+            found = await selected(rows_url, "SELECT account, number FROM deposits ORDER BY account")
+            assert found == [(account, 1) for account in ACCOUNTS]
+            assert {one.position for one in heard if isinstance(one, EventParked)} == {8}
 
     told(story)
 

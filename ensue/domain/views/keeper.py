@@ -6,8 +6,8 @@ also after a crash, and when the database is put back to an earlier state: it th
 waited for.
 
 States, in `ensue_view` of the database that holds the rows: building until it has come to the end of the log once, in which
-transaction readers are shown it; following from then on. An event that the view cannot take stops the version before it, until the
-code that can takes over, as a version of its own.
+transaction readers are shown it; following from then on. An event that `evolve` cannot take stops its row, in another database, and is recorded there; what has no
+rows of keys, or is inline, stops before it. Code that can take it takes over as a version of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ensue.domain.views import registry
 from ensue.domain.views.keeping import CannotTake, Kept, Mark, Place, RowsKept, show
 from ensue.domain.views.registry import BUILDING, FOLLOWING, Stale, Version
 from ensue.domain.views.table import quoted
-from ensue.errors import EnsueError, NotCaughtUp, OutcomeUnknown, UnreadableEvent, WiringError
+from ensue.errors import EnsueError, HandlerFailed, NotCaughtUp, OutcomeUnknown, UnreadableEvent, WiringError
 from ensue.events.recorded import Position
 from ensue.observe.signals import ConsumerStandsBy, EventParked, Observer, WriterTrouble
 from ensue.store.base import Page, SqlTransaction, Store
@@ -39,6 +39,11 @@ FAR_POSITIONS = 10_000
 
 _SOURCE = "CREATE TABLE IF NOT EXISTS ensue_view_source (name TEXT PRIMARY KEY, log_id TEXT NOT NULL)"
 
+_STOPPED = (
+    "CREATE TABLE IF NOT EXISTS ensue_view_stopped (name TEXT NOT NULL, number BIGINT NOT NULL, key TEXT NOT NULL, "
+    "position BIGINT NOT NULL, error TEXT NOT NULL, PRIMARY KEY (name, number, key))"
+)
+
 
 class Keeper:
     """See the module. Of one view in one process."""
@@ -48,6 +53,7 @@ class Keeper:
     ) -> None:
         """`elsewhere` says that the place is not the log's own database, and may hold views of other logs."""
         self._source_known = not elsewhere
+        self._elsewhere = elsewhere
         self.kept = kept
         self.name = kept.name
         self._consumer = f"view.{kept.name}"
@@ -204,7 +210,9 @@ class Keeper:
                 sql.execute(statement)
             changes["began_at"] = now
         if page.rows:
-            self.kept.take(sql, version.number, page.rows, self._log.known_types(), self._log.log_id)
+            types, log_id = self._log.known_types(), self._log.log_id
+            stopped = self._stopped_keys(sql, version.number)
+            self.kept.take(sql, version.number, page.rows, types, log_id, stopped=stopped)
         if not at_head or version.state != BUILDING:
             return registry.change(sql, found, **changes)
         following = registry.change(sql, found, **changes, state=FOLLOWING, ready=True, changed_at=now, reason=None)
@@ -213,6 +221,7 @@ class Keeper:
     def _check_source(self, sql: SqlTransaction) -> None:
         """Errors: `WiringError` where the rows of this name follow another log."""
         sql.execute(_SOURCE)
+        sql.execute(_STOPPED)
         sql.execute("INSERT INTO ensue_view_source VALUES (?, ?) ON CONFLICT DO NOTHING", (self.name, self._log.log_id))
         ((found,),) = sql.execute("SELECT log_id FROM ensue_view_source WHERE name = ?", (self.name,))
         if found != self._log.log_id:
@@ -234,11 +243,35 @@ class Keeper:
         if before.rows or version.began_at is None:
             await self._place.transact(lambda sql: self._take(sql, version, before, at_head=False))
             return True
+        if self._elsewhere and error.key is not None:
+            key, why = error.key, str(error)
+            await self._place.transact(lambda sql: self._stop_key(sql, version, key, position, why))
+            self._world.failpoint("view.key stopped")
+            self._observe(EventParked(consumer=self._consumer, position=position, key=key, attempt=1, error=why))
+            return True
         reason = f"stands still before the event at position {position}: {error}"
         await self._place.transact(lambda sql: self._stop_before(sql, version, reason))
         self._stand_still(version, CannotTake(reason, 0))
         self._observe(EventParked(consumer=self._consumer, position=position, key="", attempt=1, error=str(error)))
         return False
+
+    def _stopped_keys(self, sql: SqlTransaction, number: int) -> frozenset[str]:
+        if not self._elsewhere:
+            return frozenset()
+        found = sql.execute("SELECT key FROM ensue_view_stopped WHERE name = ? AND number = ?", (self.name, number))
+        return frozenset(str(key) for (key,) in found)
+
+    def _stop_key(self, sql: SqlTransaction, version: Version, key: str, position: int, why: str) -> None:
+        """The row of this key stays as it is from here on."""
+        sql.execute(
+            "INSERT INTO ensue_view_stopped VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            (self.name, version.number, key, position, why),
+        )
+        count = len(self._stopped_keys(sql, version.number))
+        reason = (
+            f"{count} rows stand still, see ensue_view_stopped; the last one is {key}, at position {position}: {why}"
+        )
+        registry.change(sql, version, reason=reason)
 
     def _stop_before(self, sql: SqlTransaction, version: Version, reason: str) -> None:
         """Say why. The first version of a view is shown with what it has; what is shown already is not taken from readers."""
@@ -285,6 +318,19 @@ class Keeper:
         await self._written(position, timeout_seconds)
         while not await self._has(position.last):
             await self._pause(deadline)
+        if self._elsewhere and (mine := self._mine()) is not None:
+            found = await self._place.select(
+                "SELECT key, position, error FROM ensue_view_stopped WHERE name = ? AND number = ? AND position >= ? AND "
+                "position <= ?",
+                (self.name, mine.number, position.first, position.last),
+            )
+            if found:
+                key, where, why = found[0]
+                raise HandlerFailed(
+                    f"the row {key} of the view {self.kept.shown} stands still before the event at position {where}: {why}",
+                    consumer=self._consumer,
+                    position=where,
+                )
 
     async def _has(self, position: int) -> bool:
         """Whether what `row` reads has all up to a position."""

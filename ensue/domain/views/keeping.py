@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
+
+import msgspec
 
 from ensue.domain.view import View
 from ensue.domain.views import registry
@@ -20,18 +22,20 @@ from ensue.events.stored import Row
 from ensue.store.base import Request, Selection, SqlTransaction
 from ensue.world import World
 
-__all__ = ["CannotTake", "Kept", "LogPlace", "Mark", "Place", "RowsKept", "Types", "show"]
+__all__ = ["CannotTake", "Kept", "LogPlace", "Mark", "Place", "RowsKept", "Types", "key_text", "show"]
 
 T = TypeVar("T")
 Types: TypeAlias = Mapping[int, tuple[str, int]]
 
 
 class CannotTake(Exception):
-    """An event that a view cannot take: the `nth` of those that it was given. Its cause is what was raised."""
+    """An event that a view cannot take: the `nth` of those that it was given. Its cause is what was raised; `key` is that of the
+    row which it would have changed, as text, where only that one is concerned."""
 
-    def __init__(self, message: str, nth: int) -> None:
+    def __init__(self, message: str, nth: int, *, key: str | None = None) -> None:
         super().__init__(message)
         self.nth = nth
+        self.key = key
 
 
 class Place(Protocol):
@@ -96,9 +100,18 @@ class Kept(Protocol):
         """The statements that make the tables of a version, which are not there."""
         ...
 
-    def take(self, sql: SqlTransaction, number: int, rows: Sequence[Row], types: Types, log_id: str) -> None:
-        """Change the tables of a version by these events. Where it raises, the whole transaction is to be undone. Errors:
-        `CannotTake`; `UnreadableEvent` where this code is too old for one of them."""
+    def take(
+        self,
+        sql: SqlTransaction,
+        number: int,
+        rows: Sequence[Row],
+        types: Types,
+        log_id: str,
+        *,
+        stopped: Collection[str] = (),
+    ) -> None:
+        """Change the tables of a version by these events, but not the rows of the keys that have `stopped`. Where it raises, the
+        whole transaction is to be undone. Errors: `CannotTake`; `UnreadableEvent` where this code is too old for one of them."""
         ...
 
 
@@ -131,7 +144,16 @@ class RowsKept:
         table = self.table(number)
         return [*table.creation(), *table.indexes()]
 
-    def take(self, sql: SqlTransaction, number: int, rows: Sequence[Row], types: Types, log_id: str) -> None:
+    def take(
+        self,
+        sql: SqlTransaction,
+        number: int,
+        rows: Sequence[Row],
+        types: Types,
+        log_id: str,
+        *,
+        stopped: Collection[str] = (),
+    ) -> None:
         """See `Kept`. Rows that the events touch are read once and written once."""
         reading, table = self.reading, self.table(number)
         touched: list[tuple[int, Key, Any]] = []
@@ -143,13 +165,15 @@ class RowsKept:
                 raise
             except Exception as error:
                 raise self._cannot(nth, row, types, error) from error
+        if stopped:
+            touched = [one for one in touched if key_text(one[1]) not in stopped]
         found = self._load(sql, table, list(dict.fromkeys(key for _, key, _ in touched)))
         last: dict[Key, int] = {}
         for nth, key, recorded in touched:
             try:
                 found[key] = reading.follow(found.get(key), key, recorded)
             except Exception as error:
-                raise self._cannot(nth, rows[nth], types, error) from error
+                raise self._cannot(nth, rows[nth], types, error, key) from error
             last[key] = nth
         self._store(sql, table, found, last, rows, types)
 
@@ -177,7 +201,7 @@ class RowsKept:
                 if row is not None:
                     written.append(table.values(row))
             except Exception as error:
-                raise self._cannot(nth, rows[nth], types, error) from error
+                raise self._cannot(nth, rows[nth], types, error, key) from error
         try:
             if written:
                 table.put(sql, written)
@@ -187,10 +211,14 @@ class RowsKept:
                 raise
             raise self._cannot(0, rows[0], types, error) from error
 
-    def _cannot(self, nth: int, row: Row, types: Types, error: Exception) -> CannotTake:
-        return CannotTake(
-            f"the view {self.shown} cannot take the {types[row[2]][0]}: {type(error).__name__}: {error}"[:1000], nth
-        )
+    def _cannot(self, nth: int, row: Row, types: Types, error: Exception, key: Key | None = None) -> CannotTake:
+        said = f"the view {self.shown} cannot take the {types[row[2]][0]}: {type(error).__name__}: {error}"[:1000]
+        return CannotTake(said, nth, key=key_text(key) if key is not None else None)
+
+
+def key_text(key: Key) -> str:
+    """A key as text, for a column and for people."""
+    return msgspec.json.encode(key).decode()
 
 
 def show(sql: SqlTransaction, kept: Kept, version: Version, *, dialect: str, now: int) -> Version:

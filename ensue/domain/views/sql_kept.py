@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
@@ -50,8 +50,17 @@ class SqlKept:
         found: list[str] = self.definition.schema.made(number)
         return found
 
-    def take(self, sql: SqlTransaction, number: int, rows: Sequence[Row], types: Types, log_id: str) -> None:
-        """See `Kept`."""
+    def take(
+        self,
+        sql: SqlTransaction,
+        number: int,
+        rows: Sequence[Row],
+        types: Types,
+        log_id: str,
+        *,
+        stopped: Collection[str] = (),
+    ) -> None:
+        """See `Kept`. It has no keys of its own."""
         transaction = _OwnTables(sql, self.tables, number)
         function, whole = self.definition.function, self.definition.recorded
         for nth, row in enumerate(rows):
