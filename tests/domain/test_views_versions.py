@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, Self, cast
 
 import pytest
@@ -15,6 +16,9 @@ from ensue import App, Event, View
 from ensue.domain.views import kept, registry
 from ensue.domain.views.registry import Database, Version
 from ensue.errors import HandlerFailed, NotCaughtUp, WiringError
+from ensue.store.sqlite.transfer import SqliteTransfer
+from ensue.store.transfer import copy
+from ensue.world import RealWorld
 
 SOON = timedelta(seconds=20)
 
@@ -383,5 +387,22 @@ def test_rows_can_be_joined_with_tables_of_the_application(shared_url: str) -> N
             await app.transact(lambda tx: tx.execute("INSERT INTO holder VALUES ('a2', 'Ada')"))
             found = app.sql("SELECT name, total FROM account JOIN holder USING (account_id)")
             assert [(name, Decimal(total)) for name, total in found] == [("Ada", Decimal(2))]
+
+    asyncio.run(run())
+
+
+def test_a_log_that_has_moved_builds_its_views_anew_and_waits_for_none_of_the_old(tmp_path: Path) -> None:
+    async def run() -> None:
+        here, there = tmp_path / "here.db", tmp_path / "there.db"
+        async with bank(f"sqlite:///{here}", Account) as app:
+            receipt = await app.publish(*paid("a1", 1))
+            await app.get(Account, "a1", after=receipt.position)
+        assert (await copy(SqliteTransfer(str(here)), SqliteTransfer(str(there)), RealWorld())).difference is None
+        async with bank(f"sqlite:///{there}", Account) as app:
+            receipt = await app.publish(*paid("a1", 2))
+            assert await app.get(Account, "a1", after=receipt.position) == Account(account_id="a1", total=Decimal(3))
+            await receipt.wait()
+            tables = app.sql("SELECT name FROM sqlite_schema WHERE name LIKE 'account%' ORDER BY name")
+            assert tables == [("account",), ("account__v2",)]
 
     asyncio.run(run())

@@ -25,10 +25,10 @@ from ensue.domain.view import View, ViewDefinition
 from ensue.domain.views import registry
 from ensue.domain.views.building import Builder
 from ensue.domain.views.following import ViewHandling
-from ensue.domain.views.progress import percent, seconds_left, used
+from ensue.domain.views.progress import numbered, percent, seconds_left, used
 from ensue.domain.views.reading import Reading
 from ensue.domain.views.registry import BUILDING, FOLLOWING, Database, Stale, Version
-from ensue.domain.views.table import Table
+from ensue.domain.views.table import Table, quoted
 from ensue.errors import ApplyFailed, HandlerFailed, NotCaughtUp, OutcomeUnknown, StorageFull, TryAgain, UnreadableEvent
 from ensue.events.recorded import Position
 from ensue.events.registry import Registry
@@ -246,6 +246,7 @@ class KeptView:
         return any(node.id.hex() == owner for node in living(await self._store.nodes(), self._world.now()))
 
     async def _retire(self, mine: Version, consumers: Mapping[str, Consumer], can: set[int]) -> None:
+        await self._retire_unknown(consumers, can)
         left: list[Version] = []
         given_up: list[Version] = []
         for version in self._versions:
@@ -264,6 +265,17 @@ class KeptView:
                 left.append(version)
         for version in [*given_up, *left[:-1]] if mine.current else ():
             await registry.write(self._store, _dropping(version))
+
+    async def _retire_unknown(self, consumers: Mapping[str, Consumer], can: set[int]) -> None:
+        """Of versions that are in another place: a log that was copied brings their consumers and tables, and not what knows of
+        them."""
+        known = {registry.consumer_name(self.name, version.number) for version in self._versions}
+        for number, consumer in numbered(consumers.values(), self.name):
+            if consumer.name in known or consumer.status == "retired" or consumer.id in can:
+                continue
+            table = registry.table_name(self.name, number)
+            await registry.write(self._store, _dropping_table(table))
+            await self._store.set_status(consumer.id, "retired", "its version was left in another place")
 
     async def _try_to_show(self, mine: Version, consumers: Mapping[str, Consumer], can: set[int]) -> None:
         """Make it current, where it may be and has caught up."""
@@ -442,6 +454,10 @@ class KeptView:
             name = registry.table_name(self.name, number)
             table = self._tables[number] = Table(self.definition, name, self._store.dialect)
         return table
+
+
+def _dropping_table(name: str) -> registry.Work:
+    return lambda sql: sql.execute(f"DROP TABLE IF EXISTS {quoted(name)}")
 
 
 def _dropping(version: Version) -> registry.Work:

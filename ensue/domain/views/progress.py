@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from ensue.consumers.node import VIEWS
 from ensue.domain.views.registry import Version
 from ensue.store.base import Consumer
 
-__all__ = ["percent", "seconds_left", "used"]
+__all__ = ["numbered", "percent", "seconds_left", "used"]
 
 
 def percent(version: Version, head: int) -> float:
@@ -23,8 +23,13 @@ def seconds_left(version: Version, head: int, now: int) -> float | None:
     return max(0.0, (head - version.position) * (now - version.began_at) / 1e6 / version.position)
 
 
-def used(consumers: Sequence[Consumer], name: str) -> int:
-    """The highest number of a version that ever had a consumer."""
+def numbered(consumers: Iterable[Consumer], name: str) -> list[tuple[int, Consumer]]:
+    """The consumers of a view's versions, by the numbers of these."""
     prefix = f"{VIEWS}{name}.v"
-    found = [one.name.removeprefix(prefix) for one in consumers if one.name.startswith(prefix)]
-    return max((int(number) for number in found if number.isdecimal()), default=0)
+    found = [(one.name.removeprefix(prefix), one) for one in consumers if one.name.startswith(prefix)]
+    return [(int(number), one) for number, one in found if number.isdecimal()]
+
+
+def used(consumers: Iterable[Consumer], name: str) -> int:
+    """The highest number of a version that ever had a consumer."""
+    return max((number for number, _ in numbered(consumers, name)), default=0)
