@@ -15,6 +15,8 @@ from uuid import UUID
 
 import msgspec
 
+from ensue.events.personal import FORGOTTEN, Forgotten, personal_value
+
 __all__ = ["Column", "Kind", "RowReader", "column_of", "decoder", "encoder"]
 
 R = TypeVar("R")
@@ -48,6 +50,8 @@ class Column(msgspec.Struct, frozen=True):
     hint: Any
     plain: bool
     """The value is stored as it is, not by what `msgspec` makes of it (enums, durations, times of day)."""
+    forgets: str = ""
+    """How a personal field says that it is forgotten: by `null`; or in `json`, where None is a value of it. Others do not."""
 
 
 _inspect = msgspec.inspect
@@ -65,6 +69,12 @@ _KINDS: tuple[tuple[type[Any], Kind], ...] = (
 
 def column_of(name: str, hint: Any) -> Column:
     """What a field of this annotation is as a column. Errors: those of `msgspec` for a type that it does not know."""
+    personal = personal_value(hint)
+    if personal is not Forgotten:
+        column = column_of(name, personal)
+        if column.optional:
+            return Column(name, Kind.JSON, True, hint, False, "json")
+        return msgspec.structs.replace(column, optional=True, forgets="null")
     info = _inspect.type_info(hint)
     optional = False
     if isinstance(info, _inspect.UnionType) and info.includes_none:
@@ -145,9 +155,16 @@ _ENCODERS: dict[Kind, Convert] = {
 
 def encoder(column: Column) -> Convert | None:
     """From a field's value, which is not None, to what the database is given; None where that is the value itself."""
+    if column.forgets == "null":
+        encode = encoder(msgspec.structs.replace(column, forgets="")) or _same
+        return lambda value: None if isinstance(value, Forgotten) else encode(value)
     if column.plain or column.kind is Kind.JSON:
         return _ENCODERS.get(column.kind)
     return msgspec.to_builtins
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def decoder(column: Column) -> Convert | None:
@@ -188,11 +205,12 @@ _DECODERS: dict[Kind, Convert] = {
 class RowReader(Generic[R]):
     """From the columns of a row, in the order of its fields, to the row."""
 
-    __slots__ = ("_decoded", "_names", "_row")
+    __slots__ = ("_decoded", "_forgetting", "_names", "_row")
 
     def __init__(self, row: type[R], columns: Sequence[Column]) -> None:
         self._row = row
         self._names = tuple(column.name for column in columns)
+        self._forgetting = tuple(column.name for column in columns if column.forgets == "null")
         decoders = [(column.name, decoder(column)) for column in columns]
         self._decoded = [(name, decode) for name, decode in decoders if decode is not None]
 
@@ -204,4 +222,7 @@ class RowReader(Generic[R]):
             value = values[name]
             if value is not None:
                 values[name] = decode(value)
+        for name in self._forgetting:
+            if values[name] is None:
+                values[name] = FORGOTTEN
         return self._row(**values)

@@ -44,6 +44,7 @@ __all__ = [
     "holds_personal",
     "is_sealed",
     "personal_fields",
+    "personal_value",
     "plain_type",
     "sealed_fields",
     "sealed_subjects",
@@ -76,7 +77,7 @@ class _Mark:
 _MARK = _Mark()
 Personal: TypeAlias = Annotated[T | Forgotten, _MARK]
 """A field with personal data: `email: Personal[str]`, `phone: Personal[str | None] = None`. To a type checker it is
-`str | Forgotten`, because that is what a reader may find."""
+`str | Forgotten`, because that is what a reader may find. That there is none, None, is no personal data, and stays readable."""
 
 
 class Subject:
@@ -204,6 +205,13 @@ def holds_personal(hint: Any) -> bool:
     return False
 
 
+def personal_value(hint: Any) -> Any:
+    """The `T` of a `Personal[T]`; `Forgotten` itself for another type."""
+    if typing.get_origin(hint) is Annotated and _MARK in typing.get_args(hint):
+        return _without_forgotten(typing.get_args(hint)[0])
+    return Forgotten
+
+
 def plain_type(event: type[Event]) -> type[msgspec.Struct]:
     """A struct with the fields of an event type, its personal ones of the type of their values: what it is without keys."""
     personal = {field.name: field.type for field in personal_fields(event)}
@@ -241,6 +249,8 @@ _encode = msgspec.json.Encoder(decimal_format="string").encode
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_fields = msgspec.json.Decoder(dict[str, Any]).decode
 _FORGOTTEN = _encode(FORGOTTEN)
+_SAYING_NOTHING = (_FORGOTTEN, b"null")
+"""What is stored in plain also where there are keys: that it is forgotten, and that there is none."""
 _FORGOTTEN_FIELDS = _decode_fields(_FORGOTTEN)
 
 
@@ -376,7 +386,7 @@ class PersonalCodec:
         for field in self.fields:
             value = getattr(event, field.name)
             stored = _FORGOTTEN if isinstance(value, Forgotten) else self._plain(field, value)
-            if keys is not None and stored != _FORGOTTEN:
+            if keys is not None and stored not in _SAYING_NOTHING:
                 stored = self._seal(event, field, stored, keys, type_name, lenient)
             values[field.name] = msgspec.Raw(stored)
         data = _encode(self._twin(**values))
@@ -421,7 +431,7 @@ class PersonalCodec:
     def subjects(self, event: Event) -> Iterator[str]:
         """Whose data an event holds. Errors: `InvalidEvent`."""
         for field in self.fields:
-            if not isinstance(getattr(event, field.name), Forgotten):
+            if not isinstance(getattr(event, field.name), Forgotten | None):
                 yield self._subject(event, field)
 
     def decode(self, data: bytes, keys: Keys | None, type_name: str) -> Event:
@@ -454,7 +464,7 @@ class PersonalCodec:
             return data
         members = dict(_members(data))
         for field in self.fields:
-            if field.stored in members and bytes(members[field.stored]) != _FORGOTTEN:
+            if field.stored in members and bytes(members[field.stored]) not in _SAYING_NOTHING:
                 value = getattr(event, field.name)
                 stored = self._seal(event, field, self._plain(field, value), keys, type_name, True)
                 members[field.stored] = msgspec.Raw(stored)

@@ -21,6 +21,7 @@ from ensue.domain.view import View, ViewDefinition
 from ensue.domain.views.table import Key
 from ensue.errors import DefinitionError
 from ensue.events.message import Event, declaration
+from ensue.events.personal import FORGOTTEN, SubjectForgotten, personal_fields, plain_type
 from ensue.events.recorded import Recorded, UnknownEvent
 from ensue.events.registry import Read, Registry
 from ensue.events.stored import Row, decode_meta
@@ -41,6 +42,10 @@ class Reading:
         if Event in fold.events:
             raise DefinitionError(f"{name}: say which events evolve reads; a view of every event would have no key")
         self.covered = registry.covering(fold.events)
+        self._forgetting = tuple(column.name for column in definition.columns if column.forgets)
+        if self._forgetting:
+            self._check_subject()
+            self.covered = tuple(dict.fromkeys((*self.covered, *registry.covering((SubjectForgotten,)))))
         self.names = tuple(dict.fromkeys(registry.names(self.covered)))
         self.selection: Selection = (Term(types=self.names),)
         self.former_names = {one: was for one, was in registry.former().items() if one in self.names}
@@ -52,10 +57,23 @@ class Reading:
         columns = {column.name: column for column in definition.columns}
         self._parts = [(columns[field], tag) for field, tag in definition.key]
         for event in self.covered:
-            self._check(event)
+            if event is not SubjectForgotten:
+                self._check(event)
         self._readers: dict[int, tuple[str, int, Read]] = {}
         self._direct: dict[int, Any] = {}
         self._keys_of: dict[type[Event], Callable[[Event, Iterable[str]], Sequence[Key]]] = {}
+
+    def _check_subject(self) -> None:
+        """Errors: `DefinitionError` for a row with personal data of somebody else than its key says: nobody would find it to forget
+        it."""
+        tags = tuple(tag for _, tag in self.definition.key)
+        subjects = {field.subject[1] for event in self.covered for field in personal_fields(event)}
+        if subjects != set(tags) or len(tags) != 1:
+            raise DefinitionError(
+                f"{self.definition.row.__name__}.{self._forgetting[0]} is personal, so each row is of one subject, its key: it is found by "
+                f"{', '.join(tags)}, and what it reads is of {', '.join(sorted(subjects)) or 'nobody'}. Keep it in a view of its own "
+                "with the subject's key, or in plain SQL where a handler of SubjectForgotten takes it out"
+            )
 
     def _check(self, event: type[Event]) -> None:
         tags = _tags_of(event)
@@ -70,9 +88,11 @@ class Reading:
     def _order(self) -> str | None:
         if len(self.names) > len({declaration(event).name for event in self.covered}):
             return ONE_ORDER  # types that are gone have become others, and a stored event may touch several rows
+        # That somebody was forgotten stands in the stream of the subject, which the rows are found by.
+        covered = [event for event in self.covered if event is not SubjectForgotten]
         for _, tag in self.definition.key:
-            if all(declaration(event).key is not None and _tags_of(event).count(tag) == 1 for event in self.covered):
-                own = all(_tags_of(event)[0] == tag for event in self.covered)
+            if all(declaration(event).key is not None and _tags_of(event).count(tag) == 1 for event in covered):
+                own = all(_tags_of(event)[0] == tag for event in covered)
                 return None if own else tag
         return ONE_ORDER
 
@@ -150,6 +170,11 @@ class Reading:
 
     def after(self, row: View | None, key: Key, event: Any) -> View | None:
         """The same, for an event as `evolve` takes it."""
+        told = event.event if isinstance(event, Recorded) else event
+        if isinstance(told, SubjectForgotten):
+            for name in self._forgetting if row is not None else ():
+                setattr(row, name, FORGOTTEN)
+            return row
         if row is None:
             row = self._row(**dict(zip(self._fields, key, strict=True)))
         after: View | None = self._evolve(row, event)
@@ -177,7 +202,7 @@ class Reading:
     def _keyer(self, event: type[Event]) -> Callable[[Event, Iterable[str]], Sequence[Key]]:
         if issubclass(event, UnknownEvent):
             return lambda _event, _texts: ()
-        tags = _tags_of(event)
+        tags = _tags_of(event) if event is not SubjectForgotten else [tag for _, tag in self._parts]
         columns = [(column, tag, tag in tags) for column, tag in self._parts]
         if len(columns) == 1 and columns[0][2]:
             column, tag, _ = columns[0]
@@ -214,7 +239,7 @@ def _tags_of(event: type[Event] | None) -> list[str]:
 
 def _texts_of(event: type[Event] | None) -> list[str]:
     """The fields that are plain texts."""
-    info = msgspec.inspect.type_info(event)
+    info = msgspec.inspect.type_info(plain_type(event) if event is not None else event)
     assert isinstance(info, msgspec.inspect.StructType)
     return [field.name for field in info.fields if isinstance(field.type, msgspec.inspect.StrType)]
 
