@@ -190,10 +190,13 @@ class _Stage(Protocol):
     async def quiet(self) -> None: ...
 
 
-async def _play(trial: Trial, stage: _Stage, where: str) -> Happened:
+async def _play(trial: Trial, stage: _Stage, where: str, *, begins: Callable[[], object] = lambda: None) -> Happened:
+    """`begins` is called when what was given is done."""
     if trial.given:
         await stage.publish(*trial.given)
         await stage.quiet()
+        if trial.when is not None:
+            begins()
     known = len(await stage.call(_recorded))
     letters = {letter.id for letter in await stage.call(_letters)}
     result, refusal, answer = None, None, None
@@ -261,11 +264,13 @@ class _Simulation(Generic[T]):
         self._trial = trial
         self._found: list[Happened] = []
         self._where = ""
+        self.given = 0
+        """How many failpoints were passed before what is tried."""
         self._setting = Setting(self._scenario, begin, quiet=is_quiet, simulation=AppSimulation)
 
     def run(self, tape: Tape, where: str) -> tuple[Happened, RunOutcome]:
         """Errors: what is raised in it."""
-        self._where = where
+        self._where, self.given = where, 0
         outcome = run(self._setting, tape)
         if outcome.error is not None:
             raise outcome.error
@@ -273,7 +278,11 @@ class _Simulation(Generic[T]):
 
     async def _scenario(self, sim: Simulation[App]) -> None:
         assert isinstance(sim, AppSimulation)
-        self._found.append(await _play(self._trial, _Simulated(sim), self._where))
+
+        def begins() -> None:
+            self.given = len(sim.surroundings.failpoints)
+
+        self._found.append(await _play(self._trial, _Simulated(sim), self._where, begins=begins))
 
 
 _seeds = itertools.count()
@@ -308,7 +317,7 @@ def _with_crashes(trial: Trial) -> list[Happened]:
     seed = next(_seeds)
     happened, boring = simulation.run(Tape.boring(seed), "in simulation")
     found = [happened]
-    for nth, label in boring.failpoints:
+    for nth, label in boring.failpoints[simulation.given :]:
         step = label.split("/", 2)[2]
         where = f"where the process dies at {step!r}, the {ordinal(nth + 1)} time it comes there"
         try:

@@ -21,7 +21,7 @@ __all__ = ["Overrides", "identifiers", "messages", "values_of"]
 
 T = TypeVar("T")
 
-Overrides = Mapping[type, SearchStrategy[Any]]
+Overrides = Mapping[Any, SearchStrategy[Any]]
 """What to draw for a class instead of what is drawn for it otherwise."""
 
 LARGEST = 10**9

@@ -29,7 +29,18 @@ from ensue.examples.bank.messages import (
     Withdrawn,
 )
 
-__all__ = ["Account", "accounts", "movement"]
+__all__ = [
+    "Account",
+    "accounts",
+    "balance",
+    "close_account",
+    "movement",
+    "open_account",
+    "pay_in",
+    "pay_interest",
+    "pay_out",
+    "transfer",
+]
 
 accounts = Service("accounts")
 

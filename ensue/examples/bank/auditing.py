@@ -7,7 +7,7 @@ from decimal import Decimal
 from ensue import Service
 from ensue.examples.bank.messages import LargeMovementReported, Withdrawn, is_the_banks_own
 
-__all__ = ["LARGE", "auditing"]
+__all__ = ["LARGE", "auditing", "report"]
 
 LARGE = Decimal(400)
 
