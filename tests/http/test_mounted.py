@@ -20,7 +20,7 @@ from ensue.errors import DefinitionError
 from ensue.http import asgi
 from tests.http.bank import BalanceOf, Deposit, Deposited, Withdrawn, bank, web
 from tests.http.problems import problem
-from tests.http.serving import process, served
+from tests.http.serving import served
 from tests.servers.processes import ServerError
 
 MONEY = {"account_id": "a1", "amount": "10"}
@@ -169,18 +169,3 @@ def test_a_web_application_may_only_send_and_ask_while_others_run_the_consumers(
 
     with served(Starlette(routes=[Mount("/", asgi(app))], lifespan=connected)) as client:
         assert client.post("/deposit", json=MONEY).status_code == 200
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("place", ["sqlite", "postgresql"])
-def test_what_one_process_wrote_is_seen_by_another_that_is_given_its_position(
-    place: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    url = f"sqlite:///{tmp_path}/bank.db" if place == "sqlite" else request.getfixturevalue("postgresql_url")
-    command = ["-m", "tests.http.bank"]
-    with process(command, tmp_path, BANK_URL=url) as one, process(command, tmp_path, BANK_URL=url) as other:
-        for number in range(1, 21):
-            position = one.post("/deposit", json=MONEY).headers["Ensue-Position"]
-            answer = other.get("/balance-of?account_id=a1", headers={"Ensue-After": position})
-            assert answer.json() == str(10 * number)
-            one, other = other, one
