@@ -15,7 +15,7 @@ from ensue.domain.columns import Column, Kind, RowReader, encoder
 from ensue.domain.view import View, ViewDefinition
 from ensue.store.base import SqlTransaction
 
-__all__ = ["Key", "Table", "quoted"]
+__all__ = ["KEYS_AT_ONCE", "Key", "Table", "quoted"]
 
 Key: TypeAlias = tuple[Any, ...]
 """The values of a row's key, in the order of the declared key."""
