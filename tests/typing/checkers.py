@@ -47,7 +47,8 @@ def programs_of_papers(folder: Path) -> list[Path]:
     for paper in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         blocks = re.findall(r"^```python\n(.*?)^```", paper.read_text(), re.DOTALL | re.MULTILINE)
         if blocks:
-            files.append(folder / f"{paper.stem.lower()}.py")
+            # A page may be called as one of the programs beside it is.
+            files.append(folder / ("readme.py" if paper.stem == "README" else f"page_{paper.stem}.py"))
             files[-1].write_text("\n\n".join(blocks))
     assert (folder / "readme.py") in files, "the README shows no program"
     return files
