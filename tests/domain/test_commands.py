@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextvars import Context
+from contextvars import Context, ContextVar
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -87,6 +87,33 @@ def test_what_a_command_led_to_records_who_sent_it_under_one_correlation(url: st
             assert withdrawn.meta.traceparent == TRACE
             assert withdrawn.correlation_id == arrived.correlation_id != deposited.correlation_id
             assert "secret" not in str(withdrawn.meta)
+
+    asyncio.run(run())
+
+
+def test_of_many_who_send_at_once_each_event_records_its_own_sender(url: str) -> None:
+    seen = ContextVar[str]("seen")
+    app, contexts = App("desk", url=url), dict[str | None, str]()
+
+    @app.command
+    def deposit(command: Deposit, account: Account, call: Call[Deposit]) -> Deposited:
+        contexts[call.principal_id] = seen.get()
+        return Deposited(account_id=command.account_id, amount=command.amount)
+
+    async def send(number: int) -> None:
+        seen.set(f"c{number}")
+        command = Deposit(account_id="a1", amount=Decimal(number))
+        await app.send(command, principal=f"c{number}", headers={"number": str(number)})
+
+    async def run() -> None:
+        async with app.connected():
+            await asyncio.gather(*(send(number) for number in range(50)))
+            rows = await recorded(app)
+            assert len(rows) == 50
+            for row in rows:
+                assert row.headers == {"principal": f"c{row.event.amount}", "number": str(row.event.amount)}
+            assert len({row.correlation_id for row in rows}) == 50
+            assert contexts == {f"c{number}": f"c{number}" for number in range(50)}
 
     asyncio.run(run())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from contextvars import Context
 from decimal import Decimal
 from typing import Any
 
@@ -12,7 +13,7 @@ import msgspec
 import pytest
 
 from ensue import Answer, App, Call, Command, Proceed, Query, Refusal, Service
-from ensue.errors import DefinitionError, WiringError
+from ensue.errors import Conflict, DefinitionError, WiringError
 from tests.domain.desk import Account, BalanceOf, Deposit, Deposited, Overdrawn, Withdraw, Withdrawn, desk
 
 
@@ -223,25 +224,27 @@ def test_one_that_returns_no_answer_is_named(file_url: str) -> None:
 
 
 def test_one_may_proceed_again_and_the_command_begins_its_attempts_anew(file_url: str) -> None:
-    app, failing = App("desk", url=file_url), [True]
+    app, other, attempts = App("desk", url=file_url), desk(file_url), list[int]()
 
     @app.middleware
     async def again(call: Call[Command[Any]], proceed: Proceed) -> Answer:
         try:
             return await proceed()
-        except ConnectionError:
+        except Conflict:
             return await proceed()
 
-    @app.command
-    async def withdraw(command: Withdraw, account: Account) -> Withdrawn:
-        if failing.pop():
-            failing.append(False)
-            raise ConnectionError
+    @app.command(attempts=2)
+    async def withdraw(command: Withdraw, account: Account, call: Call[Withdraw]) -> Withdrawn:
+        attempts.append(call.attempt)
+        if len(attempts) < 4:  # as somebody else would, who is not inside this handler
+            sent = other.send(Deposit(account_id="a1", amount=Decimal(1)))
+            await asyncio.get_running_loop().create_task(sent, context=Context())
         return Withdrawn(account_id=command.account_id, amount=command.amount)
 
     async def run() -> None:
-        async with app.connected():
-            assert (await app.send(Withdraw(account_id="a1", amount=Decimal(5)))).position.last == 1
+        async with app.connected(), other.connected():
+            assert (await app.send(Withdraw(account_id="a1", amount=Decimal(5)))).position.last == 4
+            assert attempts == [1, 2, 1, 2]
 
     asyncio.run(run())
 

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from contextvars import ContextVar
 from decimal import Decimal
 from typing import Any
 
@@ -198,6 +199,24 @@ def test_a_query_on_a_server_does_not_hold_the_loop_and_many_take_turns(postgres
             assert turns > 100
 
     asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_a_query_is_answered_in_the_context_of_who_asks(shared_url: str) -> None:
+    seen, app = ContextVar[str]("seen"), App("desk", url=shared_url)
+
+    class Seen(Query[str]): ...
+
+    @app.query
+    def what(query: Seen, tx: Transaction) -> str:
+        tx.execute("SELECT 1")
+        return seen.get()
+
+    async def run() -> None:
+        async with app.connected():
+            seen.set("mine")
+            assert await app.ask(Seen()) == "mine"
+
+    asyncio.run(run())
 
 
 def test_a_query_is_answered_after_its_connection_was_cut(postgresql_url: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import copy_context
 from typing import Any, TypeVar
 
 import psycopg
@@ -95,7 +96,8 @@ class Lookers:
             else:
                 ended.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
 
-        self._threads.run(call, done)
+        context = copy_context()
+        self._threads.run(lambda: context.run(call), done)
         return await ended
 
     def close(self) -> None:
