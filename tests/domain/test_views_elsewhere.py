@@ -130,8 +130,7 @@ def test_a_database_that_is_away_is_waited_for_and_told_and_caught_up_with(
         rows_url = own_postgresql.address.url()
         own_postgresql.kill()
         async with bank(file_url, rows_url, heard) as app:  # it opens without it
-            for number in range(3):
-                receipt = await app.publish(*random_events(chance, 5, first=number * 10))
+            receipt = await app.publish(*random_events(chance, 15))
             with pytest.raises(EnsueError):
                 await app.get(Balance, "a1", after=receipt.position)
             own_postgresql.start()

@@ -126,21 +126,27 @@ class Keeper:
     async def step(self) -> bool:
         """Do the next thing that is to be done. True where there is more. Errors: those of the log and of the place."""
         async with self._turn:
-            if not self._source_known:
-                await self._place.transact(self._check_source)
-                self._source_known = True
-            await self._look()
-            mine = self._mine()
-            if mine is None:
-                for name, former in self.kept.former_names.items():
-                    await self._log.rename(name, former)
-                await self._place.transact(self._create)
-                self._world.failpoint("view.created")
-                return True
-            more = False
-            for version in self.followed(self._versions):
-                more |= await self._advance(version)
-            return more
+            try:
+                return await self._step()
+            except OutcomeUnknown:
+                return True  # the version's row will tell
+
+    async def _step(self) -> bool:
+        if not self._source_known:
+            await self._place.transact(self._check_source)
+            self._source_known = True
+        await self._look()
+        mine = self._mine()
+        if mine is None:
+            for name, former in self.kept.former_names.items():
+                await self._log.rename(name, former)
+            await self._place.transact(self._create)
+            self._world.failpoint("view.created")
+            return True
+        more = False
+        for version in self.followed(self._versions):
+            more |= await self._advance(version)
+        return more
 
     def followed(self, versions: Sequence[Version]) -> list[Version]:
         """Those that this code keeps: its newest, and the one before it until that is current."""
@@ -180,7 +186,7 @@ class Keeper:
             self._stand_still(version, error)
             self._observe(ConsumerStandsBy(consumer=self._consumer, reason=str(error)))
             return False
-        except (Stale, OutcomeUnknown):
+        except Stale:
             return True
         except EnsueError:
             raise
