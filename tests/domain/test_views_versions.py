@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Self, cast
 
 import pytest
 
-from ensue import App, Event, View
-from ensue.domain.views import kept, registry
+from ensue import App, Event, Retry, View
+from ensue.domain.views import following, kept, registry
 from ensue.domain.views.registry import Database, Version
 from ensue.errors import HandlerFailed, NotCaughtUp, WiringError
 from ensue.store.sqlite.transfer import SqliteTransfer
@@ -71,6 +71,16 @@ class Choosy(View, key="account_id", table="account"):
         if event.amount == 13:
             raise ValueError("an unlucky payment")
         self.total += event.amount
+        return self
+
+
+class Constant(View, key="account_id", table="account"):
+    """All rows alike."""
+
+    account_id: str
+    total: Decimal = Decimal(7)
+
+    def evolve(self, event: Paid) -> Self:
         return self
 
 
@@ -257,6 +267,57 @@ async def _has(app: App, line: tuple[Any, ...]) -> bool:
     return line in plain(lines(app))
 
 
+class Measured(Event, key="meter_id"):
+    meter_id: str
+    number: int
+    at: datetime
+
+
+class Meter(View, key="meter_id"):
+    meter_id: str
+    number: int = 0
+    at: datetime | None = None
+
+    def evolve(self, event: Measured) -> Self:
+        self.number, self.at = event.number, event.at
+        return self
+
+
+@pytest.mark.parametrize(
+    ("number", "at", "error"),
+    [
+        (2**70, datetime(2026, 3, 1, tzinfo=UTC), ""),
+        (1, datetime(2026, 3, 1), "a datetime with a zone was expected"),
+    ],
+)
+def test_a_value_that_fits_no_column_parks_its_key_and_no_other(
+    shared_url: str, number: int, at: datetime, error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In what is built, and in what is followed."""
+    monkeypatch.setattr(following, "RETRY", Retry.never)
+    good = datetime(2026, 3, 1, tzinfo=UTC)
+
+    async def run() -> None:
+        async with bank(shared_url).connected() as app:
+            await app.publish(Measured(meter_id="m1", number=1, at=good), Measured(meter_id="m2", number=number, at=at))
+        async with bank(shared_url, Meter) as app:
+            receipt = await app.publish(
+                Measured(meter_id="m1", number=3, at=good), Measured(meter_id="m3", number=number, at=at)
+            )
+            later = await app.publish(Measured(meter_id="m1", number=4, at=good))
+            assert await app.get(Meter, "m1", after=later.position, timeout=SOON) == Meter(
+                meter_id="m1", number=4, at=good
+            )
+            with pytest.raises(HandlerFailed, match="m3 is parked"):
+                await app.get(Meter, "m3", after=receipt.position)
+            letters = [letter async for letter in app.dead_letters.list()]
+            assert sorted(letter.key_text for letter in letters) == ["meter_id=m2", "meter_id=m3"]
+            assert all(error in letter.reason for letter in letters)
+            assert app.sql("SELECT meter_id, number FROM meter") == [("m1", 4)]
+
+    asyncio.run(run())
+
+
 def test_a_new_version_with_parked_keys_does_not_replace_one_that_shows_them(shared_url: str) -> None:
     async def run() -> None:
         async with bank(shared_url, Account) as app:
@@ -339,6 +400,20 @@ def test_indexes_of_owners_are_made_on_the_next_version_too(shared_url: str) -> 
             assert [name for name in found if "_pkey" not in name] == ["by_total__v2", "few (of) 'them'__v2"]
         async with bank(shared_url, Doubled) as app:
             assert "by_total__v3" in _indexes(app, shared_url, "account__v3")
+
+    asyncio.run(run())
+
+
+def test_an_owners_index_that_the_next_version_cannot_have_is_told_and_holds_nothing_up(shared_url: str) -> None:
+    async def run() -> None:
+        async with bank(shared_url, Account) as app:
+            receipt = await app.publish(*paid("a1", 1), *paid("a2", 2, 2))
+            await app.get(Account, "a1", after=receipt.position)
+            await app.transact(lambda tx: tx.execute("CREATE UNIQUE INDEX once ON account__v1 (total)"))
+        async with bank(shared_url, Constant) as app:
+            assert await current(app) == 2
+            assert await _told(app, "without indexes that could not be made: once__v2")
+            assert plain(lines(app)) == [("a1", Decimal(7)), ("a2", Decimal(7))]
 
     asyncio.run(run())
 

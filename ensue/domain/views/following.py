@@ -19,6 +19,8 @@ from ensue.world import World
 __all__ = ["ViewHandling"]
 
 CONCURRENCY = 1000
+RETRY = Retry()
+"""For what the database raises, which may pass."""
 
 
 class ViewHandling(Handling):
@@ -46,7 +48,7 @@ class ViewHandling(Handling):
             concurrency=CONCURRENCY,
             start=None,
         )
-        super().__init__(definition, registry, world, scope, retry=Retry())
+        super().__init__(definition, registry, world, scope, retry=RETRY)
 
     def policy(self, error: BaseException) -> Retry:
         """What evolve raises it will raise again: its key is parked at once. What the database raises may pass."""
