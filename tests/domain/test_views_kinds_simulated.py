@@ -112,6 +112,7 @@ def test_rows_in_plain_sql_follow_through_a_crash_at_every_step() -> None:
         for number, event in enumerate(EVENTS):
             await sim.app.publish(event, idempotency_key=f"e{number}")
         await sim.run_until_quiet()
+        rows: list[tuple[Any, ...]] = []
         for _ in range(60):
             found = await sim.rows("SELECT name FROM sqlite_schema WHERE name = 'deposits'")
             rows = await sim.rows("SELECT account, number, hundredths FROM deposits ORDER BY 1") if found else []
