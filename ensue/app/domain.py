@@ -81,6 +81,7 @@ class Domain:
     async def close(self) -> None:
         """What is written beside the log stops, and who watches is told."""
         self.changes.close()
+        await self.commands.close()
         if self.snapshots is not None:
             await self.snapshots.close()
 

@@ -7,7 +7,8 @@
    the third on it waits a little before.
 
 A *no*, or any other error, is given only from states that are current: on remembered ones the handler is asked again. Decisions
-of one process about the same state take turns, so that they do not spend each other's attempts.
+of one process about the same state take turns, so that they do not spend each other's attempts; those that wait meanwhile are made
+and stored together (`together.py`).
 
 With an idempotency key the answer is stored beside the events, a refusal as well: the same command with the same key has the
 same answer, also after a crash.
@@ -17,6 +18,7 @@ A handler that takes a `Transaction` decides in the commit itself: the condition
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
@@ -33,6 +35,7 @@ from ensue.domain.command import CommandDefinition, StateParameter
 from ensue.domain.decided import Decided
 from ensue.domain.fold import Boundary, Folding
 from ensue.domain.states import Kept, Loaded, States
+from ensue.domain.together import JOBS, Decision, Job, Together
 from ensue.domain.turns import Turns
 from ensue.errors import ApplyFailed, Conflict, DefinitionError, IdempotencyKeyReused, InvalidEvent, Refusal
 from ensue.events.message import Command, Event
@@ -91,7 +94,9 @@ class Commands:
         self._registry = registry
         self._states = states
         self._scope = scope
-        self._turns = Turns()
+        self._turns: Turns[Job] = Turns()
+        self._together = Together(store, states, self._decide_job, self._place, self._step_aside)
+        self._groups: set[asyncio.Task[None]] = set()
         self._by_type: dict[type[Command[Any]], CommandDefinition] = {}
         self._foldings: dict[CommandDefinition, tuple[Folding[Any] | None, ...]] = {}
         for definition in definitions:
@@ -119,7 +124,7 @@ class Commands:
 
     async def decide(self, definition: CommandDefinition, call: Call[Command[Any]]) -> Answer:
         """Decide and store. See `App.send`."""
-        began = self._world.monotonic()
+        began, call.attempt = self._world.monotonic(), 1  # a middleware may proceed again
         try:
             answer = await self._decided(definition, call)
         except Refusal as refusal:
@@ -155,11 +160,59 @@ class Commands:
         keys = [term.tags for boundary in boundaries for term in boundary.selection]
         if len(keys) > 1:
             keys = sorted(set(keys))
-        await self._turns.take(keys)
+        # Whoever has to wait may be taken along by who has the turn before it.
+        alone = keyed is not None or definition.inside or definition.is_async or not self._turns.taken(keys)
+        job = None if alone else Job(definition, call, boundaries)
+        try:
+            taken_along = await self._turns.take(keys, job)
+        except BaseException:
+            if job is not None:
+                job.answer.cancel()
+            raise
+        if job is not None and taken_along:
+            return await job.answer
+        if job is not None and self._turns.waited_for(keys):
+            # A task of its own: who sent the command may be cancelled, and those who were taken along are not.
+            group = self._world.spawn(self._lead(job, keys), name="ensue decisions")
+            self._groups.add(group)
+            group.add_done_callback(self._groups.discard)
+            return await job.answer
         try:
             return await self._in_turn(definition, call, boundaries, keyed)
         finally:
             self._turns.give(keys)
+
+    async def close(self) -> None:
+        """Until what is decided together is answered."""
+        if self._groups:
+            await asyncio.wait(self._groups)
+
+    async def _lead(self, job: Job, keys: Sequence[tuple[bytes, ...]]) -> None:
+        """Decide this one, and with it those that wait for the same states."""
+        jobs, more = self._turns.take_along(keys, JOBS)
+        try:
+            await self._together.run([job, *jobs])
+        except BaseException as error:
+            for one in (job, *jobs):
+                one.failed(error)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._turns.give([*keys, *more])
+
+    def _decide_job(self, job: Job, values: Sequence[Any]) -> Decision:
+        """Call the handler. Errors: what it raises, `TypeError`, `InvalidEvent`."""
+        definition, call = job.definition, job.call
+        token = inside_handler.set(Inside(definition.name, "decides a command"))
+        try:
+            result = definition.function(call.message, *self._arguments(definition, call, values))
+        finally:
+            inside_handler.reset(token)
+        outcome = _outcome(definition, type(call.message), result)
+        return Decision(outcome.events, self._drafts(outcome.events, call), outcome.result)
+
+    def _place(self, first: int, last: int, result: Any) -> Answer:
+        return self._answer(Written(first, last), result)
 
     async def _in_turn(
         self,

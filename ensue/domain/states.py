@@ -229,10 +229,20 @@ class States:
             raise ValueError(f"this {name} has {followed} events; it has not been at version {count} yet")
         return value
 
-    def next(self, loaded: Loaded[Any], events: Sequence[Event], drafts: Sequence[Draft]) -> Kept | None:
+    def copy(self, boundary: Boundary[S], kept: Kept) -> S:
+        """A state that nobody else holds."""
+        form = self._form(boundary.folding)
+        assert form is not None
+        value: S = form.decode(kept.data)
+        return value
+
+    def next(
+        self, loaded: Loaded[Any], events: Sequence[Event], drafts: Sequence[Draft], kept: Kept | None = None
+    ) -> Kept | None:
         """What is to be remembered of a state once these events are stored under its condition; nothing where it cannot be known
-        now. Errors: `InvalidEvent` for an event that it cannot follow: that must not be stored."""
-        boundary, kept = loaded.boundary, loaded.kept
+        now. `kept` is what it will be before them, where that is not what was loaded. Errors: `InvalidEvent` for an event that it
+        cannot follow: that must not be stored."""
+        boundary, kept = loaded.boundary, kept or loaded.kept
         form = self._form(boundary.folding)
         if form is None or kept is None:
             return None

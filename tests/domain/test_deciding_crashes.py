@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ensue.domain import commands as commands_module
+from ensue.domain import together as together_module
 from ensue.domain.commands import Commands
 from ensue.domain.states import Kept, Loaded, States
 from ensue.errors import EnsueError, OutcomeUnknown, Refusal, TryAgain
@@ -168,7 +169,12 @@ async def _no_on_old_states(self: Commands, error: Exception, loaded: Any, keyed
     raise error
 
 
+def _stands_still(self: Any, decision: Any, own: Any) -> None:
+    return None
+
+
 BUGS: dict[str, tuple[Any, str, Any]] = {
+    "those who decide together all see the same": (together_module._States, "follow", _stands_still),
     "the fence is taken after the events": (Loaded, "condition", property(_condition_at_the_head)),
     "own events are not folded": (States, "next", _no_events_of_its_own),
     "a no is said from what is remembered": (Commands, "_raised", _no_on_old_states),
