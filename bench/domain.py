@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
 
-from bench import bank, ours, questions
+from bench import bank, ours, questions, rows
 from bench import peer_eventsourcing_domain as peer
 from bench.measure import Report, alternate, fdatasync_seconds, folder
 from tests.servers.postgresql import PostgresServer, empty_database
@@ -23,6 +23,7 @@ MANY, SINGLE, ENROLMENTS = 1_920, 640, 1_920
 CLIENTS = 64
 LONG, LOADS = 10_000, 5
 QUESTIONS = 20_000
+EVENTS, REBUILDS = 1_000_000, 3
 
 
 def main(only: list[str]) -> None:
@@ -121,6 +122,17 @@ def _query(report: Report) -> None:
     report.ratio("query", figures["ensue"], figures["apsw"])
 
 
+def _view(report: Report) -> None:
+    report.say(f"rebuilding a view of {rows.ACCOUNTS:,} rows from {EVENTS:,} events, SQLite")
+    with folder() as path:
+        rows.fill(path, EVENTS)
+        figures = alternate(
+            "view", REBUILDS, {"ensue": partial(rows.rebuild, path, EVENTS), "apsw": partial(rows.upsert, EVENTS)}
+        )
+    report.rates("events into rows, by a view built anew and by upserts of the same rows", figures)
+    report.ratio("view", figures["ensue"], figures["apsw"])
+
+
 @contextmanager
 def _place(server: str) -> Generator[str, None, None]:
     yield empty_database(server)
@@ -133,6 +145,7 @@ ROWS: dict[str, Callable[[Report], None]] = {
     "dcb": _dcb,
     "load-10k": _load,
     "query": _query,
+    "view": _view,
 }
 """What is measured, by the name of its ratio."""
 
