@@ -12,6 +12,7 @@
     │   ├── IdempotencyKeyReused  the key was used for other events
     │   ├── StreamClosed        an event for a stream behind the one that closed it
     │   ├── InsideHandler       a write or wait that would leave the handler's transaction
+    │   ├── InvalidTenant       a name of no tenant, or a call that says no tenant
     │   ├── WrongLog            a position of another log
     │   └── ForeignConnection   a second SQLite library opened the log's file
     ├── TryAgain                the same call may succeed later
@@ -63,6 +64,7 @@ __all__ = [
     "IdempotencyKeyReused",
     "InsideHandler",
     "InvalidEvent",
+    "InvalidTenant",
     "KeyLost",
     "LogFileReplaced",
     "LogTooNew",
@@ -131,6 +133,10 @@ class StreamClosed(Misuse):
 
 class InsideHandler(Misuse):
     """A write or a wait inside a handler would commit apart from its checkpoint. Return the event instead."""
+
+
+class InvalidTenant(Misuse):
+    """A name that no tenant can have or has, or a call for no tenant where every one is for one. Nothing was done."""
 
 
 class WrongLog(Misuse):

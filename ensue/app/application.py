@@ -28,6 +28,7 @@ from ensue.app.log import LogView
 from ensue.app.receipt import WAIT, Receipt
 from ensue.app.service import Service
 from ensue.app.settings import Settings
+from ensue.app.tenants import PLACE, Tenants, checked_tenant, url_of_tenant
 from ensue.app.transaction import OpenTransaction
 from ensue.app.urls import open_store
 from ensue.channels import Channel
@@ -36,7 +37,7 @@ from ensue.consumers.policy import Retries, Retry
 from ensue.consumers.transaction import Transaction
 from ensue.domain import Decider, State, View
 from ensue.domain.call import Principal
-from ensue.errors import DefinitionError, Unavailable
+from ensue.errors import DefinitionError, InvalidTenant, Unavailable
 from ensue.events.message import Command, Event, Query
 from ensue.events.recorded import Position, microseconds
 from ensue.events.registry import Registry
@@ -106,6 +107,8 @@ class App(Service):
         self._given_store = store
         self._given_world = world
         self._engine: Engine | None = None
+        self._tenants: Tenants | None = None
+        self._tenant: str | None = None
         self.log = LogView(self._open_engine)
         self.dead_letters = DeadLetters(self._open_engine)
 
@@ -119,19 +122,23 @@ class App(Service):
     ) -> App:
         """The same application, closed, on another store in another world, with other factories for what `replace`
         provides: for tests and simulation. With `observe` its signals go there instead of into the logging."""
+        other = self._copy(store, world, self._settings, replace)
+        if observe is not None:
+            other._observers = [observe]
+        return other
+
+    def _copy(
+        self,
+        store: Store | None,
+        world: World | None,
+        settings: Mapping[str, Any],
+        replace: Iterable[Callable[..., object]] = (),
+    ) -> App:
         replaced = [factory_of(function, {}) for function in replace]
         types = {factory.provides for factory in replaced}
         other = App(
-            self.name,
-            retry=self._retry,
-            store=store,
-            world=world,
-            inbox=self._inbox,
-            outbox=self._outbox,
-            **self._settings,
+            self.name, retry=self._retry, store=store, world=world, inbox=self._inbox, outbox=self._outbox, **settings
         )
-        if observe is not None:
-            other._observers = [observe]
         other._handlers = self._all_handlers()
         registered = self._registered()
         other._commands, other._queries = list(registered.commands), list(registered.queries)
@@ -167,6 +174,9 @@ class App(Service):
     # ------------------------------------------------------------------------------------------------------ opening
 
     async def __aenter__(self) -> Self:
+        if self._has_tenants:
+            self._open_tenants(consume=True)
+            return self
         engine = await self._open(consume=True)
         self._body = engine.lifeline.hold()
         return self
@@ -175,7 +185,8 @@ class App(Service):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
         try:
-            self._open_engine().lifeline.let_go(self._body, error)
+            if self._tenants is None:
+                self._open_engine().lifeline.let_go(self._body, error)
         finally:
             await self._close()
 
@@ -201,11 +212,73 @@ class App(Service):
     async def connected(self) -> AsyncGenerator[Self, None]:
         """Publish, send, ask, read and wait without running any consumer here. Of what is provided only that is made which handlers
         of commands and queries need; lifecycle hooks do not begin."""
-        await self._open(consume=False)
+        if self._has_tenants:
+            self._open_tenants(consume=False)
+        else:
+            await self._open(consume=False)
         try:
             yield self
         finally:
             await self._close()
+
+    @property
+    def _has_tenants(self) -> bool:
+        return self._tenant is None and self._given_store is None and PLACE in self.settings.url
+
+    def tenant(self, name: str, /, *, create: bool = False) -> AbstractAsyncContextManager[App]:
+        """The application of one tenant, where the URL has a place for its name: `async with crm.tenant("acme") as acme:`. It is opened
+        when it is first used here, and then kept open; its handlers run in a process whose application is open by `async with`.
+        Made where it is missing with `create`; on PostgreSQL its database or schema is there already.
+
+        Errors: `InvalidTenant` for a name that is none, or of which there is nothing; `Unavailable` when the application is not open,
+        or too many tenants are in use; those of opening.
+        """
+        checked_tenant(name)
+        if self._tenants is None:
+            if not self._has_tenants:
+                raise InvalidTenant(
+                    f"{self.name} has no tenants: its url= has no {PLACE} in it, as sqlite:///data/{PLACE}.db has"
+                )
+            raise Unavailable(
+                f"the application {self.name} is not open: use `async with app:` or `async with app.connected():`"
+            )
+        return self._tenants.use(name, create=create)
+
+    def of_tenant(self, name: str, /) -> App:
+        """The same application, closed, on the log of one tenant: to run that one alone. Errors: `InvalidTenant`, `DefinitionError`."""
+        settings = self.settings
+        url = url_of_tenant(settings.url, name)
+        if not self._has_tenants:
+            raise InvalidTenant(f"{self.name} has no tenants: its url= has no {PLACE} in it")
+        if self._inbox or any(handler.channel is not None for handler in self._all_handlers()):
+            raise DefinitionError(
+                f"{self.name} has tenants, and receives from channels: a message says nothing of tenants, and would reach any of them. "
+                "Receive in an application without tenants, and send each its own"
+            )
+        if settings.keys is not None and PLACE not in settings.keys:
+            raise DefinitionError(
+                f"{self.name}: keys= has no {PLACE} in it, so that two tenants would share the keys of their people, and forget each "
+                f"other's: sqlite:///data/{PLACE}.keys"
+            )
+        keys = url_of_tenant(settings.keys, name) if settings.keys is not None else None
+        other = self._copy(None, self._given_world, {**self._settings, "url": url, "keys": keys})
+        other._observers, other._tenant = self._observers, name
+        return other
+
+    def _open_tenants(self, *, consume: bool) -> None:
+        if self._tenants is not None:
+            raise DefinitionError(f"the application {self.name} is open already")
+        self._tenants = Tenants(self.of_tenant, self.settings.url, consume=consume)
+        for service, _ in self._walk(None, set()):
+            service._open_in += 1
+
+    async def _close_tenants(self, tenants: Tenants) -> None:
+        try:
+            await tenants.close()
+        finally:
+            self._tenants = None
+            for service, _ in self._walk(None, set()):
+                service._open_in -= 1
 
     async def _open(self, *, consume: bool, chosen: Collection[str] | None = None) -> Engine:
         from ensue.app.engine import Engine
@@ -215,6 +288,11 @@ class App(Service):
 
         if self._engine is not None:
             raise DefinitionError(f"the application {self.name} is open already")
+        if self._has_tenants:
+            raise InvalidTenant(
+                f"{self.name} has a log for each tenant and none of its own: open one with tenant(name), or run one alone with "
+                "of_tenant(name)"
+            )
         settings = self.settings
         world, store = self._given_world or RealWorld(), self._given_store or open_store(settings.url)
         # A store that was given is a test's: its keys are beside it, wherever those of the application are.
@@ -247,6 +325,9 @@ class App(Service):
             service._open_in += 1 if engine is not None else -1
 
     async def _close(self) -> None:
+        if self._tenants is not None:
+            await self._close_tenants(self._tenants)
+            return
         engine = self._engine
         if engine is not None:
             try:
@@ -259,6 +340,10 @@ class App(Service):
         return self._open_engine().store
 
     def _open_engine(self) -> Engine:
+        if self._tenants is not None:
+            raise InvalidTenant(
+                f"{self.name} has a log for each tenant: say which, `async with {self.name}.tenant(name) as one:`, and ask that one"
+            )
         if self._engine is None:
             raise Unavailable(
                 f"the application {self.name} is not open: use `async with app:` to run its consumers here, or "
