@@ -29,11 +29,17 @@ MOST_WORKERS = 64
     "--only", multiple=True, metavar="NAME", help="Only this consumer, or those like billing*; again for more."
 )
 @click.option("--except", "without", multiple=True, metavar="NAME", help="Not this consumer, or these; again for more.")
+@click.option("--tenant", metavar="NAME", help="Whose handlers, where each tenant has a log.")
 @click.option(
     "--health", metavar="HOST:PORT", envvar="ENSUE_HEALTH", help="Answer GET /healthz and /readyz there; ENSUE_HEALTH."
 )
 def run(
-    application: str | None, workers: int | None, only: tuple[str, ...], without: tuple[str, ...], health: str | None
+    application: str | None,
+    workers: int | None,
+    only: tuple[str, ...],
+    without: tuple[str, ...],
+    tenant: str | None,
+    health: str | None,
 ) -> None:
     """Run an application's handlers until Ctrl-C or SIGTERM; then let those that work finish, and stop.
 
@@ -53,7 +59,7 @@ def run(
     if named is None:
         raise WrongUsage('say which application: `ensue run module:app`, or app = "module:app" under [tool.ensue]')
     address = Address.read(health, os.environ) if health else None
-    choice = Choice(named, only, without)
+    choice = Choice(named, only, without, tenant)
     if workers is None:
         run_here(choice, Teller(), _Alone(address))
     else:

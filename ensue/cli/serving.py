@@ -14,6 +14,7 @@ import msgspec
 from ensue.app.brokers import place_of
 from ensue.app.checks import chosen_consumers
 from ensue.app.health import Health
+from ensue.app.tenants import PLACE
 from ensue.app.urls import shown
 from ensue.cli.failures import WrongUsage
 from ensue.cli.handled import named, owners
@@ -39,6 +40,7 @@ class Choice(msgspec.Struct, frozen=True):
     application: str
     only: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
+    tenant: str | None = None
 
 
 class Here:
@@ -82,6 +84,10 @@ def run_here(choice: Choice, tell: Teller, here: Here) -> None:
     named = choice.application
     try:
         app = load_app(named)
+        if PLACE in app.settings.url or choice.tenant is not None:
+            if choice.tenant is None:
+                raise WrongUsage(f"{named} has a log for each tenant: say whose handlers are to run, --tenant NAME")
+            app = app.of_tenant(choice.tenant)
         if not app.handlers:
             raise WrongUsage(f"{named} has no handlers to run; register some with @{named.partition(':')[2]}.on")
         logger = logging.getLogger("ensue")

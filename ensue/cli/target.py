@@ -16,6 +16,7 @@ import click
 import msgspec
 
 from ensue.app.keys import keys_of_store, open_keys
+from ensue.app.tenants import PLACE, url_of_tenant
 from ensue.app.urls import log_exists, logs_in, open_store, shown
 from ensue.cli.failures import WrongUsage
 from ensue.cli.loading import declared_app, load_app
@@ -44,7 +45,18 @@ class Target(msgspec.Struct, frozen=True):
         meta = click.get_current_context().meta
         found = cls.find(meta.get(f"{__name__}.url"), meta.get(f"{__name__}.app"))
         keys = meta.get(f"{__name__}.keys") or os.environ.get("ENSUE_KEYS") or found.keys
-        return msgspec.structs.replace(found, keys=keys)
+        return msgspec.structs.replace(found, keys=keys)._of(meta.get(f"{__name__}.tenant"))
+
+    def _of(self, tenant: str | None) -> Target:
+        """The log of a tenant, where each has one. Errors: `WrongUsage`, `InvalidTenant`."""
+        if PLACE not in self.url:
+            if tenant is not None:
+                raise WrongUsage(f"--tenant {tenant}: there are no tenants, {shown(self.url)} is one log")
+            return self
+        if tenant is None:
+            raise WrongUsage(f"there is a log for each tenant, at {shown(self.url)}: say which, --tenant NAME")
+        keys = url_of_tenant(self.keys, tenant) if self.keys is not None else None
+        return Target(url_of_tenant(self.url, tenant), self.registry, keys)
 
     @classmethod
     def find(cls, url: str | None, app: str | None) -> Target:
@@ -110,6 +122,7 @@ def log_options(command: C) -> C:
     for name, metavar, help in (
         ("--app", "MODULE:APP", "The application, for its log and its event types."),
         ("--url", "URL", "The log, such as sqlite:///shop.db."),
+        ("--tenant", "NAME", "Whose log, where each tenant has one."),
         ("--keys", "URL", "Where the keys of personal data are; by default beside the log."),
     ):
         command = click.option(name, metavar=metavar, help=help, expose_value=False, callback=_choose)(command)
