@@ -6,7 +6,8 @@ transaction. An adapter contains no retry, no delivery order, no dead-letter pol
 **Requests.** Everything that changes a store is a `Request` to its one writer. The writer takes what is queued, never
 waits for more, and stores all of it in one transaction (group commit). Each request is checked and answered by itself:
 
-1. its idempotency key: known with the same fingerprint → the first answer again; with another → `IdempotencyKeyReused`;
+1. its idempotency key: known with the same fingerprint → the first answer again; with another → `IdempotencyKeyReused`; and
+   those of its parts: one that is known → `Conflict`;
 2. its fence: the progress row has the stated `(fence, rev)`, else `Fenced`;
 3. its stream versions and conditions, against what is committed and what this batch has written so far, and the parked
    lane of its operation, else `Conflict`;
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from ensue.world import World
 
 __all__ = [
+    "Answered",
     "Capabilities",
     "Checkpoints",
     "Condition",
@@ -286,6 +288,16 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     by: str
 
 
+class Answered(msgspec.Struct, frozen=True):
+    """An idempotency key of a part of a request's events: `count` of them behind the first `skip`, and what is kept beside it."""
+
+    key: bytes
+    fingerprint: bytes
+    skip: int
+    count: int
+    result: bytes
+
+
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One unit of writing. See the module for the order of checks."""
 
@@ -296,6 +308,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: bytes = b""
     result: Callable[[], bytes] | None = None
     """Called when the functions of the request have run; kept beside the idempotency key for its repetitions."""
+    answers: Sequence[Answered] = ()
+    """Keys of parts of `events`, each other ones: the parts are known by them as if they had been requests of their own. Where one
+    of them is known already, `Conflict` with `expected` -1, before conditions are looked at. Without `apply`."""
     apply: Sequence[Emission] = ()
     """Run in order before `events` get their positions; what they return is appended before `events`."""
     commit: ConsumerCommit | None = None

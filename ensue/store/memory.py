@@ -172,6 +172,10 @@ class MemoryStore:
             if fingerprint != request.fingerprint:
                 raise IdempotencyKeyReused("the idempotency key was used for other events")
             return msgspec.structs.replace(first, replayed=True)
+        for part in request.answers:
+            if part.key in self._requests:
+                known = self._requests[part.key][1]
+                raise Conflict("the idempotency key of a part is known", expected=-1, actual=known.first)
         self._check(request)
         emitted, result = self._apply(request)
         events = [*emitted, *request.events]
@@ -185,6 +189,10 @@ class MemoryStore:
             self._append(event)
         if key is not None:
             self._requests[key] = (request.fingerprint, written, max(self._recorded_at, self._world.now()))
+        for part in request.answers:
+            begin = written.first + part.skip
+            answer = Written(begin, begin + part.count - 1, False, part.result)
+            self._requests[part.key] = (part.fingerprint, answer, max(self._recorded_at, self._world.now()))
         if request.commit is not None:
             self._commit(request.commit)
         if request.operation is not None:

@@ -55,6 +55,16 @@ def key_reused(first: int, last: int) -> IdempotencyKeyReused:
     )
 
 
+def part_known(first: int, last: int) -> Conflict:
+    """A part of a request has an idempotency key that is known."""
+    return Conflict(
+        f"the idempotency key of a part of this request is known, of what is stored at positions {first} to {last}. Ask for that "
+        "part by itself",
+        expected=-1,
+        actual=first,
+    )
+
+
 def function_failed(error: Exception, unit: int) -> ApplyFailed:
     """This function of the request raised the error."""
     if isinstance(error, ApplyFailed):  # it said itself what it could not do

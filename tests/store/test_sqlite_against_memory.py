@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ensue.errors import ApplyFailed, Conflict, EnsueError
 from ensue.events.stored import Draft, tag_hash
 from ensue.store.base import (
+    Answered,
     Condition,
     Consumer,
     DeadLetter,
@@ -98,6 +99,7 @@ requests = st.fixed_dictionaries(
         "expected": st.lists(st.tuples(st.sampled_from(KEYS), st.integers(0, 3)), max_size=1),
         "conditions": st.lists(st.tuples(selections, st.integers(0, 8)), max_size=1),
         "key": st.sampled_from((None, None, b"k" * 16, b"l" * 16)),
+        "parts": st.lists(st.sampled_from((b"k" * 16, b"m" * 16, b"n" * 16)), max_size=2, unique=True),
         "fingerprint": st.sampled_from((b"f" * 16, b"f" * 16, b"g" * 16)),
         "result": st.binary(max_size=3),
         "apply": st.sampled_from(("none", "none", "emits", "raises")),
@@ -193,8 +195,14 @@ class Runner:
             lane = lanes.get(key_of(key)) or self._lane(1, 0, key, LaneState.PARKED)
             late = msgspec.structs.replace(lane, state=LaneState.LATE, rev=lane.rev + rev)
             operation = Operation(lane=late, position=3, resolution="retried", note=None, by="ann")
+        parts = [key for key in wanted["parts"] if key != wanted["key"] and wanted["apply"] == "none"]
+        count = len(wanted["events"])
         return Request(
             events=wanted["events"],
+            answers=[
+                Answered(key, wanted["fingerprint"], min(at, count), min(1, max(0, count - at)), wanted["result"])
+                for at, key in enumerate(parts)
+            ],
             expected=tuple(Expected(key_of(key), version) for key, version in wanted["expected"]),
             conditions=tuple(Condition(selection, after) for selection, after in wanted["conditions"]),
             idempotency_key=wanted["key"],

@@ -149,6 +149,10 @@ class Batch:
 
     def check(self, request: Request) -> None:
         """Errors: `Fenced`, `Conflict`, `DuplicateEventId`, and the request may not be stored; `Later`."""
+        for part in request.answers:
+            known = self.keys.get(part.key)
+            if known is not None:
+                raise refusals.part_known(known[1], known[2])
         if request.commit is not None:
             self._fenced(request.commit)
         for expected in request.expected:
@@ -204,6 +208,11 @@ class Batch:
             self._requests.append(
                 (request.idempotency_key, request.fingerprint, first, self.head, result, self._recorded_at)
             )
+        for part in request.answers:
+            begin = first + part.skip
+            last = begin + part.count - 1
+            self.keys[part.key] = (part.fingerprint, begin, last, part.result)
+            self._requests.append((part.key, part.fingerprint, begin, last, part.result, self._recorded_at))
         if request.commit is not None:
             self._commit(request.commit)
         if request.operation is not None:

@@ -185,6 +185,7 @@ class _Wanted:
         commits = sorted({(c.fence.consumer, c.fence.segment) for c in (r.commit for r in requests) if c is not None})
         self.segments = [consumer for consumer, _ in commits], [segment for _, segment in commits]
         self.keys = [request.idempotency_key for request in requests if request.idempotency_key is not None]
+        self.keys += [part.key for request in requests for part in request.answers]
         self.conditions = dict.fromkeys(condition for request in requests for condition in request.conditions)
         lanes = [request.operation.lane for request in requests if request.operation is not None]
         self.lanes = [lane.consumer for lane in lanes], [lane.key for lane in lanes]

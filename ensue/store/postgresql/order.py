@@ -149,6 +149,7 @@ class Concurrent:
                 alone.add(self.everything)  # what such a function appends is known too late to lock it in order
             if request.idempotency_key is not None:
                 alone.add(self._key(request.idempotency_key, 4))
+            alone.update(self._key(part.key, 4) for part in request.answers)
             alone.update(self._key(expected.stream, 0) for expected in request.expected)
             for condition in request.conditions:
                 for term in condition.selection:

@@ -450,13 +450,15 @@ class Writer:
             pending.error = refused
         self._sql.execute("RELEASE ensue_job")
 
+    def _known(self, key: bytes) -> Any:
+        row = self._keys.get(key)
+        return row if row is not None else first(self._sql, "SELECT * FROM ensue_request WHERE key = ?", (key,))
+
     def _replay(self, request: Request) -> Written | None:
         key = request.idempotency_key
         if key is None:
             return None
-        row: Any = self._keys.get(key)
-        if row is None:
-            row = first(self._sql, "SELECT * FROM ensue_request WHERE key = ?", (key,))
+        row = self._known(key)
         if row is None:
             return None
         if row[1] != request.fingerprint:
@@ -464,6 +466,10 @@ class Writer:
         return Written(row[2], row[3], True, row[4])
 
     def _request(self, request: Request) -> Written:
+        for part in request.answers:
+            known = self._known(part.key)
+            if known is not None:
+                raise refusals.part_known(known[2], known[3])
         commit = request.commit
         progress = self._fenced(commit) if commit is not None else ()
         for expected in request.expected:
@@ -482,6 +488,10 @@ class Writer:
             key = request.idempotency_key
             row = (key, request.fingerprint, first, self.head, result, self._recorded_at)
             self._keys[key] = row
+        for part in request.answers:
+            begin = first + part.skip
+            last = begin + part.count - 1
+            self._keys[part.key] = (part.key, part.fingerprint, begin, last, part.result, self._recorded_at)
         if commit is not None:
             checkpoints.store(self._sql, commit, progress)
         if request.operation is not None:

@@ -9,7 +9,7 @@ import pytest
 
 from ensue.errors import ApplyFailed, Conflict, DuplicateEventId, IdempotencyKeyReused, Unavailable
 from ensue.events.stored import Draft, tag_hash
-from ensue.store.base import Condition, Expected, Request, SqlTransaction, Term, Written
+from ensue.store.base import Answered, Condition, Expected, Request, SqlTransaction, Term, Written
 from ensue.testing.contracts.bench import SECOND, Bench, Contract, contract_test, key_of
 
 __all__ = ["AppendingContract"]
@@ -296,6 +296,39 @@ class AppendingContract(Contract):
         await bench.append(idempotency_key=b"k" * 16, result=lambda: b"nothing to do")
         await bench.append(bench.draft())
         assert await bench.append(bench.draft(), idempotency_key=b"k" * 16) == Written(1, 0, True, b"nothing to do")
+
+    @contract_test
+    async def test_parts_of_a_request_are_known_by_keys_of_their_own(self, bench: Bench) -> None:
+        await bench.append(bench.draft())
+        parts = (
+            Answered(b"a" * 16, b"f" * 16, 0, 1, b"one"),
+            Answered(b"b" * 16, b"f" * 16, 1, 0, b"none"),
+            Answered(b"c" * 16, b"f" * 16, 1, 2, b"two"),
+        )
+        assert await bench.append(bench.draft(), bench.draft(), bench.draft(), answers=parts) == Written(2, 4)
+        again = [Request(idempotency_key=part.key, fingerprint=b"f" * 16, events=[bench.draft()]) for part in parts]
+        assert await bench.answers(*again) == [
+            Written(2, 2, True, b"one"),
+            Written(3, 2, True, b"none"),
+            Written(3, 4, True, b"two"),
+        ]
+        with pytest.raises(IdempotencyKeyReused):
+            await bench.append(bench.draft(), idempotency_key=b"a" * 16, fingerprint=b"g" * 16)
+
+    @contract_test
+    async def test_where_a_part_is_known_nothing_of_the_request_is_stored(self, bench: Bench) -> None:
+        def request(*keys: bytes) -> Request:
+            parts = [Answered(key * 16, b"f" * 16, number, 1, b"") for number, key in enumerate(keys)]
+            return Request(events=[bench.draft() for _ in keys], answers=parts)
+
+        answers = await bench.answers(request(b"a", b"b"), request(b"c", b"b"), request(b"c", b"d"))
+        assert answers[0] == Written(1, 2)
+        assert isinstance(answers[1], Conflict)
+        assert answers[1].expected == -1
+        assert answers[2] == Written(3, 4)
+        with pytest.raises(Conflict):
+            await bench.append(bench.draft(), answers=[Answered(b"d" * 16, b"f" * 16, 0, 1, b"")])
+        assert len(await bench.rows()) == 4
 
     # ------------------------------------------------------------------------------------------------------- event ids
 
