@@ -1,4 +1,4 @@
-"""`ensue demo shop`: the example shop with simulated customers, or on real order lines, seen from the terminal."""
+"""`ensue demo`: the example shop with simulated customers, or on real order lines, seen from the terminal; and other demos."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from urllib.parse import quote
 import click
 
 from ensue.app.urls import shown
+from ensue.cli.demo_crowds import bank, enrolment
 from ensue.cli.failures import INTERRUPTED, Negative
 
 if TYPE_CHECKING:  # the shop and the drawing are imported when they run, so that `ensue --help` is quick
@@ -41,6 +42,10 @@ def demo() -> None:
     Example:
       $ ensue demo shop
     """
+
+
+demo.add_command(bank)
+demo.add_command(enrolment)
 
 
 @demo.command()

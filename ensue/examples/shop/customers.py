@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+from ensue.examples.chance import Chance
 from ensue.examples.shop.events import Line, OrderCancelled, OrderPlaced, total_of
-from ensue.examples.shop.gateway import Chance
 
 __all__ = ["Customers"]
 

@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from hashlib import blake2b
 
+from ensue.examples.chance import Chance
 from ensue.examples.shop.payment import Gateway
 
-__all__ = ["Chance", "SimulatedGateway"]
-
-
-class Chance:
-    """Numbers in [0, 1) that depend on a seed and a text only: the same in every run and on every machine."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-
-    def of(self, text: str) -> float:
-        digest = blake2b(f"{self._seed}/{text}".encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "big") / 2**64
+__all__ = ["SimulatedGateway"]
 
 
 class SimulatedGateway(Gateway):
