@@ -18,7 +18,7 @@ from tests.http.serving import process
 from tests.typing.checkers import ROOT, programs_of_papers
 
 USES = ROOT / "docs" / "uses"
-BUILT = ["shop.py", "apart.py", "decider.py", "web.py"]
+BUILT = ["shop.py", "apart.py", "bank.py", "decider.py", "web.py"]
 DECLARED = sorted(file.name for file in USES.glob("*.py") if file.name not in BUILT)
 
 
@@ -64,6 +64,15 @@ def test_the_decider_grants_and_refuses(tmp_path: Path) -> None:
     result = run([str(USES / "decider.py")], tmp_path)
     lines = result.stdout.splitlines()
     assert lines == ["Withdrawn(account_id='a1', amount=Decimal('40'))", "no: 60 is there"], result.stderr
+
+
+@pytest.mark.parametrize("place", ["file", "server"])
+def test_the_bank_refuses_what_is_not_there(place: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    where = {} if place == "file" else {"ENSUE_URL": request.getfixturevalue("postgresql_url")}
+    result = run([str(USES / "bank.py")], tmp_path, **where)
+    assert result.stdout == "no: 100 is there\n40 Statement(account_id='a1', balance=Decimal('60'), movements=2)\n", (
+        result.stderr
+    )
 
 
 @pytest.mark.parametrize("place", ["file", "server"])
