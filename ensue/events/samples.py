@@ -14,6 +14,7 @@ from msgspec import inspect
 
 from ensue.errors import DefinitionError
 from ensue.events.message import Event, declaration
+from ensue.events.personal import personal_fields, plain_type
 from ensue.events.recorded import UnknownEvent
 from ensue.events.registry import Registry
 from ensue.events.upcasting import Parts
@@ -123,12 +124,13 @@ def made(event: type[Event]) -> dict[str, Any]:
 
     Errors: `DefinitionError` for a field of which none can be made.
     """
-    info = inspect.type_info(event)
+    plain = plain_type(event) if personal_fields(event) else event
+    info = inspect.type_info(plain)
     assert isinstance(info, inspect.StructType)
     name = declaration(event).name
     try:
         fields = _object(info, 0)
-        msgspec.json.decode(_encode(fields), type=event)
+        msgspec.json.decode(_encode(fields), type=plain)
     except (ValueError, TypeError) as error:
         raise DefinitionError(
             f"no sample of {name} can be made by itself: {error}. Write one by hand into the file: its type, version and payload"

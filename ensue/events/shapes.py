@@ -13,6 +13,9 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import inspect
 
+from ensue.events.message import Event
+from ensue.events.personal import personal_fields, plain_type
+
 __all__ = ["Field", "Shape", "fields_of", "reasons"]
 
 Shape: TypeAlias = Any
@@ -63,7 +66,12 @@ READS: Mapping[str, frozenset[str]] = {
 
 def fields_of(kind: type[Any]) -> dict[str, Field]:
     """The fields of a type as they are stored, in their order. Errors: `TypeError`, `NameError`."""
-    return _fields(inspect.type_info(kind), ())
+    personal = {field.stored for field in personal_fields(kind)} if issubclass(kind, Event) else set[str]()
+    found = _fields(inspect.type_info(plain_type(kind) if personal else kind), ())
+    return {
+        name: Field(shape={"personal": field.shape}, required=field.required) if name in personal else field
+        for name, field in found.items()
+    }
 
 
 def _fields(info: Any, within: tuple[type, ...]) -> dict[str, Field]:
@@ -140,6 +148,9 @@ def reasons(old: Mapping[str, Field], new: Mapping[str, Field], *, closed: bool 
 
 def _differences(path: str, old: Shape, new: Shape) -> Iterator[tuple[str, str]]:
     if old == new or new == "any":
+        return
+    if _word(new) == "personal":  # what was written before it became so is in plain
+        yield from _differences(path, old["personal"] if _word(old) == "personal" else old, new["personal"])
         return
     if _word(new) == "limited":
         yield from _bounds(path, old, new)
@@ -254,5 +265,7 @@ def _told(shape: Shape) -> str:
             return f"a list of {_told(shape['list'])}"
         case "limited":
             return _told(shape["limited"])
+        case "personal":
+            return f"personal, {_told(shape['personal'])}"
         case word:
             return f"a {word}"
