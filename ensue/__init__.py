@@ -19,7 +19,7 @@ from ensue.errors import EnsueError, Refusal
 from ensue.events.context import Context
 from ensue.events.message import Command, Event, Query, days, hours, minutes, seconds
 from ensue.events.personal import FORGOTTEN, Forgotten, Personal, Subject, SubjectForgotten
-from ensue.events.recorded import Criteria, Position, Recorded, UnknownEvent
+from ensue.events.recorded import Archived, Criteria, Position, Recorded, UnknownEvent
 from ensue.events.upcasting import Fields, upcast
 from ensue.store.base import DeadLetter
 from ensue.workflows import Approval, Flow
@@ -30,6 +30,7 @@ __all__ = [
     "Answer",
     "App",
     "Approval",
+    "Archived",
     "Call",
     "Channel",
     "Command",

@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine, Generator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime, timedelta
+from os import PathLike, fspath
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast, overload
 
@@ -87,13 +88,15 @@ class App(Service):
         payload_bytes: int | None = None,
         retry: Retries | None = None,
         observe: Observer | None = None,
+        archives: Iterable[str | PathLike[str]] = (),
         store: Store | None = None,
         world: World | None = None,
     ) -> None:
         """`url` is where the log is; without it `ENSUE_URL`, else `sqlite:///NAME.db` in the current folder. `keys` is where the
         keys of personal data are; without it `ENSUE_KEYS`, else beside the log. See `Settings` for the other settings. `observe` is called with each signal besides the logging. `inbox` are channels
         whose messages are stored, each once, before they are handled; `outbox` those on which the events that they carry are
-        sent, after they were stored. `store` and `world` are for tests and simulation. Errors: `DefinitionError`."""
+        sent, after they were stored. `archives` are files with payloads that the log has only tombstones of: events that are in one
+        are read as they were; their names may have the place of a tenant's as well. `store` and `world` are for tests and simulation. Errors: `DefinitionError`."""
         super().__init__(name, retry=retry)
         self._inbox, self._outbox = checked_channels(name, inbox, outbox)
         check_application(name, url, observe, keys)
@@ -104,6 +107,7 @@ class App(Service):
             "payload_bytes": payload_bytes,
         }
         self._observers: list[Observer] = [log_signal, *([observe] if observe else [])]
+        self._archives = tuple(archives)
         self._given_store = store
         self._given_world = world
         self._engine: Engine | None = None
@@ -137,7 +141,14 @@ class App(Service):
         replaced = [factory_of(function, {}) for function in replace]
         types = {factory.provides for factory in replaced}
         other = App(
-            self.name, retry=self._retry, store=store, world=world, inbox=self._inbox, outbox=self._outbox, **settings
+            self.name,
+            retry=self._retry,
+            store=store,
+            world=world,
+            inbox=self._inbox,
+            outbox=self._outbox,
+            archives=self._archives,
+            **settings,
         )
         other._handlers = self._all_handlers()
         registered = self._registered()
@@ -300,7 +311,7 @@ class App(Service):
         keys = open_keys(settings.keys) if settings.keys and url else keys_of_store(url, store)
         engine = Engine(
             self.name,
-            store,
+            self._with_archives(store),
             world,
             Registry(payload_bytes=settings.payload_bytes, keys=KeyRing(keys, world)),
             self.handlers,
@@ -318,6 +329,15 @@ class App(Service):
             self._take(None)
             raise
         return engine
+
+    def _with_archives(self, store: Store) -> Store:
+        if not self._archives:
+            return store
+        from ensue.store.archives import open_archive
+        from ensue.store.restored import with_archives
+
+        files = [fspath(file).replace(PLACE, self._tenant or PLACE) for file in self._archives]
+        return with_archives(store, lambda: [open_archive(file) for file in files])
 
     def _take(self, engine: Engine | None) -> None:
         self._engine = engine

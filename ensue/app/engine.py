@@ -22,6 +22,7 @@ from ensue.app.results import Results
 from ensue.app.traffic import Traffic, handling_of
 from ensue.app.transaction import OpenTransaction
 from ensue.channels import Channel
+from ensue.consumers.closing import with_closed_streams
 from ensue.consumers.handler import HandlerDefinition
 from ensue.consumers.handling import DEPTH_LIMIT, Handling, inside_handler
 from ensue.consumers.node import Node, define_consumers
@@ -43,8 +44,8 @@ from ensue.errors import (
     UnreadableEvent,
     WiringError,
 )
-from ensue.events.message import Command, Event, tag_of
-from ensue.events.recorded import Criteria, Position, Recorded, microseconds
+from ensue.events.message import Command, Event, closing_types, tag_of
+from ensue.events.recorded import Archived, Criteria, Position, Recorded, archived_error, microseconds
 from ensue.events.registry import Read, Registry, declaration, fingerprint, redraft
 from ensue.events.stored import Draft, Row, decode_meta, tag_hash
 from ensue.events.upcasting import Parts
@@ -97,6 +98,8 @@ class Engine:
         observe: Observer,
         drain_seconds: float,
     ) -> None:
+        if closing_types:
+            store = with_closed_streams(store, registry)
         if any(view.when == "inline" for view in registered.views):
             store = cast(Store, InlineStore(store))
         self.store = store
@@ -472,9 +475,11 @@ class Engine:
 
     def recorder(self, selection: Selection = ()) -> Callable[[Sequence[Row]], Iterator[Recorded[Any]]]:
         """A function that turns the rows of a page into `Recorded`, each when it is asked for. `selection` is what the rows
-        were read by: of an event that is read as several, those are given that match it."""
+        were read by: of an event that is read as several, those are given that match it. What retention dropped is passed over where
+        types were asked for; what is in an archive that is not here raises `ArchivedEvent` there."""
         decoders: dict[int, tuple[str, int, Read]] = {}
         log_id, reader, selected = self.store.log_id, self.registry.reader, self.registry.selected
+        typed = any(term.types for term in selection)
 
         def decoded(rows: Sequence[Row], types: Mapping[int, tuple[str, int]]) -> Iterator[Recorded[Any]]:
             number, name, version, payload = 0, "", 0, reader("", 0)
@@ -492,7 +497,13 @@ class Engine:
                         terms = [(one.types, one.tags) for one in selection if one.root in (None, row[7])]
                         parts = list(selected(event, row, terms))
                 except Exception as error:
-                    raise UnreadableEvent(
+                    gone = archived_error(row, name)
+                    if gone is not None and not (typed and gone.file):
+                        if not typed:
+                            here = Archived(type_name=name, type_version=version, file=gone.file)
+                            yield Recorded(here, row, name, version, log_id)
+                        continue
+                    raise gone or UnreadableEvent(
                         f"the {name} at position {row[0]}, version {version}, cannot be decoded: {error}"
                     ) from error
                 if not isinstance(event, Parts):

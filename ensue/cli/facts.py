@@ -14,7 +14,7 @@ from ensue.cli.output import Progress, clean, exact_time
 from ensue.cli.target import OpenLog
 from ensue.errors import EnsueError, UnreadableEvent
 from ensue.events.personal import hidden, unsealed
-from ensue.events.recorded import microseconds
+from ensue.events.recorded import archived_error, microseconds
 from ensue.events.stored import Row, decode_meta
 from ensue.world import World
 
@@ -112,6 +112,9 @@ class EventReader:
 
     def _fields(self, row: Row) -> tuple[msgspec.Raw | None, str | None]:
         name, version = self._types.get(row[2], ("", 0))
+        gone = archived_error(row, name or "event")
+        if gone is not None:
+            return None, str(gone)
         data, hidden = row[11], None
         try:
             data, hidden = self._opened(name, data)

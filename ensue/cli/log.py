@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 
 import click
 
@@ -29,6 +30,14 @@ PAGE = 1000
 @click.option("--last", "-n", type=click.IntRange(min=1), metavar="N", help="Only the last N.")
 @click.option("--backwards", is_flag=True, help="The newest first.")
 @click.option("--follow", "-f", is_flag=True, help="Go on with what is appended, until Ctrl-C.")
+@click.option(
+    "--archive",
+    "archives",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Show events that are in this archive as they were; again for several.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @log_options
 def log(
@@ -39,6 +48,7 @@ def log(
     last: int | None,
     backwards: bool,
     follow: bool,
+    archives: tuple[Path, ...],
     as_json: bool,
 ) -> None:
     """Show what happened: all events, or those that match, oldest first.
@@ -53,7 +63,7 @@ def log(
     """
     if follow and backwards:
         raise WrongUsage("--follow goes forwards for ever, and --backwards comes to an end; leave one of them out")
-    asyncio.run(_log(Target.chosen(), types, tags, correlation, start, last, backwards, follow, as_json))
+    asyncio.run(_log(Target.chosen(), types, tags, correlation, start, last, backwards, follow, archives, as_json))
 
 
 async def _log(
@@ -65,9 +75,10 @@ async def _log(
     last: int | None,
     backwards: bool,
     follow: bool,
+    archives: Sequence[Path],
     as_json: bool,
 ) -> None:
-    async with opened(target) as log:
+    async with opened(target, archives=archives) as log:
         wanted: Callable[[Row], bool] = _anything
         after = await _start(log, start)
         if correlation is not None:

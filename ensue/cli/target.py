@@ -7,7 +7,7 @@ current folder. Nothing here creates a log: one that does not exist is an error,
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
+from ensue.app.event_types import registry_of
 from ensue.app.keys import keys_of_store, open_keys
 from ensue.app.tenants import PLACE, url_of_tenant
 from ensue.app.urls import log_exists, logs_in, open_store, shown
@@ -22,8 +23,10 @@ from ensue.cli.failures import WrongUsage
 from ensue.cli.loading import declared_app, load_app
 from ensue.errors import Unavailable
 from ensue.events.registry import Registry
+from ensue.store.archives import open_archive
 from ensue.store.base import Store
 from ensue.store.keys import KeyRing
+from ensue.store.restored import with_archives
 from ensue.world import RealWorld, World
 
 __all__ = ["OpenLog", "Target", "log_options", "opened"]
@@ -58,6 +61,12 @@ class Target(msgspec.Struct, frozen=True):
         keys = url_of_tenant(self.keys, tenant) if self.keys is not None else None
         return Target(url_of_tenant(self.url, tenant), self.registry, keys)
 
+    @staticmethod
+    def named_app() -> str | None:
+        """The application that the command line names."""
+        found: str | None = click.get_current_context().meta.get(f"{__name__}.app")
+        return found
+
     @classmethod
     def find(cls, url: str | None, app: str | None) -> Target:
         """Errors: `WrongUsage` when none or several come into question, saying which were found."""
@@ -81,11 +90,7 @@ class Target(msgspec.Struct, frozen=True):
 
 
 def _registry(app: str) -> Registry:
-    application = load_app(app)
-    registry = Registry(payload_bytes=application.settings.payload_bytes)
-    for handler in application.handlers:
-        registry.covering((*handler.events, *handler.emits))
-    return registry
+    return registry_of(load_app(app))
 
 
 class OpenLog(msgspec.Struct, frozen=True):
@@ -99,8 +104,11 @@ class OpenLog(msgspec.Struct, frozen=True):
 
 
 @asynccontextmanager
-async def opened(target: Target, *, write: bool = False) -> AsyncGenerator[OpenLog, None]:
-    """The log, open for reading only unless `write`. Errors: `Unavailable` when there is none; those of `Log.open`."""
+async def opened(
+    target: Target, *, write: bool = False, archives: Sequence[Path] = ()
+) -> AsyncGenerator[OpenLog, None]:
+    """The log, open for reading only unless `write`; events that are in the archives are read from there. Errors: `Unavailable`
+    when there is none; those of `Log.open`."""
     store = open_store(target.url, read_only=not write)
     if not log_exists(target.url):
         raise Unavailable(f"there is no log at {shown(target.url)}; nothing was created. Is the name right?")
@@ -109,6 +117,8 @@ async def opened(target: Target, *, write: bool = False) -> AsyncGenerator[OpenL
     ring = KeyRing(keys, world)
     if target.registry is not None:
         target.registry.keys = ring
+    if archives:
+        store = with_archives(store, lambda: [open_archive(file) for file in archives])
     await store.open(world)
     try:
         yield OpenLog(store, world, target.registry, shown(target.url), ring)

@@ -19,10 +19,10 @@ from ensue.consumers.machine import Slot
 from ensue.consumers.policy import Retry, delay_seconds, policy_for
 from ensue.consumers.routing import Routing, idempotency_key
 from ensue.consumers.transaction import Transaction
-from ensue.errors import InvalidEvent, StorageFull, Unavailable, UnreadableEvent
+from ensue.errors import InvalidEvent, StorageFull, StreamClosed, Unavailable, UnreadableEvent
 from ensue.events.context import Context
 from ensue.events.message import Event
-from ensue.events.recorded import Position, Recorded, microseconds
+from ensue.events.recorded import Position, Recorded, archived_error, microseconds
 from ensue.events.registry import Read, Registry
 from ensue.events.stored import Draft, Meta, Row, decode_meta
 from ensue.events.upcasting import Parts
@@ -165,10 +165,10 @@ class Handling:
         return [name for name in consumer.handles if self._registry.current_name(name) not in self.type_names]
 
     def policy(self, error: BaseException) -> Retry:
-        """When to try again after this error. What cannot be decoded never gets better by itself."""
+        """When to try again after this error. What cannot be decoded never gets better by itself, nor does a closed stream."""
         if isinstance(error, KeysAway):
             return Retry.forever
-        if isinstance(error, Undecodable):
+        if isinstance(error, Undecodable | StreamClosed):
             return Retry.never
         return policy_for(self._retries, error, self._retry)
 
@@ -350,7 +350,10 @@ class Handling:
             raise KeysAway(str(error)) from error
         except Exception as error:
             name, version = self._types[number]
-            raise Undecodable(f"{name} version {version} cannot be decoded: {error}") from error
+            gone = archived_error(slot.row, name) if slot.data is None else None
+            if gone is not None and not gone.file:
+                return ()  # nobody can have it, and its type said that nobody would want it
+            raise Undecodable(str(gone or f"{name} version {version} cannot be decoded: {error}")) from error
 
 
 class KeysAway(Exception):

@@ -27,6 +27,7 @@ from ensue.consumers.machine import Slot
 from ensue.consumers.policy import Retry
 from ensue.consumers.wire import Wire, uuid_text
 from ensue.errors import InvalidEvent, MessageRefused, Unavailable
+from ensue.events.recorded import archived_error
 from ensue.events.registry import Registry
 from ensue.events.stored import Draft, Meta, decode_meta, encode_meta
 from ensue.world import World
@@ -121,6 +122,11 @@ class OutboxHandling(Handling):
         """What to send; None for what came by this very channel. Errors: `NotDue`."""
         row = slot.row if slot.data is None else (*slot.row[:11], slot.data)
         name, version = self._types[row[2]]
+        gone = archived_error(row, name)
+        if gone is not None:
+            if not gone.file:
+                return None
+            raise InvalidEvent(str(gone))
         if name == _later_type(self.channel):
             kept = _decode_later(row[11])
             if kept.due > self._world.now():

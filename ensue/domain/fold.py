@@ -11,7 +11,7 @@ import msgspec
 from ensue.consumers.handler import hints_of, reacted_to
 from ensue.errors import DefinitionError, InvalidEvent, UnreadableEvent
 from ensue.events.message import Event, tag_of, tag_text
-from ensue.events.recorded import Criteria, Recorded
+from ensue.events.recorded import Criteria, Recorded, archived_error
 from ensue.events.registry import Read, Registry, declaration
 from ensue.events.stored import Draft, Row, tag_hash
 from ensue.events.upcasting import Parts
@@ -254,7 +254,8 @@ class Folding(Generic[S]):
                 events = ((0, event),) if not isinstance(event, Parts) else self._parts(event, row, selection)
             except (msgspec.MsgspecError, ValueError, TypeError, KeyError, UnreadableEvent) as error:
                 name, version = types[number]
-                raise UnreadableEvent(
+                gone = archived_error(row, name)
+                raise gone or UnreadableEvent(
                     f"the {name} at position {row[0]}, version {version}, cannot be decoded for {self.fold.name}: {error}"
                 ) from error
             try:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from datetime import date, timedelta
 from decimal import Decimal
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast, dataclass_transform
 from uuid import UUID
 
 import msgspec
@@ -38,6 +38,7 @@ __all__ = [
     "MessageMeta",
     "Query",
     "Tags",
+    "closing_types",
     "days",
     "declaration",
     "hours",
@@ -54,6 +55,10 @@ Tags: TypeAlias = tuple[str, ...] | Mapping[str, str]
 GENERIC_NAMES = frozenset(("id", "key", "uuid", "name"))
 """Field names that say nothing about what they identify: two event types would share streams by accident."""
 KEY_CHARACTERS = 512
+
+
+closing_types: list[type[Event]] = []
+"""Every event class that says that it closes its stream."""
 
 
 class EventType(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,10 +121,12 @@ class MessageMeta(msgspec.StructMeta):
                 key=own_key,
                 tags=own_tags,
                 subject=own_subject,
-                closes=_checked_closing(cls_name, own_key, closes),
+                closes=_checked_closing(cls_name, own_key, own_tags, closes),
                 retention=_checked_retention(cls_name, retention),
             ),
         )
+        if closes:
+            closing_types.append(cast("type[Event]", cls))
         return cls
 
 
@@ -153,9 +160,15 @@ def _checked_version(cls_name: str, version: int) -> int:
     return version
 
 
-def _checked_closing(cls_name: str, key: tuple[str, str] | None, closes: bool) -> bool:
+def _checked_closing(
+    cls_name: str, key: tuple[str, str] | None, tags: tuple[tuple[str, str], ...], closes: bool
+) -> bool:
     if closes and key is None:
         raise DefinitionError(f"{cls_name}: closes=True, and it has no key: it is in no stream that it could close")
+    if closes and key is not None and key[1] in [tag for _, tag in tags]:
+        raise DefinitionError(
+            f"{cls_name}: closes=True, and it has its key's tag {key[1]!r} a second time: another stream would seem closed by it"
+        )
     return closes
 
 

@@ -13,11 +13,20 @@ from uuid import UUID
 
 import msgspec
 
-from ensue.errors import WrongLog
+from ensue.errors import ArchivedEvent, WrongLog
 from ensue.events.message import Event, tag_of
-from ensue.events.stored import Meta, Row, decode_meta, tag_hash
+from ensue.events.stored import Meta, Row, decode_meta, tag_hash, tombstone_of
 
-__all__ = ["Criteria", "Position", "Recorded", "UnknownEvent", "instant", "microseconds"]
+__all__ = [
+    "Archived",
+    "Criteria",
+    "Position",
+    "Recorded",
+    "UnknownEvent",
+    "archived_error",
+    "instant",
+    "microseconds",
+]
 
 E_co = TypeVar("E_co", covariant=True, bound=Event)
 
@@ -88,6 +97,32 @@ class UnknownEvent(Event):
     type_name: str
     type_version: int
     fields: dict[str, Any]
+
+
+class Archived(Event, name="ensue.Archived"):
+    """An event whose payload is not in the log any more: it is in the archive that was called `file`, or, where `file` is empty,
+    retention has dropped it. Whoever reads events of any type is given it in its place."""
+
+    type_name: str
+    type_version: int
+    file: str
+
+
+def archived_error(row: Row, name: str) -> ArchivedEvent | None:
+    """What to raise where this row was to be decoded, if it could not be because a tombstone stands there."""
+    tombstone = tombstone_of(row[11])
+    if tombstone is None:
+        return None
+    if tombstone.archive is None:
+        return ArchivedEvent(
+            f"the payload of the {name} at position {row[0]} was dropped, as its type's retention says; nobody has it",
+            file="",
+        )
+    return ArchivedEvent(
+        f"the payload of the {name} at position {row[0]} is in the archive {tombstone.file}: give the application that file, "
+        f'App(archives=["{tombstone.file}"])',
+        file=tombstone.file,
+    )
 
 
 class Recorded(msgspec.Struct, Generic[E_co], frozen=True, gc=False):

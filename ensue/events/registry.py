@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 import msgspec
 
 from ensue.errors import DefinitionError, InvalidEvent, UnreadableEvent
-from ensue.events.message import Event, declaration, tag_text
+from ensue.events.message import Event, closing_types, declaration, tag_text
 from ensue.events.personal import (
     Keys,
     PersonalCodec,
@@ -30,7 +30,7 @@ from ensue.events.personal import (
     unsealed,
     unsealed_fields,
 )
-from ensue.events.recorded import Recorded, UnknownEvent
+from ensue.events.recorded import Recorded, UnknownEvent, archived_error
 from ensue.events.stored import Draft, Meta, Row, decode_meta, encode_meta, tag_hash
 from ensue.events.upcasting import Fields, Parts, chain, led_on, splits
 
@@ -55,7 +55,11 @@ def fingerprint(drafts: Iterable[Draft]) -> bytes:
 
 
 def redraft(recorded: Recorded[Any]) -> Draft:
-    """The event to be written again, byte for byte, with its id: unknown fields and unknown types survive."""
+    """The event to be written again, byte for byte, with its id: unknown fields and unknown types survive. Errors: `InvalidEvent`
+    for one whose payload is in an archive."""
+    gone = archived_error(recorded.row, recorded.type_name)
+    if gone is not None:
+        raise InvalidEvent(f"it cannot be written again: {gone}")
     meta = recorded.meta
     return Draft(
         id=recorded.row[1],
@@ -161,6 +165,7 @@ class Registry:
         self._by_name: dict[str, type[Event]] = {}
         self._codecs: dict[type[Event], _Codec] = {}
         self._payload_bytes = payload_bytes
+        self._closing: tuple[tuple[int, int], dict[str, tuple[str, ...]]] = ((0, 0), {})
         for event in events:
             self.add(event)
 
@@ -182,6 +187,21 @@ class Registry:
         if codec.personal is not None and self.keys is not None:
             check_cipher()
             self.add(SubjectForgotten)
+
+    @property
+    def closing(self) -> Mapping[str, tuple[str, ...]]:
+        """For the tag of a key: the names of the event types that close a stream of such a key. Also those that are declared and that
+        nobody here has handled or written yet, because they close streams all the same."""
+        seen = (len(closing_types), len(self._codecs))
+        if seen != self._closing[0]:
+            found: dict[str, tuple[str, ...]] = {}
+            for event in closing_types:
+                declared = declaration(event)
+                if declared.key is not None and self._by_name.get(declared.name, event) is event:
+                    names = found.get(declared.key[1], ())
+                    found[declared.key[1]] = tuple(dict.fromkeys((*names, declared.name)))
+            self._closing = (seen, found)
+        return self._closing[1]
 
     @property
     def personal(self) -> tuple[type[Event], ...]:

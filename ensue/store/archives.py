@@ -24,7 +24,7 @@ from ensue.errors import CorruptLog, MissingCapability, Unavailable
 from ensue.events.recorded import instant
 from ensue.events.stored import Row, decode_meta
 
-__all__ = ["Archive", "ArchiveWriter", "Blocks", "Digest", "Entry", "Head", "open_archive", "writer_for"]
+__all__ = ["Archive", "ArchiveWriter", "Blocks", "Digest", "End", "Entry", "Head", "open_archive", "writer_for"]
 
 BLOCK_BYTES = 256 * 1024
 CACHED_BLOCKS = 8

@@ -10,8 +10,8 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-import pyarrow as arrow
-from pyarrow import parquet
+import pyarrow as arrow  # pyright: ignore[reportMissingTypeStubs]
+from pyarrow import parquet  # pyright: ignore[reportMissingTypeStubs]
 
 from ensue.events.recorded import instant
 from ensue.events.stored import Row, decode_meta

@@ -22,7 +22,7 @@ from ensue.domain.views.table import Key
 from ensue.errors import DefinitionError
 from ensue.events.message import Event, declaration
 from ensue.events.personal import FORGOTTEN, SubjectForgotten, personal_fields, plain_type
-from ensue.events.recorded import Recorded, UnknownEvent
+from ensue.events.recorded import Recorded, UnknownEvent, archived_error
 from ensue.events.registry import Read, Registry
 from ensue.events.stored import Row, decode_meta
 from ensue.events.upcasting import Parts
@@ -106,11 +106,24 @@ class Reading:
             name, version = types[row[2]]
             found = self._readers[row[2]] = (name, version, self._registry.reader(name, version))
         name, version, read = found
-        event = read(row[11])
+        try:
+            event = read(row[11])
+        except Exception as error:
+            if self._dropped(row, types, error):
+                return ()
+            raise
         if not isinstance(event, Parts):
             return (Recorded(event, row, name, version, log_id),)
         parts = self._registry.selected(event, row, [(self.names, ())])
         return [Recorded(one, row, name, version, log_id, part) for part, one in parts]
+
+    @staticmethod
+    def _dropped(row: Row, types: Mapping[int, tuple[str, int]], error: Exception) -> bool:
+        """Whether it is a payload that retention dropped, which is passed over. Errors: `ArchivedEvent`."""
+        gone = archived_error(row, types[row[2]][0])
+        if gone is not None and gone.file:
+            raise gone from error
+        return gone is not None
 
     def knows(self, type_number: int, types: Mapping[int, tuple[str, int]]) -> None:
         """Errors: `UnreadableEvent` where this code is too old for events of that number."""
@@ -141,7 +154,12 @@ class Reading:
             if direct is _UNKNOWN:
                 direct = numbered[row[2]] = self._directly(*types[row[2]])
             if direct is not None:
-                event = direct[0](row[11])
+                try:
+                    event = direct[0](row[11])
+                except Exception as error:
+                    if self._dropped(row, types, error):
+                        continue
+                    raise
                 yield row, (direct[1](event),), event
                 continue
             for one in self.events(row, types, log_id):
