@@ -13,7 +13,7 @@ from typing import Any, Self
 import pytest
 
 from ensue import App, Command, Event, Retry, Transaction, View
-from ensue.domain.views import inline
+from ensue.domain.views import inline, keeper, registry
 from ensue.errors import ApplyFailed, MissingCapability, NotCaughtUp, WiringError
 from ensue.store.base import DeadLetter
 from tests.domain.balances import (
@@ -329,5 +329,93 @@ def test_events_that_no_view_reads_are_appended_without_a_look_at_views(file_url
             position = app.sql("SELECT position FROM ensue_view WHERE name = 'balances'")
             await app.publish(Noted(account_id="a1"))
             assert app.sql("SELECT position FROM ensue_view WHERE name = 'balances'") == position
+
+    told(story)
+
+
+def test_going_back_to_old_code_shows_its_version_again_when_nobody_keeps_the_newer(
+    log_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(keeper, "LEFT_SECONDS", 0.5)
+    chance = random.Random(10)
+
+    async def story() -> None:
+        old, new = bank(log_url), App("bank", url=log_url)
+        new.view(when="inline")(Richer)
+        async with old:
+            await old.publish(*random_events(chance, 20))
+            async with new:
+                await old.publish(*random_events(chance, 20, first=100))
+                assert new.sql("SELECT max(deposits) FROM balances") != []
+        async with old:
+            await old.publish(*random_events(chance, 20, first=200))
+
+            async def is_shown() -> bool:
+                return bool(old.sql("SELECT 1 FROM ensue_view WHERE name = 'balances' AND number = 1 AND current = 1"))
+
+            await until(is_shown)
+            await check_rows(old)
+        async with new:  # and forward
+            await new.publish(*random_events(chance, 20, first=300))
+
+            async def is_newer() -> bool:
+                return bool(new.sql("SELECT 1 FROM ensue_view WHERE name = 'balances' AND number = 2 AND current = 1"))
+
+            await until(is_newer)
+
+    told(story)
+
+
+def test_a_view_that_becomes_inline_is_built_anew_and_never_counts_twice(file_url: str) -> None:
+    chance = random.Random(11)
+
+    async def story() -> None:
+        after = App("bank", url=file_url)
+        after.view(Balance)
+        async with after:
+            receipt = await after.publish(*random_events(chance, 30))
+            await check_rows(after, after=receipt.position)
+        async with bank(file_url) as app:
+            await app.publish(*random_events(chance, 30, first=100))
+            await check_rows(app)
+        async with after:
+            receipt = await after.publish(*random_events(chance, 30, first=200))
+            await check_rows(after, sql=False, after=receipt.position)
+
+    told(story)
+
+
+def test_an_operator_pauses_and_resumes_it_and_has_it_built_anew(log_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "LOOK_SECONDS", 0.1)
+    chance = random.Random(12)
+
+    async def story() -> None:
+        async with bank(log_url) as app:
+            store: Any = app.open_store()
+            await app.publish(*random_events(chance, 20))
+            (version,) = [one for one in await registry.versions(store) if one.name == "balances"]
+            await registry.write(store, lambda sql: registry.change(sql, version, paused=True))
+            rows = app.sql("SELECT * FROM balances ORDER BY 1")
+            await app.publish(*random_events(chance, 20, first=100))
+            assert app.sql("SELECT * FROM balances ORDER BY 1") == rows
+            with pytest.raises(NotCaughtUp, match="paused"):
+                await app.get(Balance, "a1")
+            (version,) = [one for one in await registry.versions(store) if one.name == "balances"]
+            await registry.write(store, lambda sql: registry.change(sql, version, paused=False))
+            await app.publish(*random_events(chance, 20, first=200))
+            await check_rows(app)
+            (version,) = [one for one in await registry.versions(store) if one.name == "balances"]
+            await registry.write(store, lambda sql: registry.rebuild(sql, version, used=0, now=0))
+
+            async def is_built() -> bool:
+                await app.publish(*random_events(chance, 2, first=next(numbers)))
+                await check_rows(app)
+                return bool(app.sql("SELECT 1 FROM ensue_view WHERE name = 'balances' AND number = 2 AND current = 1"))
+
+            numbers = iter(range(1000, 100_000, 10))
+            await until(is_built)
+            await app.publish(*random_events(chance, 20, first=300))
+            await check_rows(app)
 
     told(story)

@@ -16,9 +16,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, cast
 
+import msgspec
+
 from ensue.domain.view import View
 from ensue.domain.views import registry
-from ensue.domain.views.keeping import CannotTake, Kept, Mark, Place, RowsKept, show
+from ensue.domain.views.keeping import CannotTake, Kept, Mark, Place, RowsKept, show, show_others
 from ensue.domain.views.registry import BUILDING, FOLLOWING, Stale, Version
 from ensue.domain.views.table import quoted
 from ensue.errors import EnsueError, HandlerFailed, NotCaughtUp, OutcomeUnknown, UnreadableEvent, WiringError
@@ -32,6 +34,8 @@ __all__ = ["Keeper"]
 PAGE = 1000
 LOOK_SECONDS = 3.0
 """How late what others do to a version is noticed at most: that it is paused, or a database put back."""
+LEFT_SECONDS = 10.0
+"""A version that readers see, and that is behind and has not moved for so long, is kept by nobody: as long as a lease."""
 AGAIN_SECONDS = 0.5
 POLL_SECONDS = 0.05
 FAR_POSITIONS = 10_000
@@ -43,6 +47,14 @@ _STOPPED = (
     "CREATE TABLE IF NOT EXISTS ensue_view_stopped (name TEXT NOT NULL, number BIGINT NOT NULL, key TEXT NOT NULL, "
     "position BIGINT NOT NULL, error TEXT NOT NULL, PRIMARY KEY (name, number, key))"
 )
+
+
+class _Declared(msgspec.Struct, frozen=True):
+    """What of a view stands in its version's row."""
+
+    name: str
+    row: Any
+    when: str
 
 
 class Keeper:
@@ -66,6 +78,8 @@ class Keeper:
         self._looked_at = float("-inf")
         self._reached: dict[int, tuple[int, int]] = {}
         """Number of a version → its position, and the position behind it up to which there is nothing for it."""
+        self._left: tuple[int, float] | None = None
+        """Where the newer version stands that readers see, and since when this process has seen it stand there."""
         self._turn = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._stopped: dict[int, Exception] = {}
@@ -128,7 +142,7 @@ class Keeper:
         async with self._turn:
             try:
                 return await self._step()
-            except OutcomeUnknown:
+            except (OutcomeUnknown, Stale):
                 return True  # the version's row will tell
 
     async def _step(self) -> bool:
@@ -146,7 +160,39 @@ class Keeper:
         more = False
         for version in self.followed(self._versions):
             more |= await self._advance(version)
+        if not more:
+            await self._show_mine(mine)
         return more
+
+    async def _show_mine(self, mine: Version) -> None:
+        """Show readers this code's version where they see an older one; and where the newer one, which they see, is kept by nobody
+        any more: it is behind, and does not move."""
+        current = next((one for one in self._versions if one.current), None)
+        if mine.current or not mine.ready or mine.paused or mine.number in self._stopped:
+            return
+        if current is not None and (current.pinned or current.paused):
+            self._left = None
+            return
+        if current is None or current.number < mine.number:
+            at, dialect = self._world.now(), self._place.dialect
+            await self._place.transact(lambda sql: show(sql, self.kept, mine, dialect=dialect, now=at))
+            return
+        now = self._world.monotonic()
+        if current.position >= self._reached.get(mine.number, (0, 0))[0]:
+            self._left = None
+        elif self._left is None or self._left[0] != current.position:
+            self._left = (current.position, now)
+        elif now - self._left[1] >= LEFT_SECONDS:
+            self._left, dialect, at = None, self._place.dialect, self._world.now()
+            await self._place.transact(lambda sql: self._show_again(sql, mine.number, current, dialect, at))
+            self._world.failpoint("view.shown again")
+
+    def _show_again(self, sql: SqlTransaction, number: int, current: Version, dialect: str, at: int) -> None:
+        registry.lock(sql, self.name)
+        found = {one.number: one for one in registry.of_name(sql, self.name)}
+        if found.get(current.number) == current and number in found:
+            shown = registry.show(sql, found[number], dialect=dialect, now=at)
+            show_others(sql, self.kept, shown)
 
     def followed(self, versions: Sequence[Version]) -> list[Version]:
         """Those that this code keeps: its newest, and the one before it until that is current."""
@@ -237,10 +283,17 @@ class Keeper:
                 "of ensue_view and ensue_view_source"
             )
 
+    def _kept_how(self) -> str:
+        when = str(self.kept.definition.when)
+        if self._elsewhere:
+            return "elsewhere"
+        return when if when == "inline" else "followed"
+
     def _create(self, sql: SqlTransaction) -> None:
         sql.execute(registry.creation(self._place.dialect))
         kept, now, dialect = self.kept, self._world.now(), self._place.dialect
-        registry.create(sql, kept.definition, kept.fingerprint, kept.shape, used=0, now=now, dialect=dialect)
+        declared: Any = _Declared(kept.name, kept.definition.row, self._kept_how())
+        registry.create(sql, declared, kept.fingerprint, kept.shape, used=0, now=now, dialect=dialect)
 
     async def _cannot(self, version: Version, page: Page, error: CannotTake) -> bool:
         """Take what is before the event, and stop there."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
@@ -22,7 +23,7 @@ from ensue.events.stored import Row
 from ensue.store.base import Request, Selection, SqlTransaction
 from ensue.world import World
 
-__all__ = ["CannotTake", "Kept", "LogPlace", "Mark", "Place", "RowsKept", "Types", "key_text", "show"]
+__all__ = ["CannotTake", "Kept", "LogPlace", "Mark", "Place", "RowsKept", "Types", "key_text", "show", "show_others"]
 
 T = TypeVar("T")
 Types: TypeAlias = Mapping[int, tuple[str, int]]
@@ -126,7 +127,9 @@ class RowsKept:
         self.names, self.selection = reading.names, reading.selection
         self.former_names: Mapping[str, tuple[str, ...]] = reading.former_names
         self.tables: tuple[str, ...] = (definition.name,)
-        self.fingerprint = registry.fingerprint(definition, reading.names, reading.covered)
+        # A version that a consumer keeps says by other means how far it has come: it is not to be gone on with.
+        printed = f"{registry.fingerprint(definition, reading.names, reading.covered)} kept by its position"
+        self.fingerprint = blake2b(printed.encode(), digest_size=12).hexdigest()
         self.shape = registry.shape(definition)
         self._dialect = dialect
         self._tables: dict[int, Table] = {}
@@ -228,12 +231,17 @@ def show(sql: SqlTransaction, kept: Kept, version: Version, *, dialect: str, now
     if current is not None and (current.pinned or current.number > version.number):
         return version
     shown = registry.show(sql, version, dialect=dialect, now=now)
+    show_others(sql, kept, shown)
+    return shown
+
+
+def show_others(sql: SqlTransaction, kept: Kept, version: Version) -> None:
+    """The further tables of a view are shown with its first."""
     for table in kept.tables[1:]:
         sql.execute(f"DROP VIEW IF EXISTS {quoted(table)}")
         sql.execute(
             f"CREATE VIEW {quoted(table)} AS SELECT * FROM {quoted(registry.table_name(table, version.number))}"
         )
-    return shown
 
 
 class Mark:

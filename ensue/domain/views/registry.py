@@ -77,7 +77,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     shape: str
     """Of its columns: two versions of one shape have rows of one type."""
     kept: str
-    """How it is kept: after, inline, or elsewhere."""
+    """How it is kept: after, by a consumer; by its position: inline, elsewhere, or followed (plain SQL)."""
     state: str
     position: int
     """Everything up to here was in it when it was building, and is where its consumer began."""
@@ -318,7 +318,9 @@ def fingerprint(definition: ViewDefinition, names: Sequence[str], events: Sequen
         code = f"version {definition.version}"
     else:
         code = fingerprint_of((definition.row,), (definition.fold.evolve,), events).hex()
-    return _printed([shape(definition), list(definition.key), list(definition.index), sorted(names), code])
+    # How it is kept is part of it: where a version stands is written in another place for each way.
+    way = [definition.when, definition.database is not None]
+    return _printed([shape(definition), list(definition.key), list(definition.index), sorted(names), code, way])
 
 
 def _printed(facts: object) -> str:
