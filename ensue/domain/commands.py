@@ -20,8 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from hashlib import blake2b
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -29,20 +28,19 @@ import msgspec
 from ensue.consumers.handler import Wants
 from ensue.consumers.handling import Inside, Scope, inside_handler
 from ensue.consumers.transaction import Transaction
-from ensue.domain.answers import answer_of, one_event_of
+from ensue.domain.answers import answer_of
 from ensue.domain.call import Answer, Call
 from ensue.domain.command import CommandDefinition, StateParameter
-from ensue.domain.decided import Decided
 from ensue.domain.fold import Boundary, Folding
+from ensue.domain.outcome import Keyed, Outcome, Stored, encoded, outcome_of, refusal_of
 from ensue.domain.states import Kept, Loaded, States
 from ensue.domain.together import JOBS, Decision, Job, Together
 from ensue.domain.turns import Turns
-from ensue.errors import ApplyFailed, Conflict, DefinitionError, IdempotencyKeyReused, InvalidEvent, Refusal
+from ensue.errors import ApplyFailed, Conflict, DefinitionError, IdempotencyKeyReused, Refusal
 from ensue.events.message import Command, Event
-from ensue.events.personal import holds_personal
 from ensue.events.recorded import Position
 from ensue.events.registry import Registry
-from ensue.events.stored import Draft, tag_hash
+from ensue.events.stored import Draft
 from ensue.observe.signals import CommandDecided, CommandRefused, Observer
 from ensue.store.base import Request, SqlTransaction, Store, Written
 from ensue.world import World
@@ -54,23 +52,6 @@ FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.004, 0.25
 
 Drafts: TypeAlias = Callable[[Iterable[Event], Call[Any]], list[Draft]]
 """Encodes what a call led to."""
-
-
-class _Outcome(msgspec.Struct, frozen=True):
-    """What one call of a handler led to. A refusal has no events."""
-
-    events: tuple[Event, ...]
-    result: Any
-    shape: str
-    refusal: Refusal | None = None
-
-
-class _Stored(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What stands beside an idempotency key. `shape`: one, many, none (the events themselves), value or refused."""
-
-    shape: str
-    value: msgspec.Raw = msgspec.Raw(b"null")
-    kind: str = ""
 
 
 class Commands:
@@ -95,7 +76,7 @@ class Commands:
         self._states = states
         self._scope = scope
         self._turns: Turns[Job] = Turns()
-        self._together = Together(store, states, self._decide_job, self._place, self._step_aside)
+        self._together = Together(store, states, self._decide_job, self._place, self._step_aside, self._decide_alone)
         self._groups: set[asyncio.Task[None]] = set()
         self._by_type: dict[type[Command[Any]], CommandDefinition] = {}
         self._foldings: dict[CommandDefinition, tuple[Folding[Any] | None, ...]] = {}
@@ -155,14 +136,14 @@ class Commands:
             for folding, one in zip(self._foldings[definition], definition.parameters, strict=True)
             if folding is not None and isinstance(one, StateParameter)
         ]
-        keyed = _Keyed(call.message, call.idempotency_key) if call.idempotency_key is not None else None
+        keyed = Keyed(call.message, call.idempotency_key) if call.idempotency_key is not None else None
         # Taken in one order by all, so that none waits in a circle.
         keys = [term.tags for boundary in boundaries for term in boundary.selection]
         if len(keys) > 1:
             keys = sorted(set(keys))
         # Whoever has to wait may be taken along by who has the turn before it.
-        alone = keyed is not None or definition.inside or definition.is_async or not self._turns.taken(keys)
-        job = None if alone else Job(definition, call, boundaries)
+        alone = definition.inside or definition.is_async or not self._turns.taken(keys)
+        job = None if alone else Job(definition, call, boundaries, keyed)
         try:
             taken_along = await self._turns.take(keys, job)
         except BaseException:
@@ -206,10 +187,18 @@ class Commands:
         token = inside_handler.set(Inside(definition.name, "decides a command"))
         try:
             result = definition.function(call.message, *self._arguments(definition, call, values))
+            outcome = outcome_of(definition, type(call.message), result)
+        except Refusal as refusal:
+            if job.keyed is None:
+                raise
+            outcome = Outcome((), None, "refused", refusal)
         finally:
             inside_handler.reset(token)
-        outcome = _outcome(definition, type(call.message), result)
-        return Decision(outcome.events, self._drafts(outcome.events, call), outcome.result)
+        kept = b"" if job.keyed is None else encoded(outcome)
+        return Decision(outcome.events, self._drafts(outcome.events, call), outcome.result, kept, outcome.refusal)
+
+    async def _decide_alone(self, job: Job) -> Answer:
+        return await self._in_turn(job.definition, job.call, job.boundaries, job.keyed)
 
     def _place(self, first: int, last: int, result: Any) -> Answer:
         return self._answer(Written(first, last), result)
@@ -219,7 +208,7 @@ class Commands:
         definition: CommandDefinition,
         call: Call[Command[Any]],
         boundaries: Sequence[Boundary[Any]],
-        keyed: _Keyed | None,
+        keyed: Keyed | None,
     ) -> Answer:
         current = False
         while True:
@@ -228,7 +217,7 @@ class Commands:
                 if definition.inside:
                     return await self._decide_inside(definition, call, loaded, keyed)
                 outcome = await self._decide(definition, call, loaded, keyed)
-                return await self._store_outcome(outcome, call, loaded, keyed)
+                return await self._storeoutcome_of(outcome, call, loaded, keyed)
             except _OnOldStates:
                 pass  # no attempt: who decides on what may be old has not decided
             except _KnownBefore as known:
@@ -250,8 +239,8 @@ class Commands:
     # ------------------------------------------------------------------------------------------------------ deciding
 
     async def _decide(
-        self, definition: CommandDefinition, call: Call[Any], loaded: Sequence[Loaded[Any]], keyed: _Keyed | None
-    ) -> _Outcome:
+        self, definition: CommandDefinition, call: Call[Any], loaded: Sequence[Loaded[Any]], keyed: Keyed | None
+    ) -> Outcome:
         """Call the handler. Errors: what it raises; `_OnOldStates` where the states may be behind the log; `_KnownBefore`."""
         arguments = self._arguments(definition, call, [one.value for one in loaded])
         token = inside_handler.set(Inside(definition.name, "decides a command"))
@@ -263,13 +252,13 @@ class Commands:
             return await self._raised(error, loaded, keyed)
         finally:
             inside_handler.reset(token)
-        return _outcome(definition, type(call.message), result)
+        return outcome_of(definition, type(call.message), result)
 
     async def _decide_inside(
-        self, definition: CommandDefinition, call: Call[Any], loaded: Sequence[Loaded[Any]], keyed: _Keyed | None
+        self, definition: CommandDefinition, call: Call[Any], loaded: Sequence[Loaded[Any]], keyed: Keyed | None
     ) -> Answer:
         """Call the handler in the commit that stores what it leads to. Errors: as `_decide`; those of the store."""
-        decided: list[tuple[_Outcome, list[Kept | None], bytes]] = []
+        decided: list[tuple[Outcome, list[Kept | None], bytes]] = []
 
         def apply(sql: SqlTransaction) -> Sequence[Draft]:
             # A store may run it again, so that each run has states of its own.
@@ -281,10 +270,10 @@ class Commands:
                 inside_handler.reset(token)
             if transaction.emitted:
                 raise TypeError(f"{definition.name}: a command handler returns its events; tx.emit is for app.transact")
-            outcome = _outcome(definition, type(call.message), result)
+            outcome = outcome_of(definition, type(call.message), result)
             drafts = self._drafts(outcome.events, call)
             nexts = [self._states.next(one, outcome.events, drafts) for one in loaded]
-            decided[:] = [(outcome, nexts, b"" if keyed is None else _encoded(outcome))]
+            decided[:] = [(outcome, nexts, b"" if keyed is None else encoded(outcome))]
             return drafts
 
         request = Request(
@@ -301,7 +290,7 @@ class Commands:
             if not isinstance(error.__cause__, Exception):
                 raise
             refused = await self._raised(error.__cause__, loaded, keyed)
-            return await self._store_outcome(refused, call, loaded, keyed)
+            return await self._storeoutcome_of(refused, call, loaded, keyed)
         if written.replayed:
             return self._answer(written, await self._again(written, keyed))
         outcome, nexts, _ = decided[0]
@@ -328,18 +317,18 @@ class Commands:
                 arguments.append(self._scope.value(one))
         return arguments
 
-    async def _raised(self, error: Exception, loaded: Sequence[Loaded[Any]], keyed: _Keyed | None) -> _Outcome:
+    async def _raised(self, error: Exception, loaded: Sequence[Loaded[Any]], keyed: Keyed | None) -> Outcome:
         """What a handler raised, as an outcome where it is a refusal that is to be kept. Errors: itself, `_OnOldStates`, and
         `_KnownBefore` where the idempotency key has an answer already."""
         if not all(one.current for one in loaded):
             raise _OnOldStates from error
         if keyed is not None:
             if isinstance(error, Refusal):
-                return _Outcome((), None, "refused", error)
+                return Outcome((), None, "refused", error)
             await self._look_up(keyed)
         raise error from error.__cause__
 
-    async def _look_up(self, keyed: _Keyed) -> None:
+    async def _look_up(self, keyed: Keyed) -> None:
         """Errors: `_KnownBefore` where this key has an answer; `IdempotencyKeyReused`."""
 
         def unknown(_: SqlTransaction) -> Sequence[Draft]:
@@ -356,8 +345,8 @@ class Commands:
         position = Position.of(self._store.log_id, written.first, written.last)
         return Answer(result, position, written.replayed)
 
-    async def _store_outcome(
-        self, outcome: _Outcome, call: Call[Any], loaded: Sequence[Loaded[Any]], keyed: _Keyed | None
+    async def _storeoutcome_of(
+        self, outcome: Outcome, call: Call[Any], loaded: Sequence[Loaded[Any]], keyed: Keyed | None
     ) -> Answer:
         if not outcome.events and keyed is None:
             if not all(one.current for one in loaded):
@@ -365,7 +354,7 @@ class Commands:
             at = loaded[0].position if loaded else self._store.head()
             return self._answer(Written(at + 1, at), outcome.result)
         drafts = self._drafts(outcome.events, call)
-        kept = b"" if keyed is None else _encoded(outcome)
+        kept = b"" if keyed is None else encoded(outcome)
         nexts = [self._states.next(one, outcome.events, drafts) for one in loaded]
         request = Request(
             events=drafts,
@@ -385,17 +374,17 @@ class Commands:
 
     # ----------------------------------------------------------------------------------------------------- repetitions
 
-    async def _again(self, written: Written, keyed: _Keyed | None) -> Any:
+    async def _again(self, written: Written, keyed: Keyed | None) -> Any:
         """The first answer of an idempotency key. Errors: the first refusal; `IdempotencyKeyReused`."""
         assert keyed is not None
         try:
-            stored = msgspec.json.decode(written.result, type=_Stored)
+            stored = msgspec.json.decode(written.result, type=Stored)
         except msgspec.MsgspecError:
             raise IdempotencyKeyReused(
                 f"the idempotency key of this {type(keyed.command).__name__} was used before, by a write that was no command"
             ) from None
         if stored.shape == "refused":
-            raise _refusal(stored)
+            raise refusal_of(stored)
         if stored.shape == "value":
             return msgspec.json.decode(stored.value, type=answer_of(type(keyed.command)))
         rows: list[Any] = []
@@ -417,93 +406,3 @@ class _KnownBefore(Exception):
     def __init__(self, written: Written) -> None:
         super().__init__(written)
         self.written = written
-
-
-class _Keyed:
-    """A command that is sent with an idempotency key."""
-
-    def __init__(self, command: Command[Any], key: str) -> None:
-        self.command = command
-        self.key = tag_hash(f"idempotency={key}")
-        name = f"{type(command).__module__}.{type(command).__qualname__}"
-        try:
-            said = msgspec.json.encode(command, order="deterministic")
-        except (TypeError, ValueError) as error:
-            raise InvalidEvent(
-                f"{type(command).__name__} cannot be sent with an idempotency key: {error}. Its fields must be data, so that a "
-                "repetition can be told from another command"
-            ) from error
-        # Keyed by what the log does not know: else whoever has it could try out what a command may have said of a person.
-        secret = blake2b(key.encode()).digest()
-        self.fingerprint = blake2b(name.encode() + b"\0" + said, digest_size=16, key=secret).digest()
-
-
-def _outcome(definition: CommandDefinition, command: type[Command[Any]], result: Any) -> _Outcome:
-    """What a handler returned. Errors: `TypeError`."""
-    if isinstance(result, Decided):
-        inner = _outcome(definition, command, result.events)
-        return _Outcome(inner.events, result.result, "value")
-    if result is None:
-        return _Outcome((), None, "none")
-    if isinstance(result, Event):
-        return _Outcome((result,), result, "one")
-    if isinstance(result, Iterable) and not isinstance(result, str | bytes | Mapping):
-        events = tuple(result)
-        wrong = next((event for event in events if not isinstance(event, Event)), None)
-        if wrong is None:
-            return _several(definition.name, command, events, result)
-        result = wrong
-    raise TypeError(
-        f"{definition.name} returned a value of type {type(result).__name__}; a command handler returns an event, several, "
-        "none, or Decided(events, result=…) to answer something else"
-    )
-
-
-def _several(name: str, command: type[Command[Any]], events: tuple[Event, ...], result: Any) -> _Outcome:
-    """Events in a list, or the only one where that is what the command answers. Errors: `TypeError`."""
-    wanted = one_event_of(command)
-    if not wanted:
-        return _Outcome(events, result if isinstance(result, list) else list(events), "many")
-    if len(events) == 1 and isinstance(events[0], wanted):
-        return _Outcome(events, events[0], "one")
-    raise TypeError(
-        f"{name} returned {[type(event).__name__ for event in events]}, and {command.__name__} says that it answers one "
-        f"{' or '.join(event.__name__ for event in wanted)}: declare Command[list[…]], or return Decided(events, result=…)"
-    )
-
-
-def _encoded(outcome: _Outcome) -> bytes:
-    """What stands beside the idempotency key. Errors: `InvalidEvent` for what could not be given back, and for what is personal:
-    no key of a subject would forget it there."""
-    answer = outcome.refusal if outcome.refusal is not None else outcome.result
-    if outcome.shape in ("value", "refused") and holds_personal(type(answer)):
-        raise InvalidEvent(
-            f"the answer, a {type(answer).__name__}, holds personal data, and would be kept in plain for repetitions: answer with the "
-            "events or an id, and let a query tell the rest; or send without an idempotency key"
-        )
-    try:
-        if outcome.refusal is not None:
-            kind, fields = type(outcome.refusal), vars(outcome.refusal)
-            stored = _Stored(
-                "refused", msgspec.Raw(msgspec.json.encode(fields)), f"{kind.__module__}.{kind.__qualname__}"
-            )
-        elif outcome.shape == "value":
-            stored = _Stored("value", msgspec.Raw(msgspec.json.encode(outcome.result)))
-        else:
-            stored = _Stored(outcome.shape)
-        return msgspec.json.encode(stored)
-    except (TypeError, ValueError) as error:
-        raise InvalidEvent(
-            f"the answer {outcome.refusal or outcome.result!r} cannot be kept for repetitions: {error}"
-        ) from error
-
-
-def _refusal(stored: _Stored) -> Refusal:
-    pending = list(Refusal.__subclasses__())
-    for kind in pending:  # it grows
-        pending.extend(kind.__subclasses__())
-        if f"{kind.__module__}.{kind.__qualname__}" == stored.kind:
-            return msgspec.json.decode(stored.value, type=kind)
-    raise IdempotencyKeyReused(
-        f"the first answer was the refusal {stored.kind}, which this code does not know any more"
-    )

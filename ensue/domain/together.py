@@ -7,7 +7,8 @@ writer in one request, under the conditions of all those states. So either all o
 the very states that it found in the log, or nothing is, and all of them are made anew. Only then is anything answered, a
 refusal as well.
 
-Only plain functions take part, without an idempotency key: a request has one key, and nobody is to wait for another one's network.
+Each part is known by its own idempotency key, where it has one. A key that was used before, by one of them, makes nothing of the
+request stored; then each is decided by itself. Only plain functions take part: nobody is to wait for another one's network.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from typing import Any, NamedTuple
 from ensue.domain.call import Answer, Call
 from ensue.domain.command import CommandDefinition
 from ensue.domain.fold import Boundary
+from ensue.domain.outcome import Keyed
 from ensue.domain.states import Kept, Loaded, States
-from ensue.errors import Conflict, InvalidEvent
+from ensue.errors import Conflict, InvalidEvent, Refusal
 from ensue.events.message import Event
 from ensue.events.stored import Draft
-from ensue.store.base import Request, Store
+from ensue.store.base import Answered, Request, Store
 
 __all__ = ["JOBS", "Decision", "Job", "Together"]
 
@@ -34,17 +36,26 @@ JOBS, EVENTS = 100, 1_000
 
 
 class Decision(NamedTuple):
-    """What a handler led to: its events, ready to be stored, and its answer."""
+    """What a handler led to: its events, ready to be stored, and its answer, or its refusal; for an idempotency key as it is kept."""
 
     events: Sequence[Event]
     drafts: Sequence[Draft]
     result: Any
+    kept: bytes = b""
+    refusal: Refusal | None = None
 
 
 class Job:
     """A decision that may be made by somebody else. Handlers run in the context of whoever sent the command."""
 
-    def __init__(self, definition: CommandDefinition, call: Call[Any], boundaries: Sequence[Boundary[Any]]) -> None:
+    def __init__(
+        self,
+        definition: CommandDefinition,
+        call: Call[Any],
+        boundaries: Sequence[Boundary[Any]],
+        keyed: Keyed | None,
+    ) -> None:
+        self.keyed = keyed
         self.definition = definition
         self.call = call
         self.boundaries = boundaries
@@ -110,6 +121,23 @@ class _States:
         self._states.stored(list(self._loaded.values()), list(self._next.values()), last)
 
 
+def _answers(made: Sequence[tuple[Job, Decision | Exception]]) -> list[Answered]:
+    answers: list[Answered] = []
+    skip = 0
+    for job, decision in made:
+        if isinstance(decision, Decision):
+            if job.keyed is not None:
+                key, count = job.keyed, len(decision.drafts)
+                answers.append(Answered(key.key, key.fingerprint, skip, count, decision.kept))
+            skip += len(decision.drafts)
+    return answers
+
+
+def _may_be_known(job: Job, decision: Decision | Exception) -> bool:
+    """Whether it failed, though its key may have an answer: that is looked up when it is decided by itself."""
+    return job.keyed is not None and isinstance(decision, Exception)
+
+
 class Together:
     """See the module. `decide` calls a job's handler on these values; `answer` makes an answer of its place."""
 
@@ -120,12 +148,14 @@ class Together:
         decide: Callable[[Job, Sequence[Any]], Decision],
         answer: Callable[[int, int, Any], Answer],
         step_aside: Callable[[int], Awaitable[None]],
+        alone: Callable[[Job], Awaitable[Answer]],
     ) -> None:
         self._store = store
         self._states = states
         self._decide = decide
         self._answer = answer
         self._step_aside = step_aside
+        self._alone = alone
 
     async def run(self, jobs: Sequence[Job]) -> None:
         """Decide all of them, in this order. Each is answered by its own future."""
@@ -138,26 +168,25 @@ class Together:
         boundaries = dict.fromkeys(boundary for job in jobs for boundary in job.boundaries)
         try:
             loaded = await self._states.load(*boundaries, current=True)
-        except Exception as error:
-            if len(jobs) > 1:  # a state that cannot be read is the trouble of those who look at it
-                for job in jobs:
-                    await self.run([job])
-                return []
-            jobs[0].failed(error)
-            return []
+        except Exception:  # a state that cannot be read is the trouble of those who look at it
+            return await self._one_by_one(jobs)
         states = _States(self._states, loaded)
         made = self._made(jobs, states)
         left = jobs[len(made) :]
         drafts = [draft for _, decision in made if isinstance(decision, Decision) for draft in decision.drafts]
         if not drafts:
+            if any(job.keyed is not None for job, _ in made):
+                return await self._one_by_one([job for job, _ in made]) + left
             at = loaded[0].position if loaded else self._store.head()
             self._tell(made, at + 1)
             return left
         conditions = tuple(one.condition for one in loaded)
         try:
             await self._store.room()
-            written = await self._store.write(Request(events=drafts, conditions=conditions))
+            written = await self._store.write(Request(events=drafts, conditions=conditions, answers=_answers(made)))
         except Conflict as conflict:
+            if conflict.expected < 0:
+                return await self._one_by_one([job for job, _ in made]) + left
             return await self._again([job for job, _ in made], conflict) + left
         except Exception as error:
             for job, _ in made:
@@ -165,15 +194,18 @@ class Together:
             return left
         states.stored(written.last)
         self._tell(made, written.first)
-        return left
+        return await self._one_by_one([job for job, decision in made if _may_be_known(job, decision)]) + left
 
     def _made(self, jobs: Sequence[Job], states: _States) -> list[tuple[Job, Decision | Exception]]:
         made: list[tuple[Job, Decision | Exception]] = []
-        events = 0
+        events, keys = 0, set[bytes]()
         for job in jobs:
-            values = states.values(job.boundaries)
-            if values is None or events >= EVENTS:
+            key = job.keyed.key if job.keyed is not None else None
+            values = states.values(job.boundaries) if events < EVENTS and key not in keys else None
+            if values is None:
                 break
+            if key is not None:
+                keys.add(key)
             try:
                 decision = job.context.run(self._decide, job, values)
                 states.follow(decision, job.boundaries)
@@ -183,6 +215,14 @@ class Together:
             events += len(decision.drafts)
             made.append((job, decision))
         return made
+
+    async def _one_by_one(self, jobs: Sequence[Job]) -> list[Job]:
+        for job in jobs:
+            try:
+                job.answered(await self._alone(job))
+            except Exception as error:
+                job.failed(error)
+        return []
 
     async def _again(self, jobs: Sequence[Job], conflict: Conflict) -> list[Job]:
         """Those who may try again."""
@@ -200,8 +240,13 @@ class Together:
 
     def _tell(self, made: Sequence[tuple[Job, Decision | Exception]], first: int) -> None:
         for job, decision in made:
+            if _may_be_known(job, decision):
+                continue
             if isinstance(decision, Exception):
                 job.failed(decision)
+                continue
+            if decision.refusal is not None:
+                job.failed(decision.refusal)
                 continue
             last = first + len(decision.drafts) - 1
             job.answered(self._answer(first, last, decision.result))

@@ -12,6 +12,7 @@ import pytest
 from ensue.domain import commands as commands_module
 from ensue.domain import together as together_module
 from ensue.domain.commands import Commands
+from ensue.domain.outcome import Keyed
 from ensue.domain.states import Kept, Loaded, States
 from ensue.errors import EnsueError, OutcomeUnknown, Refusal, TryAgain
 from ensue.store.base import Condition, Request
@@ -192,10 +193,10 @@ def test_the_race_finds_a_planted_bug(tmp_path: Any, bug: str) -> None:
 
 
 def test_the_simulation_finds_that_a_key_is_not_stored() -> None:
-    class NoKey(commands_module._Keyed):
+    class NoKey(Keyed):
         def __init__(self, command: Any, key: str) -> None:
             super().__init__(command, f"{key}{id(self)}")
 
     story: Callable[[], None] = simulate(school, crashes="everywhere", runs=0)(keyed_decisions)
-    with planted(commands_module, "_Keyed", NoKey), pytest.raises(AssertionError):
+    with planted(commands_module, "Keyed", NoKey), pytest.raises(AssertionError):
         story()

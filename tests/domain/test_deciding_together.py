@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ensue import App, Command, Decided, Decider, Event
+from ensue import App, Command, Decided, Decider, Event, Receipt
 from ensue.domain.turns import Turns
 from ensue.errors import EnsueError, TryAgain, Unavailable, UnreadableEvent
 from ensue.store.base import Request
@@ -20,6 +20,7 @@ from tests.domain.school import (
     Account,
     Balance,
     CourseDefined,
+    Deposit,
     Deposited,
     Enrol,
     Full,
@@ -243,6 +244,80 @@ def test_decisions_are_made_in_the_order_in_which_they_were_sent_with_keys_among
     asyncio.run(run())
 
 
+def test_decisions_with_keys_are_stored_together_and_each_is_answered_again_by_its_own(url: str) -> None:
+    async def run() -> None:
+        async with application(url).connected() as app:
+            await app.publish(Deposited(account_id="a", amount=12))
+            requests = requests_of(app)
+
+            async def crowd() -> list[Any]:
+                return await asyncio.gather(
+                    *(app.send(Withdraw(account_id="a", amount=1), idempotency_key=f"k{at}") for at in range(16)),
+                    *(app.send(Balance(account_id="a", amount=0), idempotency_key=f"b{at}") for at in range(4)),
+                    return_exceptions=True,
+                )
+
+            first = await crowd()
+            assert [type(one) for one in first[12:16]] == [Overdrawn] * 4
+            assert [one.position.last for one in first[:12]] == list(range(2, 14))
+            assert [one.result for one in first[16:]] == [0] * 4
+            assert len(requests) <= 6
+            await app.send(Deposit(account_id="a", amount=100))
+            for _ in range(2):
+                again = await crowd()
+                assert [type(one) for one in again[12:16]] == [Overdrawn] * 4
+                assert all(one.available == 0 for one in again[12:16])
+                assert [one.position for one in again[:12]] == [one.position for one in first[:12]]
+                assert all(one.replayed for one in (*again[:12], *again[16:]))
+                assert [one.result for one in again[16:]] == [0] * 4
+            assert len(await recorded(app, Withdrawn)) == 12
+
+    asyncio.run(run())
+
+
+def test_one_key_that_is_sent_many_times_at_once_is_decided_once(url: str) -> None:
+    async def run() -> None:
+        async with application(url).connected() as app:
+            await app.publish(Deposited(account_id="a", amount=100))
+            sent = [app.send(Withdraw(account_id="a", amount=1), idempotency_key=f"k{at % 3}") for at in range(18)]
+            answers = await asyncio.gather(*sent)
+            assert len({one.position.last for one in answers}) == 3
+            assert sum(one.replayed for one in answers) == 15
+            assert len(await recorded(app, Withdrawn)) == 3
+
+    asyncio.run(run())
+
+
+def test_a_failure_among_those_who_decide_together_is_not_told_where_the_key_has_an_answer(url: str) -> None:
+    app = application(url)
+
+    class Once(Command[Deposited]):
+        account_id: str
+
+    @app.command
+    def once(command: Once, account: Account) -> Deposited:
+        if account.events:
+            raise ZeroDivisionError("only once")
+        return Deposited(account_id=command.account_id, amount=1)
+
+    async def run() -> None:
+        async with app.connected():
+            await app.send(Once(account_id="a"), idempotency_key="k")
+            sent = [
+                app.send(Deposit(account_id="b", amount=1)),
+                app.send(Once(account_id="a"), idempotency_key="other"),
+                app.send(Balance(account_id="a", amount=1)),
+                app.send(Once(account_id="a"), idempotency_key="k"),
+                app.send(Balance(account_id="a", amount=1)),
+            ]
+            answers = await asyncio.gather(*sent, return_exceptions=True)
+            assert [type(one).__name__ for one in answers] == ["Receipt", "ZeroDivisionError", *["Receipt"] * 3]
+            assert isinstance(answers[3], Receipt)
+            assert answers[3].replayed
+
+    asyncio.run(run())
+
+
 @dataclass
 class Tally:
     counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -289,9 +364,10 @@ async def test_money_is_neither_made_nor_lost_by_decisions_that_are_made_togethe
     await sim.app.publish(Deposited(account_id="a", amount=6), Deposited(account_id="b", amount=6))
 
     async def crowd(app: App) -> list[Any]:
+        pairs = (("a", "b"), ("b", "a"), ("a", "b"), ("a", "c"), ("a", "b"), ("b", "c"), ("a", "c"))
         sent = [
-            app.send(Transfer(source=source, target=target, amount=2))
-            for source, target in (("a", "b"), ("b", "a"), ("a", "b"), ("a", "c"), ("a", "b"), ("b", "c"), ("a", "c"))
+            app.send(Transfer(source=source, target=target, amount=2), idempotency_key=f"k{at}" if at % 2 else None)
+            for at, (source, target) in enumerate(pairs)
         ]
         return await asyncio.gather(*sent, return_exceptions=True)
 
