@@ -9,6 +9,7 @@ import msgspec
 
 from ensue.app import App
 from ensue.domain import View
+from ensue.domain.call import Principal
 from ensue.domain.fold import FoldType
 from ensue.errors import Refusal
 from ensue.events.message import Command, Event, Query
@@ -100,13 +101,13 @@ class Given:
         self._trial = Trial(app=app, given=events, replace=replace)
 
     @overload
-    def when(self, message: Command[R], /) -> Outcome[R]: ...
+    def when(self, message: Command[R], /, *, principal: str | Principal | None = None) -> Outcome[R]: ...
     @overload
     def when(self, message: Event, /) -> Outcome[None]: ...
-    def when(self, message: Event | Command[Any], /) -> Outcome[Any]:
-        """Publish the event, or send the command, and let everything that comes of it happen, retries included. Errors: what
-        deciding raises that is no refusal; `NotDeterministic`."""
-        return Outcome(msgspec.structs.replace(self._trial, when=message))
+    def when(self, message: Event | Command[Any], /, *, principal: str | Principal | None = None) -> Outcome[Any]:
+        """Publish the event, or send the command, and let everything that comes of it happen, retries included. `principal` is who
+        sends it. Errors: what deciding raises that is no refusal; `NotDeterministic`."""
+        return Outcome(msgspec.structs.replace(self._trial, when=message, principal=principal))
 
     def then_row(self, *rows: View) -> Given:
         """By what was given, views have these rows."""
@@ -118,9 +119,9 @@ class Given:
         _check_no_row(self._trial, view, key)
         return self
 
-    def when_asked(self, query: Query[R], /) -> R:
+    def when_asked(self, query: Query[R], /, *, principal: str | Principal | None = None) -> R:
         """The answer, once what was given is done; the same in every run. Errors: what answering raises."""
-        first, *others = happenings(msgspec.structs.replace(self._trial, query=query))
+        first, *others = happenings(msgspec.structs.replace(self._trial, query=query, principal=principal))
         for run in (first, *others):
             if run.refusal is not None:
                 raise run.refusal

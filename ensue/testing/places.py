@@ -26,6 +26,7 @@ import msgspec
 from ensue.app import App
 from ensue.app.urls import open_store, shown
 from ensue.domain import View
+from ensue.domain.call import Principal
 from ensue.domain.view import ViewDefinition
 from ensue.errors import MissingCapability, Refusal, WiringError
 from ensue.events.message import Command, Event, Query
@@ -64,6 +65,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     replace: tuple[Callable[..., object], ...]
     when: Event | Command[Any] | None = None
     query: Query[Any] | None = None
+    principal: str | Principal | None = None
     rows: tuple[tuple[type[View], tuple[object, ...]], ...] = ()
     """Views and keys: what rows they have afterwards."""
     noticed: list[NotDeterministic] = []
@@ -185,7 +187,7 @@ class _Stage(Protocol):
     """An open application, as a trial holds it."""
 
     async def publish(self, *events: Event) -> None: ...
-    async def send(self, command: Command[Any]) -> Any: ...
+    async def send(self, command: Command[Any], principal: str | Principal | None) -> Any: ...
     async def call(self, function: Callable[[App], Awaitable[T]]) -> T: ...
     async def quiet(self) -> None: ...
 
@@ -202,13 +204,13 @@ async def _play(trial: Trial, stage: _Stage, where: str, *, begins: Callable[[],
     result, refusal, answer = None, None, None
     try:
         if isinstance(trial.when, Command):
-            result = await stage.send(trial.when)
+            result = await stage.send(trial.when, trial.principal)
         elif trial.when is not None:
             await stage.publish(trial.when)
             known += 1
         elif trial.query is not None:
             query = trial.query
-            answer = await stage.call(lambda app: app.ask(query))
+            answer = await stage.call(lambda app: app.ask(query, principal=trial.principal))
     except Refusal as raised:
         refusal = raised
     await stage.quiet()
@@ -247,8 +249,8 @@ class _Simulated:
     async def publish(self, *events: Event) -> None:
         await self._sim.app.publish(*events)
 
-    async def send(self, command: Command[Any]) -> Any:
-        return (await self._sim.app.send(command)).result
+    async def send(self, command: Command[Any], principal: str | Principal | None) -> Any:
+        return (await self._sim.app.send(command, principal=principal)).result
 
     async def call(self, function: Callable[[App], Awaitable[T]]) -> T:
         return await self._sim.inside(function)
@@ -341,8 +343,8 @@ class _Real:
     async def publish(self, *events: Event) -> None:
         await self._app.publish(*events)
 
-    async def send(self, command: Command[Any]) -> Any:
-        return (await self._app.send(command)).result
+    async def send(self, command: Command[Any], principal: str | Principal | None) -> Any:
+        return (await self._app.send(command, principal=principal)).result
 
     async def call(self, function: Callable[[App], Awaitable[T]]) -> T:
         return await function(self._app)

@@ -120,6 +120,11 @@ class History:
         return folding.boundary(message, one.fields, one.criteria)
 
     def _call(self, definition: CommandDefinition | QueryDefinition, message: Any) -> Any:
+        for passed in definition.middleware:
+            if not passed.messages or isinstance(message, passed.messages):
+                raise NotPure(
+                    f"{definition.name} is behind the middleware {passed.name}, which is no function of events. Run it in memory"
+                )
         arguments: list[Any] = []
         for one in definition.parameters:
             if isinstance(one, StateParameter):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ensue import App, Event
+from ensue import Answer, App, Call, Command, Event, Personal, Proceed, Query, Refusal
 from ensue.errors import WiringError
 from ensue.testing import NotPure, given
 from ensue.testing.places import VARIABLE
@@ -135,3 +135,53 @@ def test_a_decision_that_differs_where_the_process_dies_is_found_there(monkeypat
     monkeypatch.setenv(VARIABLE, "crashes")
     with pytest.raises(AssertionError, match=r"(?s)it caused .*, where the process dies at '.*', the .* time it comes"):
         given(forgetful).when(deposited(1)).then(Noted(account_id="a"))
+
+
+class NotAllowed(Refusal): ...
+
+
+class MineOnly(Query[str]): ...
+
+
+def test_middleware_sees_who_sends_and_may_refuse(place: str) -> None:
+    guarded = App("guarded")
+    guarded.include(bank)
+
+    @guarded.middleware
+    async def only_ann(call: Call[Withdraw | MineOnly], proceed: Proceed) -> Answer:
+        if call.principal_id != "ann":
+            raise NotAllowed
+        return await proceed()
+
+    @guarded.query
+    def mine(query: MineOnly, call: Call[MineOnly]) -> str:
+        return f"for {call.principal_id}"
+
+    if place == "pure":
+        with pytest.raises(NotPure, match="behind the middleware only_ann"):
+            given(guarded, deposited(9)).when(take(5))
+        return
+    given(guarded, deposited(9)).when(take(5)).then_refused(NotAllowed)
+    given(guarded, deposited(9)).when(take(5), principal="ann").then(withdrawn(5))
+    assert given(guarded).when_asked(MineOnly(), principal="ann") == "for ann"
+    with pytest.raises(NotAllowed):
+        given(guarded).when_asked(MineOnly(), principal="eve")
+
+
+def test_personal_data_needs_no_keys_in_a_test(place: str) -> None:
+    class Joined(Event, key="customer_id", subject="customer_id"):
+        customer_id: str
+        email: Personal[str]
+
+    welcoming = App("welcoming")
+
+    class Welcome(Command[Joined]):
+        customer_id: str
+        email: str
+
+    @welcoming.command
+    def welcome(command: Welcome) -> Joined:
+        return Joined(customer_id=command.customer_id, email=command.email)
+
+    joined = Joined(customer_id="c", email="a@b.c")
+    given(welcoming, joined).when(Welcome(customer_id="d", email="d@e.f")).then(Joined(customer_id="d", email="d@e.f"))

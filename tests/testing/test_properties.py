@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from hypothesis import strategies as st
 
-from ensue import App, Command, Criteria, Decider, Event, Of, Refusal, State, Transaction
+from ensue import Answer, App, Call, Command, Criteria, Decider, Event, Of, Proceed, Refusal, State, Transaction
 from ensue.errors import DefinitionError
 from ensue.events.registry import Registry
 from ensue.testing import NotPure
@@ -230,6 +230,17 @@ def test_what_is_not_pure_is_left_out_and_all_of_it_refused() -> None:
         check_decisions(app)
     app.include(bank)
     check_decisions(app, examples=10)
+
+
+def test_decisions_are_checked_behind_the_middleware_that_guards_them() -> None:
+    guarded = App("guarded")
+    guarded.include(bank)
+
+    @guarded.middleware
+    async def nobody(call: Call, proceed: Proceed) -> Answer:
+        raise AssertionError("this is no decision")
+
+    check_decisions(guarded, examples=10)
 
 
 class Colour(Enum):
