@@ -9,10 +9,11 @@ from typing import cast
 import click
 import msgspec
 
+from ensue.cli.beside import database_option, opened_beside
 from ensue.cli.consumers import lag_of
 from ensue.cli.failures import Negative, WrongUsage
 from ensue.cli.output import clean, duration, exact_time, many, on_terminal, print_json, say, table
-from ensue.cli.target import OpenLog, Target, log_options, opened
+from ensue.cli.target import OpenLog, Target, log_options
 from ensue.domain.views import registry
 from ensue.domain.views.progress import percent, seconds_left, used
 from ensue.domain.views.registry import BUILDING, FOLLOWING, Database, Stale, Version
@@ -22,8 +23,6 @@ from ensue.store.base import Consumer, LaneState, Node
 from ensue.store.nodes import living
 
 __all__ = ["views"]
-
-AFTER = "after"
 
 
 class _Shown(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +55,7 @@ class _Shown(msgspec.Struct, frozen=True, kw_only=True):
 
 @click.group(invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@database_option
 @log_options
 @click.pass_context
 def views(context: click.Context, as_json: bool) -> None:
@@ -74,7 +74,7 @@ def views(context: click.Context, as_json: bool) -> None:
 
 
 async def _list(target: Target, as_json: bool) -> None:
-    async with opened(target) as log:
+    async with opened_beside(target) as log:
         shown = [await _look(log, version) for version in await _versions(log)]
     if as_json:
         print_json({"views": shown}, pretty=on_terminal())
@@ -129,13 +129,14 @@ def _state(version: Version, consumer: Consumer | None, nodes: Sequence[Node]) -
     if version.paused or (consumer is not None and consumer.status == "paused"):
         return "paused"
     if version.state == BUILDING:
-        return "building" if any(node.id.hex() == version.owner for node in nodes) else "stopped"
-    if version.kept != AFTER:
+        return (
+            "building" if version.kept != AFTER or any(node.id.hex() == version.owner for node in nodes) else "stopped"
+        )
+    if consumer is None:  # it is kept by its position, in the commit itself or by whoever is first
         return "following"
-    if consumer is not None and consumer.status in ("retired", "tripped"):
+    if consumer.status in ("retired", "tripped"):
         return consumer.status
-    kept = consumer is not None and any(consumer.id in node.can for node in nodes)
-    return "following" if kept else "unkept"
+    return "following" if any(consumer.id in node.can for node in nodes) else "unkept"
 
 
 async def _rows(log: OpenLog, version: Version) -> int | None:
@@ -225,6 +226,7 @@ async def _is_run(log: OpenLog, version: Version) -> bool:
 
 @views.command()
 @click.argument("name")
+@database_option
 @log_options
 def rebuild(name: str) -> None:
     """Build a view from the beginning, beside the version that readers see, which goes on until the new one has caught up.
@@ -237,7 +239,7 @@ def rebuild(name: str) -> None:
 
 
 async def _rebuild(target: Target, name: str) -> None:
-    async with opened(target, write=True) as log:
+    async with opened_beside(target, write=True) as log:
         found = await _of(log, name)
         if found[-1].state == BUILDING:
             raise Negative(f"version {found[-1].number} of {name} is being built already")
@@ -251,6 +253,7 @@ async def _rebuild(target: Target, name: str) -> None:
 @views.command()
 @click.argument("name")
 @click.option("--reason", metavar="TEXT", help="Why; shown by `ensue views`.")
+@database_option
 @log_options
 def pause(name: str, reason: str | None) -> None:
     """Stop building and following a view, in every process, until it is resumed. What is there can be read.
@@ -264,6 +267,7 @@ def pause(name: str, reason: str | None) -> None:
 
 @views.command()
 @click.argument("name")
+@database_option
 @log_options
 def resume(name: str) -> None:
     """Let a paused view go on where it stopped.
@@ -276,13 +280,13 @@ def resume(name: str) -> None:
 
 
 async def _pause(target: Target, name: str, pausing: bool, reason: str | None) -> None:
-    async with opened(target, write=True) as log:
+    async with opened_beside(target, write=True) as log:
         changed = 0
         for version in await _of(log, name):
             consumer = await _consumer(log, version)
-            if version.kept == AFTER and version.state == FOLLOWING:
+            if consumer is not None:
                 wanted = "active" if pausing else "paused"
-                if consumer is not None and consumer.status == wanted:
+                if consumer.status == wanted:
                     await log.store.set_status(consumer.id, "paused" if pausing else "active", reason)
                     changed += 1
             elif version.paused != pausing:
@@ -301,6 +305,7 @@ def _changing(version: Version, **changes: object) -> registry.Work:
 @views.command()
 @click.argument("name")
 @click.argument("version", type=int)
+@database_option
 @log_options
 def swap(name: str, version: int) -> None:
     """Show readers another version. One that is not the newest stays until somebody swaps to the newest, whatever is built.
@@ -313,7 +318,7 @@ def swap(name: str, version: int) -> None:
 
 
 async def _swap(target: Target, name: str, number: int) -> None:
-    async with opened(target, write=True) as log:
+    async with opened_beside(target, write=True) as log:
         found = await _of(log, name)
         version = _numbered(found, number)
         if version.state != FOLLOWING:
@@ -337,6 +342,7 @@ async def _swap(target: Target, name: str, number: int) -> None:
 @views.command()
 @click.argument("name")
 @click.argument("version", type=int, required=False)
+@database_option
 @log_options
 def drop(name: str, version: int | None) -> None:
     """Delete a version and its table; without a number all of a view. Not what readers see while others are left, and nothing that a
@@ -350,7 +356,7 @@ def drop(name: str, version: int | None) -> None:
 
 
 async def _drop(target: Target, name: str, number: int | None) -> None:
-    async with opened(target, write=True) as log:
+    async with opened_beside(target, write=True) as log:
         found = await _of(log, name)
         dropped = found if number is None else [_numbered(found, number)]
         for version in dropped:

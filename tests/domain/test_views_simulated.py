@@ -50,6 +50,7 @@ async def rebuild(app: App) -> None:
 
 
 async def check(sim: AppSimulation, count: int, *, current: int) -> None:
+    shown: dict[str, int] = {}
     for _ in range(40):
         await sim.run_until_quiet()
         shown = {one.name: one.number for one in await sim.inside(versions) if one.current}

@@ -150,7 +150,7 @@ def test_changed_code_is_built_from_history_and_shown(shared_url: str, other: ty
             assert await app.get(Account, "a1", after=receipt.position) == Account(account_id="a1", total=Decimal(3))
         async with bank(shared_url, other) as app:
             assert await current(app) == 2
-            rows = {
+            rows: dict[type[View], list[tuple[Any, ...]]] = {
                 Doubled: [("a1", Decimal(6)), ("a2", Decimal(6))],
                 Counted: [("a1", Decimal(3), 2), ("a2", Decimal(3), 1)],
             }
