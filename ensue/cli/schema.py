@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -11,20 +12,18 @@ import click
 import msgspec
 
 from ensue.app.event_types import registry_of, types_of
-from ensue.app.urls import log_exists, open_store, shown
 from ensue.cli.failures import NEGATIVE, WrongUsage
 from ensue.cli.loading import declared_app, load_app
 from ensue.cli.output import Progress, clean, many, on_terminal, paint, print_json, say
-from ensue.errors import Unavailable
+from ensue.cli.target import Target, opened
 from ensue.events.message import Event
 from ensue.events.registry import Registry
 from ensue.events.samples import Samples, recorded_again
 from ensue.events.schema import Finding, Schema, TypeSchema, chain_findings, check_row, describe, merged
 from ensue.events.schema import check as check_schema
-from ensue.events.stored import Row
+from ensue.events.stored import Row, tombstone_of
 from ensue.events.upcasting import splits
 from ensue.store.base import Store, Term
-from ensue.world import RealWorld
 
 __all__ = ["schema"]
 
@@ -58,6 +57,7 @@ class _Loaded:
             raise WrongUsage("say which application: MODULE:APP, or `app` under [tool.ensue] in pyproject.toml")
         app = load_app(text)
         self.registry: Registry = registry_of(app)
+        self.keys: str | None = app.settings.keys
         self.events: list[type[Event]] = types_of(app, self.registry, module=text.partition(":")[0])
 
 
@@ -123,19 +123,15 @@ def _show(findings: Sequence[Finding], versions: int, tried: int) -> None:
 
 async def _check_log(loaded: _Loaded, url: str, *, all_events: bool) -> tuple[list[Finding], int, int]:
     """Findings, how many recorded versions, how many events were tried."""
-    store = open_store(url, read_only=True)
-    if not log_exists(url):
-        raise Unavailable(f"there is no log at {shown(url)}; nothing was created. Is the name right?")
-    await store.open(RealWorld())
-    try:
+    target = Target(url, loaded.registry, os.environ.get("ENSUE_KEYS") or loaded.keys)
+    async with opened(target) as log:
+        store = log.store
         types = {number: pair for number, pair in (await store.types()).items() if not pair[0].startswith("ensue.")}
         findings = [one for pair in types.values() for one in _of_version(loaded, *pair)]
         broken = {(one.type, one.version) for one in findings}
         numbers = {number: pair for number, pair in types.items() if pair not in broken}
         found, tried = await _try_events(loaded.registry, store, numbers, all_events=all_events)
         return findings + found, len(types), tried
-    finally:
-        await store.close()
 
 
 def _of_version(loaded: _Loaded, name: str, version: int) -> list[Finding]:
@@ -205,7 +201,7 @@ def _try(
     tried = 0
     for row in rows:
         number = row[2]
-        if number not in numbers or number in findings:
+        if number not in numbers or number in findings or tombstone_of(row[11]) is not None:
             continue
         tried += 1
         finding = check_row(registry, row, *numbers[number])

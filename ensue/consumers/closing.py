@@ -7,6 +7,7 @@ the transaction emits is known only there; it is refused where the stream was cl
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -30,6 +31,8 @@ from ensue.world import World
 
 __all__ = ["with_closed_streams"]
 
+REMEMBERED = 100_000
+
 
 def with_closed_streams(store: Store, registry: Registry) -> Store:
     """The same store, whose requests append nothing to a stream that an event of the registry's closing types has closed.
@@ -45,6 +48,8 @@ class _Guarded:
         self._store = store
         self._registry = registry
         self._telling: set[asyncio.Task[None]] = set()
+        self._not_closed: OrderedDict[bytes, int] = OrderedDict()
+        """Streams, and a position up to which nothing has closed them: what is looked at again is only what came since."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
@@ -79,7 +84,10 @@ class _Guarded:
     def _guarded(self, request: Request, streams: dict[bytes, Term]) -> Request:
         return msgspec.structs.replace(
             request,
-            conditions=(*request.conditions, *(Condition((term,), 0) for term in streams.values())),
+            conditions=(
+                *request.conditions,
+                *(Condition((term,), self._not_closed.get(stream, 0)) for stream, term in streams.items()),
+            ),
             apply=tuple(self._checked(function) for function in request.apply),
         )
 
@@ -140,19 +148,42 @@ class _Guarded:
         elif done.cancelled():
             answer.cancel()
         else:
+            self._learn(request, streams, done.result())
             answer.set_result(done.result())
+
+    def _learn(self, request: Request, streams: dict[bytes, Term], written: Written) -> None:
+        """They were not closed when this was written, unless it closes them."""
+        if written.replayed:
+            return
+        closed = {
+            draft.stream
+            for draft in request.events
+            if draft.stream in streams and draft.type_name in streams[draft.stream].types
+        }
+        for stream in streams:
+            if stream not in closed:
+                self._not_closed[stream] = max(self._not_closed.pop(stream, 0), written.last)
+        while len(self._not_closed) > REMEMBERED:
+            self._not_closed.popitem(last=False)
 
     async def _tell(
         self, error: Conflict, answer: asyncio.Future[Written], request: Request, streams: dict[bytes, Term]
     ) -> None:
-        """Whether it was a closed stream that the request met, or what it was about itself."""
+        """Whether it was a closed stream that the request met, or what it was about itself: then whoever decided looks again."""
         told: Exception = error
         try:
-            told = await self.refused(request, streams) or error
+            if not await self._broken(request.conditions):
+                told = await self.refused(request, streams) or error
         except Exception as failed:
             told = failed
         if not answer.done():
             answer.set_exception(told)
+
+    async def _broken(self, conditions: Sequence[Condition]) -> bool:
+        for condition in conditions:
+            if (await self._store.read(condition.selection, after=condition.after, limit=1)).rows:
+                return True
+        return False
 
     async def refused(self, request: Request, streams: dict[bytes, Term]) -> Exception | None:
         """The closed stream that a request was for."""
@@ -179,6 +210,8 @@ class _Own:
         try:
             return await self._own.commit(self._by._guarded(request, streams))
         except Conflict as error:
+            if await self._by._broken(request.conditions):
+                raise
             raise await self._by.refused(request, streams) or error from None
 
 

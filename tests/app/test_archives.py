@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ensue import App, Archived, Command, Criteria, Event, Receipt, State, Transaction, days
+from ensue import App, Archived, Command, Criteria, Event, Receipt, Refusal, State, Transaction, days
 from ensue.app import open_store
 from ensue.consumers.archiving import archive_closed, drop_old
 from ensue.errors import ArchivedEvent, HandlerFailed, InvalidEvent, StreamClosed
@@ -256,6 +256,70 @@ def test_of_those_who_close_and_those_who_go_on_at_once_none_comes_behind_the_en
             assert told(events).count("AccountClosed") == 1
             assert told(events)[-1] == "AccountClosed"
             assert len(events) == sum(isinstance(end, Receipt) for end in ends)
+
+    asyncio.run(work())
+
+
+class CloseAccount(Command[AccountClosed]):
+    account_id: str
+
+
+class Withdraw(Command[Deposited]):
+    account_id: str
+
+
+class Gone(Refusal):
+    account_id: str
+
+
+def deciding() -> App:
+    """One that looks whether an account is closed, and one that does not."""
+    app = bank()
+
+    @app.command
+    def close(command: CloseAccount, account: Account) -> AccountClosed:
+        return AccountClosed(account_id=command.account_id)
+
+    class Standing(State, key="account_id"):
+        closed: bool = False
+
+        def evolve(self, event: AccountClosed) -> Standing:
+            self.closed = True
+            return self
+
+    @app.command
+    def withdraw(command: Withdraw, standing: Standing) -> Deposited:
+        if standing.closed:
+            raise Gone(account_id=command.account_id)
+        return deposited(command.account_id, -1)
+
+    return app
+
+
+def test_decisions_that_meet_the_end_of_a_stream_are_each_answered_for_themselves(store: Store) -> None:
+    async def work() -> None:
+        async with opened(deciding(), store) as app:
+            sends: list[Command[Any]] = [Deposit(account_id="a", amount=Decimal(number)) for number in range(30)]
+            sends[15] = CloseAccount(account_id="a")
+            sends += [Deposit(account_id="b", amount=Decimal(1)), Withdraw(account_id="a"), Withdraw(account_id="b")]
+            ends = await asyncio.gather(*map(app.send, sends), return_exceptions=True)
+            assert {type(end) for end in ends} <= {Receipt, StreamClosed, Gone}, ends
+            events = [event for event in await read(app) if getattr(event, "account_id", "") == "a"]
+            assert told(events).index("AccountClosed") == len(events) - 1
+            assert len(events) == sum(isinstance(end, Receipt) for end in [*ends[:30], ends[31]])
+            assert isinstance(ends[30], Receipt)
+            assert isinstance(ends[32], Receipt)
+
+    asyncio.run(work())
+
+
+def test_who_looks_at_the_end_of_a_stream_refuses_in_its_own_words_also_when_it_comes_meanwhile(store: Store) -> None:
+    async def work() -> None:
+        async with opened(deciding(), store) as app:
+            await app.send(Withdraw(account_id="a"))
+            await app.publish(AccountClosed(account_id="a"))  # which the remembered state does not know
+            with pytest.raises(Gone):
+                await app.send(Withdraw(account_id="a"))
 
     asyncio.run(work())
 
