@@ -129,9 +129,8 @@ def _state(version: Version, consumer: Consumer | None, nodes: Sequence[Node]) -
     if version.paused or (consumer is not None and consumer.status == "paused"):
         return "paused"
     if version.state == BUILDING:
-        return (
-            "building" if version.kept != AFTER or any(node.id.hex() == version.owner for node in nodes) else "stopped"
-        )
+        built = version.kept != "after" or any(node.id.hex() == version.owner for node in nodes)
+        return "building" if built else "stopped"
     if consumer is None:  # it is kept by its position, in the commit itself or by whoever is first
         return "following"
     if consumer.status in ("retired", "tripped"):

@@ -21,6 +21,7 @@ import msgspec
 from ensue.domain.view import View
 from ensue.domain.views import registry
 from ensue.domain.views.keeping import CannotTake, Kept, Mark, Place, RowsKept, show, show_others
+from ensue.domain.views.progress import used
 from ensue.domain.views.registry import BUILDING, FOLLOWING, Stale, Version
 from ensue.domain.views.table import quoted
 from ensue.errors import EnsueError, HandlerFailed, NotCaughtUp, OutcomeUnknown, UnreadableEvent, WiringError
@@ -154,7 +155,8 @@ class Keeper:
         if mine is None:
             for name, former in self.kept.former_names.items():
                 await self._log.rename(name, former)
-            await self._place.transact(self._create)
+            highest = 0 if self._elsewhere else used(await self._log.consumers(), self.name)
+            await self._place.transact(lambda sql: self._create(sql, highest))
             self._world.failpoint("view.created")
             return True
         more = False
@@ -289,11 +291,11 @@ class Keeper:
             return "elsewhere"
         return when if when == "inline" else "followed"
 
-    def _create(self, sql: SqlTransaction) -> None:
+    def _create(self, sql: SqlTransaction, highest: int) -> None:
         sql.execute(registry.creation(self._place.dialect))
         kept, now, dialect = self.kept, self._world.now(), self._place.dialect
         declared: Any = _Declared(kept.name, kept.definition.row, self._kept_how())
-        registry.create(sql, declared, kept.fingerprint, kept.shape, used=0, now=now, dialect=dialect)
+        registry.create(sql, declared, kept.fingerprint, kept.shape, used=highest, now=now, dialect=dialect)
 
     async def _cannot(self, version: Version, page: Page, error: CannotTake) -> bool:
         """Take what is before the event, and stop there."""
