@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ensue.errors import ApplyFailed, Conflict, Fenced, IdempotencyKeyReused
 from ensue.store.base import Condition, Expected, Fence, Lane
 
-__all__ = ["another_version", "fenced", "function_failed", "happened", "key_reused", "not_parked"]
+__all__ = ["another_version", "fenced", "function_failed", "happened", "key_reused", "not_parked", "part_known"]
 
 
 def another_version(expected: Expected, actual: int) -> Conflict:
