@@ -13,10 +13,10 @@ from __future__ import annotations
 from ensue.errors import WiringError
 
 try:
-    from ensue.http.serving import Authenticate, asgi
+    from ensue.http.serving import Authenticate, TenantOf, asgi
 except ModuleNotFoundError as error:
     if error.name is None or error.name.partition(".")[0] != "starlette":
         raise
     raise WiringError("ensue.http needs Starlette, which is not installed: pip install 'ensue[http]'") from error
 
-__all__ = ["Authenticate", "asgi"]
+__all__ = ["Authenticate", "TenantOf", "asgi"]

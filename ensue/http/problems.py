@@ -25,6 +25,7 @@ from ensue.errors import (
     HandlerFailed,
     IdempotencyKeyReused,
     InvalidEvent,
+    InvalidTenant,
     LogFileReplaced,
     NotCaughtUp,
     OutcomeUnknown,
@@ -48,6 +49,7 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
     "invalid": (400, "The message is not valid"),
     "invalid-header": (400, "A header is not valid"),
     "wrong-log": (400, "The position belongs to another log"),
+    "unknown-tenant": (404, "There is no such tenant"),
     "conflict": (409, "Others decided at the same time"),
     "closed": (409, "What it is about is closed"),
     "forgotten": (409, "Who it is about was forgotten"),
@@ -62,6 +64,7 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
 _BY_ERROR: tuple[tuple[type[EnsueError], str, str], ...] = (
     (IdempotencyKeyReused, "idempotency-key-reused", "Send another command under another key."),
     (InvalidEvent, "invalid", "What it leads to cannot be stored."),
+    (InvalidTenant, "unknown-tenant", ""),
     (StreamClosed, "closed", "Nothing was stored."),
     (AlreadyForgotten, "forgotten", "Nothing was stored."),
     (WrongLog, "wrong-log", "Ask without Ensue-After, or with a position of this log."),

@@ -30,10 +30,12 @@ from ensue.http.problems import Problem, answered, problem_of
 from ensue.http.routes import DESCRIPTION, Route, routes_of
 from ensue.http.streams import EVENT_STREAM, JSON_LINES, Answers, Lines, Watch
 
-__all__ = ["Authenticate", "asgi"]
+__all__ = ["Authenticate", "TenantOf", "asgi"]
 
 Authenticate: TypeAlias = Callable[[Request], Awaitable[str | Principal | None]]
 """Who asks: a name or an object with an `id`, or None for one who is not let in. A `Refusal` that it raises is told with the 401."""
+TenantOf: TypeAlias = Callable[[Request], Awaitable[str | None]]
+"""For which tenant a request is: a name, or None for one that is for none."""
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 BODY_BYTES = 1024 * 1024
@@ -50,14 +52,15 @@ def asgi(
     only: Iterable[type[Command[Any]] | type[Query[Any]]] = (),
     prefix: str = "",
     authenticate: Authenticate | None = None,
+    tenant: TenantOf | None = None,
     body_bytes: int = BODY_BYTES,
 ) -> Starlette:
     """The commands and queries of an application as an ASGI application, to be served alone or mounted in another.
 
     A command is posted to its path as JSON and answered with its result and its position; a query is asked there by GET, its
     fields as parameters, or by POST as JSON. `only` are those that are reached; without it all are. `prefix` stands before every
-    path where nothing is mounted. `authenticate` is asked before anything of a request is read but its headers. `body_bytes` is
-    the largest body. `/openapi.json` describes all routes. See docs/http.md for headers and problems.
+    path where nothing is mounted. `authenticate` is asked before anything of a request is read but its headers. `tenant` is
+    asked then, and says whose log it is about, where the application has tenants. `body_bytes` is the largest body. `/openapi.json` describes all routes. See docs/http.md for headers and problems.
 
     Served alone, its lifespan opens and closes the application; mounted, that is the outer one's: `lifespan=app.lifespan`. It is
     made after all handlers are declared. Errors: `DefinitionError`.
@@ -69,13 +72,18 @@ def asgi(
     description = described(app.name, routes, authenticated=authenticate is not None)
 
     def check() -> None:
+        if app._has_tenants != (tenant is not None):
+            raise DefinitionError(
+                f"{app.name} has {'tenants' if tenant is None else 'no tenants'}, and asgi() was called with{'out' if tenant is None else ''} "
+                "tenant=, which says for which one a request is"
+            )
         if not chosen and (late := _late(app, routes)):
             raise DefinitionError(
                 f"{app.name}: {', '.join(late)} got a handler after asgi({app.name}) was called, and would not be reached: call it "
                 "when all handlers are declared"
             )
 
-    door = _Door(app, authenticate, body_bytes, check)
+    door = _Door(app, authenticate, tenant, body_bytes, check)
 
     async def describe(request: Request) -> Response:
         await door.principal(request)
@@ -85,7 +93,7 @@ def asgi(
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None, None]:
         check()
-        if app._engine is not None:  # whoever opened it closes it
+        if app._engine is not None or app._tenants is not None:  # whoever opened it closes it
             yield
             return
         async with app.lifespan():
@@ -118,10 +126,18 @@ def _methods(route: Route) -> list[str]:
 class _Door:
     """What every request passes."""
 
-    def __init__(self, app: App, authenticate: Authenticate | None, body_bytes: int, check: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        app: App,
+        authenticate: Authenticate | None,
+        tenant: TenantOf | None,
+        body_bytes: int,
+        check: Callable[[], None],
+    ) -> None:
         self._app = app
         self._check: Callable[[], None] | None = check  # mounted, the first request is the first to come by
         self._authenticate = authenticate
+        self._tenant = tenant
         self._body_bytes = body_bytes
 
     def endpoint(self, route: Route) -> Endpoint:
@@ -165,17 +181,30 @@ class _Door:
             raise TypeError(f"authenticate={self._authenticate!r}: {error}") from None
         return principal
 
+    @contextlib.asynccontextmanager
+    async def _opened(self, request: Request) -> AsyncGenerator[App, None]:
+        """The application that the request is about. Errors: `Problem`; those of `App.tenant`."""
+        if self._tenant is None:
+            yield self._app
+            return
+        name = await self._tenant(request)
+        if name is None:
+            raise Problem.of("unknown-tenant", "The request is for none")
+        async with self._app.tenant(name) as app:
+            yield app
+
     async def _command(self, route: Route, request: Request, principal: str | Principal | None) -> Response:
         key, after, timeout = headers.idempotency_key(request), headers.after(request), headers.timeout(request)
         command = route.form.of_json(await self._body(request))
-        if after is not None:
-            await self._app._open_engine().caught_up(after, timeout.total_seconds())
-        receipt = await self._app.send(
-            command,
-            idempotency_key=_own(key, principal),
-            principal=principal,
-            traceparent=headers.traceparent(request),
-        )
+        async with self._opened(request) as app:
+            if after is not None:
+                await app._open_engine().caught_up(after, timeout.total_seconds())
+            receipt = await app.send(
+                command,
+                idempotency_key=_own(key, principal),
+                principal=principal,
+                traceparent=headers.traceparent(request),
+            )
         told = {headers.POSITION: str(receipt.position)}
         if receipt.replayed:
             told[headers.REPLAYED] = "true"
@@ -193,16 +222,19 @@ class _Door:
             query = route.form.of_json(await self._body(request))
         else:
             query = route.form.of_parameters(request.query_params.multi_items())
-        app = self._app
-        if not watched and not streamed:
-            answer = await app.ask(query, after=after, timeout=timeout, principal=principal)
-            return answered(msgspec.json.encode(answer))
-        ask = app.watch if watched else app.stream
-        answers = Answers(app._open_engine().world, ask(query, after=after, timeout=timeout, principal=principal))
-        await answers.begin()
-        if request.method == "HEAD":
-            await answers.close()
-            return Response(None, 200, {"Cache-Control": "no-store"}, JSON_LINES)
+        async with contextlib.AsyncExitStack() as stack:
+            app = await stack.enter_async_context(self._opened(request))
+            if not watched and not streamed:
+                answer = await app.ask(query, after=after, timeout=timeout, principal=principal)
+                return answered(msgspec.json.encode(answer))
+            ask = app.watch if watched else app.stream
+            made = ask(query, after=after, timeout=timeout, principal=principal)
+            answers = Answers(app._open_engine().world, made)
+            await answers.begin()
+            if request.method == "HEAD":
+                await answers.close()
+                return Response(None, 200, {"Cache-Control": "no-store"}, JSON_LINES)
+            answers.ends(stack.pop_all())
         return Watch(answers, app.log.head, lambda error: problem_of(error, request)) if watched else Lines(answers)
 
     async def _body(self, request: Request) -> bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from typing import Any, TypeAlias
 
 import msgspec
@@ -42,6 +42,7 @@ class Answers:
         self._answers = answers
         self._asked: asyncio.Queue[asyncio.Future[Any]] = asyncio.Queue()
         self._next: asyncio.Future[Any] | None = None
+        self._stack = AsyncExitStack()
         self._task = world.spawn(self._run(), name="ensue http answers")
 
     async def begin(self) -> None:
@@ -60,10 +61,15 @@ class Answers:
             raise TimeoutError
         return self._taken()
 
+    def ends(self, stack: AsyncExitStack) -> None:
+        """This is closed with it."""
+        self._stack = stack
+
     async def close(self) -> None:
         """End the query, whatever it waits for."""
-        self._task.cancel()
-        await asyncio.wait((self._task,))
+        async with self._stack:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
         if self._next is not None and not self._next.cancel() and not self._next.cancelled():
             self._next.exception()  # nobody wants it any more
 
