@@ -12,7 +12,7 @@ from ensue.cli.handled import named, owners
 from ensue.cli.output import clean, duration, exact_time, many, on_terminal, print_json, say, table
 from ensue.cli.target import OpenLog, Target, log_options, opened
 from ensue.consumers.ownership import Ownership, owning
-from ensue.consumers.routing import ONE_ORDER
+from ensue.consumers.routing import ONE_ORDER, Routing
 from ensue.consumers.waiting import Done, handled_numbers
 from ensue.events.stored import Row
 from ensue.store.base import Consumer, Lane, LaneState, Node, Standing, Term
@@ -218,7 +218,9 @@ async def _of_lane(log: OpenLog, consumer: Consumer, lane: Lane) -> list[Row]:
         return (await log.store.read((Term(types=types),), after=lane.after, limit=PAGE)).rows
     if lane.key_text.startswith("#"):  # an event that is its own key
         return (await log.store.read((), after=lane.after, before=lane.after + 2, limit=1)).rows
-    return (await log.store.read((Term(types=types, tags=(lane.key,)),), after=lane.after, limit=PAGE)).rows
+    page = await log.store.read((Term(types=types, tags=(lane.key,)),), after=lane.after, limit=PAGE)
+    routing = Routing(consumer.key_tag)
+    return [row for row in page.rows if routing.key(row) == lane.key]
 
 
 def _show(shown: list[_Shown]) -> None:

@@ -240,6 +240,7 @@ async def _lane(log: OpenLog, letter: DeadLetter) -> Lane | None:
 
 async def _waiting(log: OpenLog, letter: DeadLetter) -> int:
     """How many events of the key wait behind it, as far as one page tells."""
+    from ensue.consumers.routing import ONE_ORDER, Routing
     from ensue.consumers.waiting import handled_numbers
     from ensue.store.base import Term
 
@@ -249,7 +250,9 @@ async def _waiting(log: OpenLog, letter: DeadLetter) -> int:
     numbers = await handled_numbers(log.store, consumer)
     term = Term(types=tuple(consumer.handles), tags=(letter.key,))
     page = await log.store.read((term,), after=letter.position, limit=1000)
-    return sum(row[0] > numbers.get(row[2], row[0]) for row in page.rows)
+    routing = Routing(consumer.key_tag)
+    own = [row for row in page.rows if consumer.key_tag == ONE_ORDER or routing.key(row) == letter.key]
+    return sum(row[0] > numbers.get(row[2], row[0]) for row in own)
 
 
 def _pretty(data: bytes) -> str:

@@ -497,7 +497,8 @@ class Runner:
         while after < before - 1:
             page = await self._store.read(selection, after=after, before=before, limit=1)
             for row in page.rows:
-                if row[0] > self._types.get(row[2], row[0]):
+                # An event of another key may carry this one as a further tag.
+                if row[0] > self._types.get(row[2], row[0]) and self._routing.key(row) == lookup.key:
                     return row
             if page.reached <= after:
                 return None
