@@ -58,8 +58,11 @@ class Changes:
     def watched(self) -> Generator[None, None, None]:
         """Count within the block."""
         self._watching += 1
-        if self._watching == 1:
+        if not self._tasks:
+            # The first one, or the first after a failure. Whoever has not heard of that yet asks again: nobody counted since.
             self._error = None
+            self._events += 1
+            self._rows += 1
             self._tasks = [self._world.spawn(work, name="ensue watch") for work in self._works()]
             for task in self._tasks:
                 task.add_done_callback(self._ended)
@@ -71,9 +74,10 @@ class Changes:
                 self._stop()
 
     def _works(self) -> list[Coroutine[Any, Any, None]]:
-        works = [self._follow_log()]
+        head = self._store.head()  # now, not when the tasks begin: the first question is asked before
+        works = [self._follow_log(head)]
         if self._kept is not None:
-            works += [self._follow_rows_here(), self._follow_rows_elsewhere(self._kept)]
+            works += [self._follow_rows_here(), self._follow_rows_elsewhere(self._kept, head)]
         return works
 
     def _stop(self) -> None:
@@ -125,8 +129,7 @@ class Changes:
             if not waiter.done():
                 waiter.set_result(None)
 
-    async def _follow_log(self) -> None:
-        head = self._store.head()
+    async def _follow_log(self, head: int) -> None:
         while True:
             head = await self._store.changed(head)
             self._events += 1
@@ -137,9 +140,9 @@ class Changes:
             await self._bell.wait(self._world, BELL_SECONDS)
             self.rows_changed()
 
-    async def _follow_rows_elsewhere(self, kept: Kept) -> None:
+    async def _follow_rows_elsewhere(self, kept: Kept, after: int) -> None:
         """What is done in other processes tells nothing of itself: what comes is waited for until the rows have it."""
-        store, after = self._store, self._store.head()
+        store = self._store
         troubled: deque[tuple[int, int]] = deque(maxlen=TROUBLES)
         while True:
             last = min(store.head(), after + PAGE)

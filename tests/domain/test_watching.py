@@ -320,6 +320,51 @@ def test_a_change_at_any_moment_of_the_question_is_answered(moment: str) -> None
     asyncio.run(run())
 
 
+class Failing:
+    """A store whose waits for changes fail when they are told to."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self.fail = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def changed(self, after: int) -> int:
+        await self.fail.wait()
+        self.fail.clear()
+        raise Unavailable("for a while")
+
+
+def test_who_watches_again_after_a_failure_is_not_held_up_by_who_reads_slowly_and_that_one_misses_nothing() -> None:
+    async def run() -> None:
+        store, world = MemoryStore(), RealWorld()
+        await store.open(world)
+        failing: Any = Failing(store)
+        changes, value = Changes(failing, world, Bell(), None), [0]
+
+        async def ask() -> int:
+            return value[0]
+
+        slow = differing(changes, ask, events=True, rows=True)
+        quick = differing(changes, ask, events=True, rows=True)
+        async with aclosing(slow), aclosing(quick):
+            assert [await anext(slow), await anext(quick)] == [0, 0]
+            failing.fail.set()
+            with pytest.raises(Unavailable, match="for a while"):
+                await anext(quick)
+            value[0] = 1  # nobody counts it
+            async with aclosing(differing(changes, ask, events=True, rows=True)) as again:
+                assert await anext(again) == 1
+                assert await asyncio.wait_for(_next(slow), 5) == 1
+                value[0] = 2
+                changes.rows_changed()
+                assert [await anext(again), await anext(slow)] == [2, 2]
+        await store.close()
+
+    asyncio.run(run())
+
+
 class Kept(Query[int]):
     """How many deposits the table has."""
 
