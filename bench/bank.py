@@ -20,6 +20,7 @@ __all__ = [
     "contents_of_courses",
     "courses_of",
     "decide",
+    "decide_hot",
     "enrol",
     "load",
 ]
@@ -123,12 +124,12 @@ def application(url: str) -> App:
     return app
 
 
-async def _filled(url: str, accounts: int, events: int) -> None:
+async def _filled(url: str, accounts: int, events: int, amount: int = 10) -> None:
     async with application(url).connected() as app:
         for number in range(accounts):
             for start in range(0, events, 1_000):
                 size = min(1_000, events - start)
-                await app.publish(*(Deposited(account_id=f"a{number}", amount=10) for _ in range(size)))
+                await app.publish(*(Deposited(account_id=f"a{number}", amount=amount) for _ in range(size)))
 
 
 async def _all_at_once(app: App, commands: Sequence[Command[Any]], clients: int) -> float:
@@ -165,6 +166,20 @@ def decide(place: Place, count: int, clients: int, *, remembered: bool = False) 
                 commands = [Withdraw(account_id=f"a{number}", amount=1) for number in range(count)]
                 if remembered:
                     await _all_at_once(app, commands, clients)
+                seconds = await _all_at_once(app, commands, clients)
+                return Outcome(count / seconds, await contents_of_accounts(app))
+
+    return asyncio.run(run())
+
+
+def decide_hot(place: Place, count: int, clients: int) -> Outcome:
+    """All decisions are about one account."""
+
+    async def run() -> Outcome:
+        with place() as url:
+            await _filled(url, 1, ACCOUNT_EVENTS, count)
+            async with application(url).connected() as app:
+                commands = [Withdraw(account_id="a0", amount=1)] * count
                 seconds = await _all_at_once(app, commands, clients)
                 return Outcome(count / seconds, await contents_of_accounts(app))
 

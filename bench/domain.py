@@ -20,6 +20,7 @@ __all__ = ["main"]
 
 ROUNDS = 5
 MANY, SINGLE, ENROLMENTS = 1_920, 640, 1_920
+HOT = 256
 CLIENTS = 64
 LONG, LOADS = 10_000, 5
 QUESTIONS = 20_000
@@ -51,6 +52,20 @@ def _decide(report: Report) -> None:
         how = "remembered" if remembered else "loaded"
         report.rates(f"decisions, {CLIENTS} clients, accounts {how}", figures, "decisions/s")
         report.ratio(name, figures["ensue"], figures["eventsourcing"])
+
+
+def _decide_hot(report: Report) -> None:
+    report.say(f"{HOT:,} decisions on one account, {CLIENTS} clients, SQLite")
+    figures = alternate(
+        "decide-hot",
+        ROUNDS,
+        {
+            "ensue": partial(bank.decide_hot, ours.new_file, HOT, CLIENTS),
+            "eventsourcing": partial(peer.decide_hot, HOT, CLIENTS),
+        },
+    )
+    report.rates(f"decisions on one account, {CLIENTS} clients", figures, "decisions/s")
+    report.ratio("decide-hot", figures["ensue"], figures["eventsourcing"])
 
 
 def _decide_one(report: Report) -> None:
@@ -141,6 +156,7 @@ def _place(server: str) -> Generator[str, None, None]:
 ROWS: dict[str, Callable[[Report], None]] = {
     "decide": _decide,
     "decide-1": _decide_one,
+    "decide-hot": _decide_hot,
     "decide-pg": _decide_on_postgresql,
     "dcb": _dcb,
     "load-10k": _load,

@@ -27,7 +27,7 @@ from bench.bank import ACCOUNT_EVENTS, COURSE_PLACES, COURSES_A_STUDENT, courses
 from bench.measure import Outcome, folder
 from tests.servers.postgresql import empty_database
 
-__all__ = ["decide", "decide_on_postgresql", "enrol"]
+__all__ = ["decide", "decide_hot", "decide_on_postgresql", "enrol"]
 
 CONNECTIONS = 8
 
@@ -97,10 +97,25 @@ def decide_on_postgresql(server: str, count: int, clients: int, *, remembered: b
     return _decide(env, count, clients, remembered=remembered)
 
 
-def _decide(env: dict[str, str], count: int, clients: int, *, remembered: bool) -> Outcome:
+def decide_hot(count: int, clients: int) -> Outcome:
+    """See `bank.decide_hot`."""
+    with folder() as path:
+        return _decide(_on_sqlite(path), count, clients, remembered=False, accounts=1, amount=count)
+
+
+def _decide(
+    env: dict[str, str],
+    count: int,
+    clients: int,
+    *,
+    remembered: bool,
+    accounts: int | None = None,
+    amount: int = 10,
+) -> Outcome:
+    accounts = accounts or count
     app = Application[UUID](env=env)
     try:
-        _fill(app, count)
+        _fill(app, accounts, amount)
     finally:
         app.close()
     app = Application[UUID](env={**env, "AGGREGATE_CACHE_MAXSIZE": str(count * 2)} if remembered else env)
@@ -109,7 +124,7 @@ def _decide(env: dict[str, str], count: int, clients: int, *, remembered: bool) 
 
         def withdraw(number: int) -> None:
             while True:
-                account: Account = app.repository.get(Account.create_id(number))
+                account: Account = app.repository.get(Account.create_id(number % accounts))
                 account.withdraw(1)
                 try:
                     app.save(account)
@@ -120,16 +135,16 @@ def _decide(env: dict[str, str], count: int, clients: int, *, remembered: bool) 
         if remembered:
             _all_at_once(withdraw, range(count), clients)
         seconds = _all_at_once(withdraw, range(count), clients)
-        return Outcome(count / seconds, _contents(app, count))
+        return Outcome(count / seconds, _contents(app, accounts))
     finally:
         app.close()
 
 
-def _fill(app: Application[UUID], count: int) -> None:
+def _fill(app: Application[UUID], count: int, amount: int) -> None:
     for number in range(count):
         account = Account(number=number)
         for _ in range(ACCOUNT_EVENTS):
-            account.deposit(10)
+            account.deposit(amount)
         app.save(account)
 
 
