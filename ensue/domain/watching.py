@@ -75,7 +75,7 @@ class Changes:
 
     def _works(self) -> list[Coroutine[Any, Any, None]]:
         head = self._store.head()  # now, not when the tasks begin: the first question is asked before
-        works = [self._follow_log(head)]
+        works: list[Coroutine[Any, Any, None]] = [self._follow_log(head)]
         if self._kept is not None:
             works += [self._follow_rows_here(), self._follow_rows_elsewhere(self._kept, head)]
         return works

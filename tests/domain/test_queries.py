@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from contextvars import ContextVar
 from decimal import Decimal
-from typing import Any
+from typing import Any, LiteralString
 
 import msgspec
 import pytest
@@ -134,7 +134,7 @@ def test_all_statements_of_a_query_see_one_moment(shared_url: str) -> None:
         "COMMIT",
     ],
 )
-def test_a_query_that_would_write_is_refused_and_writes_nothing(shared_url: str, statement: str) -> None:
+def test_a_query_that_would_write_is_refused_and_writes_nothing(shared_url: str, statement: LiteralString) -> None:
     app = with_rows(shared_url)
 
     class Write(Query[None]): ...

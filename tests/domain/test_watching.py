@@ -203,7 +203,7 @@ def test_nobody_asks_while_nothing_happens(shared_url: str) -> None:
                 aclosing(app.watch(Count(), after=first.position)) as counts,
                 aclosing(app.watch(Sum(account_id="a1"))) as sums,
             ):
-                await anext(counts), await anext(sums)
+                assert [await anext(counts), await anext(sums)] == [1, 1]
                 waiting = [asyncio.get_running_loop().create_task(_next(one)) for one in (counts, sums)]
                 await asyncio.wait(
                     waiting, timeout=1.5
