@@ -14,7 +14,7 @@ import pytest
 
 from ensue import App, Command, Event, Retry, Transaction, View
 from ensue.domain.views import inline, keeper, registry
-from ensue.errors import ApplyFailed, MissingCapability, NotCaughtUp, WiringError
+from ensue.errors import ApplyFailed, DuplicateEventId, MissingCapability, NotCaughtUp, WiringError
 from ensue.store.base import DeadLetter
 from tests.domain.balances import (
     ACCOUNTS,
@@ -417,5 +417,39 @@ def test_an_operator_pauses_and_resumes_it_and_has_it_built_anew(log_url: str, m
             await until(is_built)
             await app.publish(*random_events(chance, 20, first=300))
             await check_rows(app)
+
+    told(story)
+
+
+def test_a_batch_that_is_undone_and_written_again_is_taken_once(log_url: str) -> None:
+    """An event that is stored already undoes the whole batch on its way: the writer finds it by halves, and runs functions again."""
+    chance = random.Random(13)
+
+    async def story() -> None:
+        async with bank(log_url) as app:
+            await app.publish(*random_events(chance, 3))
+            (known, *_) = [recorded async for recorded in app.log.read(Event)]
+            for number in range(12):
+                events = random_events(chance, 8, first=100 * (number + 1))
+
+                def emits(tx: Transaction, events: list[Event] = events) -> None:
+                    tx.emit(*events[2:5])
+
+                answers = await asyncio.gather(
+                    app.publish(events[0], events[1]),
+                    app.transact(emits),
+                    app.log.append(known),
+                    app.transact(lambda tx: tx.emit(Noted(account_id="a1"))),
+                    app.publish(*events[5:]),
+                    return_exceptions=True,
+                )
+                refused = [type(answer) for answer in answers if isinstance(answer, Exception)]
+                assert refused == [DuplicateEventId]
+                await check_rows(app)
+                await ledger_of(app)
+                stored = await events_of(app)
+                last = max(nth for nth, event in enumerate(stored, 1) if not isinstance(event, Noted))
+                ((position,),) = app.sql("SELECT position FROM ensue_view WHERE name = 'balances'")
+                assert last <= position <= app.open_store().head(), "each append moved it to where it ended"
 
     told(story)
