@@ -7,9 +7,9 @@ A history is a list of commands, which are decided one after another, and of eve
 
 1. a command is granted or refused: what else it raises is a bug; decided twice, it is decided alike
 2. what is decided can be stored and read back
-3. no state fails to follow: an event that is stored cannot be refused any more
+3. no state, and no row of a view, fails to follow: an event that is stored cannot be refused any more
 4. a state that goes on from what a snapshot kept is the one that all its events lead to
-5. what you say of states holds
+5. what you say of states and rows holds
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from ensue.domain.command import CommandDefinition, StateParameter
 from ensue.domain.fold import Boundary
 from ensue.domain.forms import Form, form_of
 from ensue.domain.registered import Registered
+from ensue.domain.view import ViewDefinition
 from ensue.errors import DefinitionError, InvalidEvent, Refusal
 from ensue.events.message import Command, Event
 from ensue.events.registry import Registry, declaration
@@ -45,7 +46,7 @@ STEPS = 20
 """The longest history that is tried."""
 
 Invariant = Callable[[Any], object]
-"""A function of a state, which its annotation names. It asserts, or returns False where the state must not be."""
+"""A function of a state, or of a row, which its annotation names. It asserts, or returns False where the state must not be."""
 
 
 class Broken(AssertionError):
@@ -108,9 +109,12 @@ class _Subject:
         self._invariants = invariants
         self._forms: dict[str, Form | None] = {}
         self._pure = [one for one in registered.commands if _is_pure(one)]
-        if not self._pure:
+        self._views = [one for one in registered.views if isinstance(one, ViewDefinition)]
+        if not self._pure and not self._views:
             names = ", ".join(one.name for one in registered.commands) or "none"
-            raise NotPure(f"no command is decided by a pure function of states; the command handlers are: {names}")
+            raise NotPure(
+                f"no command is decided by a pure function of states, and there are no views; the command handlers are: {names}"
+            )
         for one in self._pure:
             for parameter in one.parameters:
                 if isinstance(parameter, StateParameter):
@@ -124,17 +128,22 @@ class _Subject:
         decided = tuple(event for one in self._registered.commands for event in one.emits)
         events: dict[type[Event], None] = dict.fromkeys(published)
         registry = Registry()
-        for one in self._pure:
-            for parameter in one.parameters:
-                if isinstance(parameter, StateParameter):
-                    covered = registry.covering(parameter.fold.events)
-                    events.update(dict.fromkeys(event for event in covered if not issubclass(event, decided)))
+        folds = [one.fold for one in self._views]
+        folds += [
+            parameter.fold
+            for one in self._pure
+            for parameter in one.parameters
+            if isinstance(parameter, StateParameter)
+        ]
+        for fold in folds:
+            covered = registry.covering(fold.events)
+            events.update(dict.fromkeys(event for event in covered if not issubclass(event, decided)))
         found += [messages(event, _tagged(event), values) for event in events]
         return st.one_of(found)
 
     def check(self, happens: list[Command[Any] | Event]) -> None:
         """Errors: `Broken`, `NotDeterministic`."""
-        run = _Run(History(self._registered, Registry()), self._forms, self._invariants)
+        run = _Run(History(self._registered, Registry()), self._forms, self._invariants, self._views)
         for step in happens:
             run.step(step)
 
@@ -143,11 +152,16 @@ class _Run:
     """One history, as it is followed."""
 
     def __init__(
-        self, history: History, forms: dict[str, Form | None], invariants: list[tuple[type, Invariant]]
+        self,
+        history: History,
+        forms: dict[str, Form | None],
+        invariants: list[tuple[type, Invariant]],
+        views: list[ViewDefinition],
     ) -> None:
         self._history = history
         self._forms = forms
         self._invariants = invariants
+        self._views = views
         self._told: list[str] = []
         self._seen: dict[Any, Boundary[Any]] = {}
         self._kept: dict[Any, tuple[Any, int]] = {}
@@ -158,6 +172,8 @@ class _Run:
             self._happen(step)
             for key, boundary in self._seen.items():
                 self._follow(key, boundary)
+            for view in self._views:
+                self._keep(view)
         except NotDeterministic as error:
             raise self._broken(str(error)) from error
 
@@ -197,6 +213,19 @@ class _Run:
         form = self._forms.get(fold.name)
         if form is not None:
             self._compare(key, boundary, form, value)
+        self._hold_all(value)
+
+    def _keep(self, view: ViewDefinition) -> None:
+        try:
+            rows = self._history.rows(view)
+        except NotDeterministic:
+            raise
+        except Exception as error:
+            raise self._broken(f"evolve of {view.row.__name__} raised {error!r}, which would stop its row") from error
+        for row in rows.values():
+            self._hold_all(row)
+
+    def _hold_all(self, value: Any) -> None:
         for kind, invariant in self._invariants:
             if isinstance(value, kind):
                 self._hold(invariant, value)

@@ -89,12 +89,19 @@ class History:
         definition = self._views.get(view)
         if not isinstance(definition, ViewDefinition):
             raise DefinitionError(f"{view.__name__} is no view of this application: register it with @app.view")
-        reading = Reading(definition, self._registry)
-        wanted, row = reading.key_given(key), None
+        wanted = Reading(definition, self._registry).key_given(key)
+        return self.rows(definition).get(wanted)
+
+    def rows(self, definition: ViewDefinition) -> dict[tuple[Any, ...], View]:
+        """All rows of a view, by key. Errors: what its fold raises."""
+        reading, rows = Reading(definition, self._registry), dict[tuple[Any, ...], View]()
         for entry in self._entries:
-            if isinstance(entry.event, reading.covered) and wanted in reading.keys(entry.recorded):
-                row = reading.follow(row, wanted, entry.recorded)
-        return row
+            if isinstance(entry.event, reading.covered):
+                for key in reading.keys(entry.recorded):
+                    row = reading.follow(rows.pop(key, None), key, entry.recorded)
+                    if row is not None:
+                        rows[key] = row
+        return rows
 
     def boundaries(self, message: Command[Any] | Query[Any]) -> list[Boundary[Any]]:
         """The states that this message is about, by what selects their events."""

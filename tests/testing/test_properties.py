@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from hypothesis import strategies as st
 
-from ensue import Answer, App, Call, Command, Criteria, Decider, Event, Of, Proceed, Refusal, State, Transaction
+from ensue import Answer, App, Call, Command, Criteria, Decider, Event, Of, Proceed, Refusal, State, Transaction, View
 from ensue.errors import DefinitionError
 from ensue.events.registry import Registry
 from ensue.testing import NotPure
@@ -232,12 +232,49 @@ def test_what_is_not_pure_is_left_out_and_all_of_it_refused() -> None:
     check_decisions(app, examples=10)
 
 
+class Shelf(View, key="box_id"):
+    box_id: str
+    things: int = 0
+
+    def evolve(self, event: Packed | Unpacked) -> Self | None:
+        if self.things == 2 and isinstance(event, Unpacked):
+            raise ValueError("planted")
+        self.things += 1 if isinstance(event, Packed) else -1
+        return self if self.things else None
+
+
+def test_a_row_that_cannot_follow_is_found() -> None:
+    app = App("shelves")
+    app.view(Shelf)
+    lines = told(app)
+    assert lines[0] == "evolve of Shelf raised ValueError('planted'), which would stop its row"
+    assert len(lines) == 4  # packed twice, unpacked once: the shortest there is
+
+
+def test_what_you_say_of_rows_is_checked() -> None:
+    class Tally(View, key="box_id"):
+        box_id: str
+        things: int = 0
+
+        def evolve(self, event: Packed | Unpacked) -> Self:
+            self.things += 1 if isinstance(event, Packed) else -1
+            return self
+
+    def never_less_than_nothing(row: Tally) -> None:
+        assert row.things >= 0
+
+    app = App("tallies")
+    app.view(Tally)
+    with pytest.raises(Broken, match=r"never_less_than_nothing does not hold for .*Tally\(.*things=-1\)"):
+        check_decisions(app, never_less_than_nothing)
+
+
 def test_decisions_are_checked_behind_the_middleware_that_guards_them() -> None:
     guarded = App("guarded")
     guarded.include(bank)
 
     @guarded.middleware
-    async def nobody(call: Call, proceed: Proceed) -> Answer:
+    async def nobody(call: Call[Any], proceed: Proceed) -> Answer:
         raise AssertionError("this is no decision")
 
     check_decisions(guarded, examples=10)
