@@ -1,7 +1,7 @@
 """Snapshots: states kept beside the log, so that long histories need not be read again. Never authoritative.
 
 A row for each state: its bytes, the position up to which its events are in them, and the fingerprint of the code that made
-them. Whoever reads one reads the events behind it as well; one of other code is as none. A row is only replaced by a newer one,
+them. Whoever reads one reads the events behind it as well; one of other code, or of another log, is as none. A row is only replaced by a newer one,
 or by one of other code. They are written by a task of their own, some at a time, as part of the log's own batches; what does not
 come to that is lost, and costs time.
 
@@ -90,7 +90,9 @@ class SqlSnapshots:
             self._exists = False
             self._lost("read", error)
             return None
-        return Kept(bytes(rows[0][1]), rows[0][0]) if rows else None
+        if not rows or rows[0][0] > self._store.head():
+            return None
+        return Kept(bytes(rows[0][1]), rows[0][0])
 
     def offer(self, boundary: Boundary[Any], kept: Kept) -> bool:
         """See `Snapshots.offer`."""
@@ -150,7 +152,9 @@ class SqlSnapshots:
     def _fingerprint(self, folding: Folding[Any]) -> bytes:
         if folding not in self._fingerprints:
             fold = folding.fold
-            self._fingerprints[folding] = fingerprint_of(fold.kinds, (fold.evolve, fold.initial), folding.covered)
+            code = fingerprint_of(fold.kinds, (fold.evolve, fold.initial), folding.covered)
+            # And of the log: what another one has left in its place is of no use.
+            self._fingerprints[folding] = blake2b(code + self._store.log_id.encode(), digest_size=16).digest()
         return self._fingerprints[folding]
 
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import pytest
 
-from ensue import App, Command, Decided, Event, State
+from ensue import App, Command, Decided, Event, State, Transaction
 from ensue.domain import snapshots as snapshots_module
 from ensue.domain.fingerprint import fingerprint_of
 from ensue.domain.snapshots import TABLE, SqlSnapshots
@@ -88,6 +88,34 @@ def test_a_snapshot_that_is_damaged_or_gone_costs_time_and_nothing_else(file_url
             assert [row[:2] for row in await kept(app)] == [("Account", HISTORY)]
         async with application(file_url).connected() as app:
             assert (await app.state(Account, "a")).balance == HISTORY
+
+    asyncio.run(run())
+
+
+def test_a_snapshot_that_another_log_left_or_that_is_ahead_of_the_log_is_no_snapshot(file_url: str) -> None:
+    async def run() -> None:
+        async with application(f"{file_url}2").connected() as other:
+            await other.publish(*(Deposited(account_id="a", amount=7) for _ in range(200)))
+            await other.state(Account, "a")
+            await kept(other)
+            (row,) = other.sql(f"SELECT * FROM {TABLE}")
+        async with application(file_url).connected() as app:
+            await filled(app)
+            await app.state(Account, "a")
+            await kept(app)
+
+            def replace(tx: Transaction) -> None:
+                tx.execute(f"DELETE FROM {TABLE}")
+                tx.execute(f"INSERT INTO {TABLE} VALUES (?, ?, ?, ?, ?)", *row)
+
+            await app.transact(replace)
+            app._open_engine().domain.states.forget()
+            assert (await app.state(Account, "a")).balance == HISTORY
+            await kept(app)
+            await app.transact(lambda tx: tx.execute(f"UPDATE {TABLE} SET position = 100000"))
+            await filled(app, 1)
+            app._open_engine().domain.states.forget()
+            assert (await app.state(Account, "a")).balance == HISTORY + 1
 
     asyncio.run(run())
 
