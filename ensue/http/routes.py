@@ -6,7 +6,6 @@ The path is the name of the message in small letters: `PlaceOrder` at `/place-or
 
 from __future__ import annotations
 
-import re
 import sys
 import types
 import typing
@@ -27,7 +26,6 @@ __all__ = ["DESCRIPTION", "Route", "path_of", "routes_of"]
 DESCRIPTION = "/openapi.json"
 """Where the description of all routes is."""
 _STREAMS = (AsyncIterator, AsyncIterable, AsyncGenerator)
-_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,7 +78,16 @@ def routes_of(
 def path_of(message: type[Command[Any]] | type[Query[Any]]) -> str:
     """Its declared name as a path."""
     declared: str = getattr(message, "__ensue_type__").name  # noqa: B009
-    return "".join("/" + "-".join(_WORDS.findall(part)).lower() for part in declared.split("."))
+    return "".join("/" + _in_small_letters(part) for part in declared.split("."))
+
+
+def _in_small_letters(name: str) -> str:
+    """`PlaceOrder` is place-order, and `HTTPCheck` http-check."""
+    letters: list[str] = []
+    for before, letter, after in zip(f"-{name}", name, f"{name[1:]}-", strict=False):
+        begins = letter.isupper() and before not in "-_" and (not before.isupper() or after.islower())
+        letters.append(f"-{letter}" if begins else letter)
+    return "".join(letters).lower().replace("_", "-")
 
 
 def _answer(message: type[Any]) -> Any:

@@ -58,12 +58,14 @@ def asgi(
     """The commands and queries of an application as an ASGI application, to be served alone or mounted in another.
 
     A command is posted to its path as JSON and answered with its result and its position; a query is asked there by GET, its
-    fields as parameters, or by POST as JSON. `only` are those that are reached; without it all are. `prefix` stands before every
-    path where nothing is mounted. `authenticate` is asked before anything of a request is read but its headers. `tenant` is
-    asked then, and says whose log it is about, where the application has tenants. `body_bytes` is the largest body. `/openapi.json` describes all routes. See docs/http.md for headers and problems.
+    fields as parameters, or by POST as JSON. `/openapi.json` describes all routes. See docs/http.md for headers and problems.
+
+    `only` are those that are reached; without it all are. `prefix` stands before every path where nothing is mounted.
+    `authenticate` is asked before anything of a request is read but its headers. `tenant` is asked then, and says for which one a
+    request is, where the application has tenants. `body_bytes` is the largest body.
 
     Served alone, its lifespan opens and closes the application; mounted, that is the outer one's: `lifespan=app.lifespan`. It is
-    made after all handlers are declared. Errors: `DefinitionError`.
+    made after all handlers are declared. Errors: `DefinitionError`, also at the start or the first request.
     """
     if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
         raise DefinitionError(f"prefix={prefix!r}; a prefix begins with / and does not end with one: /shop")
@@ -243,6 +245,8 @@ class _Door:
         if kind != "application/json" and not kind.endswith("+json"):
             # Not only for order: a page of another site can send any other type in the name of whoever looks at it.
             raise Problem(415, "Send JSON, with Content-Type: application/json", headers={"Accept": "application/json"})
+        if request.headers.get("content-encoding", "identity") != "identity":
+            raise Problem(415, "Send it as it is, without a Content-Encoding")
         too_large = Problem(413, f"The body may have {self._body_bytes} bytes")
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._body_bytes:

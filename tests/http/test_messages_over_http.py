@@ -63,6 +63,10 @@ def test_what_another_site_could_send_without_asking_is_not_read(client: httpx.C
     assert answer.headers["accept"] == "application/json"
 
 
+def test_a_body_that_is_packed_is_not_read(client: httpx.Client) -> None:
+    problem(client.post("/deposit", content=b"{}", headers={**JSON, "Content-Encoding": "gzip"}), 415)
+
+
 def test_json_may_be_called_what_it_is_and_name_its_letters(client: httpx.Client) -> None:
     body = b'{"account_id": "a9", "amount": "1"}'
     for kind in ("application/json; charset=utf-8", "Application/JSON", "application/vnd.bank+json"):

@@ -73,6 +73,31 @@ def test_a_command_without_a_handler_cannot_be_chosen() -> None:
         asgi(bank("memory:"), only=[Close])
 
 
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("PlaceOrder", "/place-order"),
+        ("billing.Charge", "/billing/charge"),
+        ("HTTPCheck", "/http-check"),
+        ("SendSMS", "/send-sms"),
+        ("Order2Ship", "/order2-ship"),
+        ("place_order", "/place-order"),
+        ("ÜberweisungAusführen", "/überweisung-ausführen"),
+    ],
+)
+def test_a_path_is_the_name_in_small_letters(name: str, path: str) -> None:
+    class Named(Command[None], name=name):
+        pass
+
+    app = App("names", url="memory:")
+
+    @app.command
+    def named(command: Named) -> None: ...
+
+    with served(asgi(app)) as client:
+        assert client.post(path, json={}).status_code == 200
+
+
 def test_two_messages_cannot_be_at_one_path() -> None:
     app = bank("memory:")
 

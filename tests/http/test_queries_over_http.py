@@ -209,6 +209,15 @@ def test_a_client_that_leaves_ends_its_stream() -> None:
         until(lambda: no_answers_made(app), "the stream ends")
 
 
+def test_what_is_refused_at_its_beginning_leaves_nothing_behind() -> None:
+    app = bank("memory:")
+    with served(asgi(app)) as client:
+        problem(client.get("/counted?count=9&refused=0"), 422, "urn:ensue:refusal:TooMuch")
+        problem(client.get(BALANCE, headers={**WATCHED, "Ensue-After": "0f3a.1-1"}), 400, "urn:ensue:problem:wrong-log")
+        client.head("/counted?count=9")
+        assert no_answers_made(app)
+
+
 def test_a_stream_cannot_be_watched() -> None:
     with served(web("memory:")) as client:
         problem(client.get("/counted?count=1", headers=WATCHED), 406)
