@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import cast
 
 import click
@@ -15,6 +15,7 @@ from ensue.cli.failures import Negative, WrongUsage
 from ensue.cli.output import clean, duration, exact_time, many, on_terminal, print_json, say, table
 from ensue.cli.target import OpenLog, Target, log_options
 from ensue.domain.views import registry
+from ensue.domain.views.parts import forgetting, parts_of, with_progress
 from ensue.domain.views.progress import percent, seconds_left, used
 from ensue.domain.views.registry import BUILDING, FOLLOWING, Database, Stale, Version
 from ensue.domain.views.table import quoted
@@ -95,6 +96,8 @@ async def _look(log: OpenLog, version: Version) -> _Shown:
     name = registry.consumer_name(version.name, version.number)
     consumer = next((one for one in await log.store.consumers() if one.name == name), None)
     nodes = living(await log.store.nodes(), log.world.now())
+    if version.state == BUILDING:
+        version = await with_progress(cast(Database, log.store), version)
     position, head, parked = version.position, log.store.head(), 0
     lag, exact = max(0, head - position), False
     if consumer is not None and version.state == FOLLOWING:
@@ -106,7 +109,7 @@ async def _look(log: OpenLog, version: Version) -> _Shown:
     return _Shown(
         name=version.name,
         version=version.number,
-        state=_state(version, consumer, nodes),
+        state=_state(version, consumer, nodes, await _owners(log, version)),
         current=version.current,
         pinned=version.pinned,
         reason=version.reason,
@@ -125,11 +128,11 @@ async def _look(log: OpenLog, version: Version) -> _Shown:
     )
 
 
-def _state(version: Version, consumer: Consumer | None, nodes: Sequence[Node]) -> str:
+def _state(version: Version, consumer: Consumer | None, nodes: Sequence[Node], owners: Collection[str | None]) -> str:
     if version.paused or (consumer is not None and consumer.status == "paused"):
         return "paused"
     if version.state == BUILDING:
-        built = version.kept != "after" or any(node.id.hex() == version.owner for node in nodes)
+        built = version.kept != "after" or any(node.id.hex() in owners for node in nodes)
         return "building" if built else "stopped"
     if consumer is None:  # it is kept by its position, in the commit itself or by whoever is first
         return "following"
@@ -215,12 +218,20 @@ async def _consumer(log: OpenLog, version: Version) -> Consumer | None:
     return next((one for one in await log.store.consumers() if one.name == name), None)
 
 
+async def _owners(log: OpenLog, version: Version) -> set[str | None]:
+    """The processes that build it, living or not."""
+    if version.state != BUILDING:
+        return set()
+    return {version.owner, *(part.owner for part in await parts_of(cast(Database, log.store), version))}
+
+
 async def _is_run(log: OpenLog, version: Version) -> bool:
     """Whether a living process builds or keeps it."""
     consumer = await _consumer(log, version)
     nodes = living(await log.store.nodes(), log.world.now())
     runs = consumer is not None and any(consumer.id in node.can for node in nodes)
-    return runs or any(node.id.hex() == version.owner for node in nodes)
+    owners = await _owners(log, version)
+    return runs or any(node.id.hex() in owners for node in nodes)
 
 
 @views.command()
@@ -369,7 +380,8 @@ async def _drop(target: Target, name: str, number: int | None) -> None:
             consumer = await _consumer(log, version)
             if consumer is not None:
                 await log.store.set_status(consumer.id, "retired", "its view was dropped")
-        await _write(log, name, *(_dropping(version) for version in dropped))
+        divided = [version for version in dropped if await parts_of(cast(Database, log.store), version)]
+        await _write(log, name, *map(forgetting, divided), *map(_dropping, dropped))
     what = "all of it" if number is None else f"version {number}"
     say(f"{name}: {what} is dropped. Code that declares it builds it anew.")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ensue import App, Query, Transaction, View
-from ensue.domain.views import building
+from ensue.domain.views import building, parts
 from ensue.events.message import Event
 from tests.domain.accounts import Balance, Daily, Profile, expected, some_events
 
@@ -67,6 +67,20 @@ def test_rows_are_the_fold_of_the_log_built_from_history_and_followed_from_there
                 await app.get(view, *(("a1", "2026-03-01") if view is Daily else ("a1",)), after=receipts[-1].position)
             await check(app, events)
         async with application(shared_url) as app:  # what is there is found again
+            await check(app, events)
+
+    asyncio.run(run())
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_building_in_parts_comes_to_the_same(shared_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "worth_dividing", lambda _store, _processes: 4)
+    events = some_events(8, 400)
+
+    async def run() -> None:
+        async with application(shared_url, ()).connected() as app:
+            await app.publish(*events)
+        async with application(shared_url) as app:
             await check(app, events)
 
     asyncio.run(run())

@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from ensue import App, View
-from ensue.domain.views import building, registry
+from ensue.domain.views import building, parts, registry
 from ensue.domain.views.registry import Database, Version
 from ensue.errors import OutcomeUnknown
 from ensue.store.base import SqlTransaction
@@ -89,14 +89,15 @@ async def rows_are_built_anew(sim: AppSimulation) -> None:
 
 
 def test_rows_follow_the_log_through_a_crash_at_every_step() -> None:
-    checked = simulate(bank, crashes="everywhere", runs=20)(rows_follow)
+    checked = simulate(bank, crashes="everywhere", runs=10)(rows_follow)
     checked()
     assert checked.report is not None
     assert {"view.created", "view.begun", "view.built", "view.consumer defined"} <= checked.report.failpoints.keys()
 
 
+@pytest.mark.slow
 def test_a_view_is_built_anew_through_a_crash_at_every_step() -> None:
-    checked = simulate(bank, crashes="everywhere", runs=20)(rows_are_built_anew)
+    checked = simulate(bank, crashes="everywhere", runs=10)(rows_are_built_anew)
     checked()
     assert checked.report is not None
     assert {"view.begun", "view.flushed", "view.indexed", "view.built"} <= checked.report.failpoints.keys()
@@ -107,5 +108,21 @@ async def two_processes_build_it_anew(sim: AppSimulation) -> None:
     await rows_are_built_anew(sim)
 
 
+@pytest.mark.slow
 def test_two_processes_build_a_view_anew_whatever_chance_does() -> None:
-    simulate(bank, crashes="none", runs=40)(two_processes_build_it_anew)()
+    simulate(bank, crashes="none", runs=20)(two_processes_build_it_anew)()
+
+
+@pytest.mark.slow
+def test_a_view_is_built_in_parts_through_a_crash_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "worth_dividing", lambda _store, _processes: 3)
+    checked = simulate(bank, crashes="everywhere", runs=0)(rows_are_built_anew)
+    checked()
+    assert checked.report is not None
+    assert {"view.divided", "view.part begun", "view.merged"} <= checked.report.failpoints.keys()
+
+
+@pytest.mark.slow
+def test_two_processes_build_the_parts_of_a_view_whatever_chance_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "worth_dividing", lambda _store, _processes: 3)
+    simulate(bank, crashes="none", runs=20)(two_processes_build_it_anew)()

@@ -13,7 +13,7 @@ from typing import Any, Self, cast
 import pytest
 
 from ensue import App, Event, Retry, View
-from ensue.domain.views import following, kept, registry
+from ensue.domain.views import following, kept, parts, registry
 from ensue.domain.views.registry import Database, Version
 from ensue.errors import HandlerFailed, NotCaughtUp, WiringError
 from ensue.store.sqlite.transfer import SqliteTransfer
@@ -237,8 +237,12 @@ def test_of_old_versions_one_is_kept(shared_url: str) -> None:
 # ------------------------------------------------------------------------------------------------------- what fails
 
 
-def test_an_event_that_evolve_does_not_take_parks_its_key_and_no_other(shared_url: str) -> None:
-    """In the middle of what is built, and again behind it."""
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_event_that_evolve_does_not_take_parks_its_key_and_no_other(
+    shared_url: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of what is built, whole or in parts, and again behind it."""
+    monkeypatch.setattr(parts, "worth_dividing", lambda _store, _processes: count)
 
     async def run() -> None:
         async with bank(shared_url).connected() as app:

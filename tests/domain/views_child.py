@@ -6,7 +6,7 @@ import asyncio
 import sys
 
 from ensue import App
-from ensue.domain.views import building
+from ensue.domain.views import building, parts
 from tests.domain.accounts import Balance, Profile
 
 __all__ = ["bank"]
@@ -28,5 +28,6 @@ async def main(url: str) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) > 2:
+        parts.FROM_POSITIONS = 1000
         building.EVENTS_AT_ONCE = building.ROWS_AT_ONCE = building.PAGE = int(sys.argv[2])
     asyncio.run(main(sys.argv[1]))

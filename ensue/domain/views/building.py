@@ -11,6 +11,7 @@ What cannot be folded or written ends the building before it: the consumer goes 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 from ensue.domain.view import View
 from ensue.domain.views import indexes, registry
@@ -22,18 +23,27 @@ from ensue.events.stored import Row
 from ensue.store.base import SqlTransaction
 from ensue.world import World
 
-__all__ = ["Builder"]
+__all__ = ["Builder", "Touched"]
+
+Touched: TypeAlias = tuple[Row, Key, Any]
+"""A stored event, the key of a row that it touches, and the event as `evolve` takes it."""
 
 PAGE = 1000
 EVENTS_AT_ONCE = 20_000
 """A transaction of the builder keeps the log's writer for as long as it takes to write the rows of so many events."""
 ROWS_AT_ONCE = 2_000
+BYTES_AT_ONCE = 8 * 1024 * 1024
+"""Of the payloads that were folded."""
 ROWS_KEPT = 100_000
-"""So many rows are in memory; beyond it all are forgotten, and read again as they are needed."""
+BYTES_KEPT = 256 * 1024 * 1024
+"""So many rows are in memory, made of so many bytes of payloads; beyond it all are forgotten, and read again as they are needed."""
 
 
 class Builder:
     """Builds one version, once."""
+
+    _before: int | None = None
+    """Where it ends. None: at the end of the log, with the hand-over."""
 
     def __init__(self, reading: Reading, store: Database, world: World, version: Version, *, owner: str) -> None:
         self.version = version
@@ -44,6 +54,9 @@ class Builder:
         self._table = Table(reading.definition, registry.table_name(version.name, version.number), store.dialect)
         self._rows: dict[Key, View | None] = {}
         self._changed: dict[Key, None] = {}
+        self._position = version.position
+        self._bytes = 0
+        self._bytes_kept = 0
         self._whole = False
         """All rows of the table are in memory."""
 
@@ -78,20 +91,21 @@ class Builder:
 
     async def _build(self) -> str | None:
         """Why it could not be built to the end, or None when it is."""
-        store, position, events, indexed = self._store, self.version.position, 0, False
+        store, position, events, indexed = self._store, self._position, 0, False
         while True:
-            page = await store.read(self._reading.selection, after=position, limit=PAGE)
+            page = await store.read(self._reading.selection, after=position, before=self._before, limit=PAGE)
             failure = await self._fold(page.rows)
             if failure is not None:
                 return failure
             position, events = page.reached, events + len(page.rows)
-            at_head = position >= store.head()
-            if events >= EVENTS_AT_ONCE or len(self._changed) >= ROWS_AT_ONCE or at_head:
-                failure = await self._flush(position, last=at_head and indexed)
-                if failure is not None or (at_head and indexed):
+            at_end = position >= (store.head() if self._before is None else self._before - 1)
+            full = len(self._changed) >= ROWS_AT_ONCE or self._bytes >= BYTES_AT_ONCE
+            if events >= EVENTS_AT_ONCE or full or at_end:
+                failure = await self._flush(position, last=at_end and indexed)
+                if failure is not None or (at_end and (indexed or self._before is not None)):
                     return failure
                 events = 0
-            if at_head:
+            if at_end:
                 await self._index()
                 indexed = True
             await self._world.sleep(0)
@@ -102,8 +116,10 @@ class Builder:
         reading, types, log_id = self._reading, self._store.known_types(), self._store.log_id
         for number in {row[2] for row in rows}:
             reading.knows(number, types)
+        size = sum([len(row[11]) for row in rows])
+        self._bytes, self._bytes_kept = self._bytes + size, self._bytes_kept + size
         try:
-            touched = list(reading.touched(rows, types, log_id))
+            touched = self._ours(list(reading.touched(rows, types, log_id)))
         except Exception as error:
             return _told(error)
         if not self._whole:
@@ -118,6 +134,10 @@ class Builder:
         except Exception as error:
             return f"{_told(error)}, at position {position}"
         return None
+
+    def _ours(self, touched: list[Touched]) -> list[Touched]:
+        """Those that are built here."""
+        return touched
 
     async def _know(self, missing: set[Key]) -> None:
         """Have these rows in memory, where they are in the table."""
@@ -142,7 +162,7 @@ class Builder:
             table.put(sql, written)
             table.remove(sql, removed)
             if not last:
-                self.version = registry.change(sql, version, position=position)
+                self._move(sql, version, position)
                 return
             following = registry.change(
                 sql, version, position=position, state=FOLLOWING, ready=True, owner=None, changed_at=self._world.now()
@@ -154,10 +174,15 @@ class Builder:
             return failure
         self._world.failpoint("view.built" if last else "view.flushed")
         self._changed.clear()
-        if len(self._rows) > ROWS_KEPT:
+        self._bytes = 0
+        if len(self._rows) > ROWS_KEPT or self._bytes_kept > BYTES_KEPT:
             self._rows.clear()
+            self._bytes_kept = 0
             self._whole = False
         return None
+
+    def _move(self, sql: SqlTransaction, version: Version, position: int) -> None:
+        self.version = registry.change(sql, version, position=position)
 
     def _show(self, sql: SqlTransaction, version: Version) -> Version:
         """Readers see it from now on, unless they see a newer one, or one that a person chose."""

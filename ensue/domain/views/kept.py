@@ -22,7 +22,7 @@ from ensue.consumers.handling import Scope
 from ensue.consumers.node import VIEWS, Node
 from ensue.consumers.waiting import Bell, Done, handled_numbers, wait_until_done
 from ensue.domain.view import View, ViewDefinition
-from ensue.domain.views import registry
+from ensue.domain.views import parts, registry
 from ensue.domain.views.building import Builder
 from ensue.domain.views.following import ViewHandling
 from ensue.domain.views.progress import numbered, percent, seconds_left, used
@@ -83,6 +83,8 @@ class KeptView:
         """The consumers that run here, by the numbers of their versions."""
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
+        self._is_built = False
+        """Another process builds it."""
         self._looked_at = float("-inf")
         self._versions: list[Version] = []
         self._tables: dict[int, Table] = {}
@@ -131,7 +133,7 @@ class KeptView:
                 await self._world.sleep(0)
                 continue
             mine = self._mine()
-            elsewhere = mine is not None and mine.state == BUILDING and not mine.paused and mine.owner is not None
+            elsewhere = mine is not None and mine.state == BUILDING and not mine.paused and self._is_built
             if not elsewhere:
                 first.set()
             self._wake.clear()
@@ -146,6 +148,7 @@ class KeptView:
         assert self._node is not None
         await self._look()
         mine = self._mine()
+        self._is_built = False
         if mine is None:
             await self._create()
             return True
@@ -180,8 +183,21 @@ class KeptView:
         if version.paused:
             return False
         if version.owner != me and await self._is_living(version.owner):
+            self._is_built = True
             return False
+        divided = await parts.parts_of(self._store, version)
+        if divided:
+            return await self._build_part(version, divided, me)
+        if version.began_at is None:
+            nodes = living(await self._store.nodes(), self._world.now())
+            count = parts.worth_dividing(self._store, len(nodes)) if version.reason is None else 1
+            if count > 1:
+                await parts.divide(self._store, self._world, version, self._table(version.number), count)
+                return True
         builder = Builder(self._reading, self._store, self._world, version, owner=me)
+        return await self._built(builder)
+
+    async def _built(self, builder: Builder) -> bool:
         try:
             await builder.run()
         except UnreadableEvent as error:
@@ -193,6 +209,21 @@ class KeptView:
             return False
         self._bell.ring()
         return True
+
+    async def _build_part(self, version: Version, divided: Sequence[parts.Part], me: str) -> bool:
+        """Build a part that nobody builds, or make one of all when they are done."""
+        if all(part.done for part in divided):
+            await parts.merge(self._store, self._world, version, divided[0].goal)
+            return True
+        for part in divided:
+            if not part.done and (part.owner == me or not await self._is_living(part.owner)):
+                builder = parts.PartBuilder(self._reading, self._store, self._world, version, part, owner=me)
+                more = await self._built(builder)
+                if builder.failure is not None:
+                    await parts.give_up(self._store, self._world, version, builder.failure)
+                return more
+        self._is_built = True
+        return False
 
     # ---------------------------------------------------------------------------------------------------- consumers
 
@@ -264,7 +295,8 @@ class KeptView:
             if not version.current:
                 left.append(version)
         for version in [*given_up, *left[:-1]] if mine.current else ():
-            await registry.write(self._store, _dropping(version))
+            forget = [parts.forgetting(version)] if await parts.parts_of(self._store, version) else []
+            await registry.write(self._store, *forget, _dropping(version))
 
     async def _retire_unknown(self, consumers: Mapping[str, Consumer], can: set[int]) -> None:
         """Of versions that are in another place: a log that was copied brings their consumers and tables, and not what knows of
@@ -415,7 +447,7 @@ class KeptView:
             await self._look()
             if (version := self._choose()) is not None:
                 break
-            await self._pause(deadline, self._progress())
+            await self._pause(deadline, await self._progress())
         return version
 
     async def _pause(self, deadline: float, why: str) -> None:
@@ -424,12 +456,13 @@ class KeptView:
             raise NotCaughtUp(f"the view {self.name} cannot be read yet: {why}. See `ensue views`")
         await self._bell.wait(self._world, min(left, POLL_SECONDS))
 
-    def _progress(self) -> str:
+    async def _progress(self) -> str:
         mine = self._mine()
         if mine is None:
             return "no process has begun to build it; run the application with its consumers"
         if mine.state == FOLLOWING:
             return f"version {mine.number} has not caught up with the log" + (f": {mine.reason}" if mine.reason else "")
+        mine = await parts.with_progress(self._store, mine)
         said = f"version {mine.number} is being built, {percent(mine, self._store.head()):.0f} % are done"
         left = seconds_left(mine, self._store.head(), self._world.now())
         return (
