@@ -491,11 +491,7 @@ class Engine:
                         decoders[number] = (*types[number], reader(*types[number]))
                     name, version, payload = decoders[number]
                 try:
-                    event = payload(row[11])
-                    parts: list[tuple[int, Event]] = []
-                    if isinstance(event, Parts):
-                        terms = [(one.types, one.tags) for one in selection if one.root in (None, row[7])]
-                        parts = list(selected(event, row, terms))
+                    event: Any = payload(row[11])
                 except Exception as error:
                     gone = archived_error(row, name)
                     if gone is not None and not (typed and gone.file):
@@ -503,12 +499,15 @@ class Engine:
                             here = Archived(type_name=name, type_version=version, file=gone.file)
                             yield Recorded(here, row, name, version, log_id)
                         continue
-                    raise gone or UnreadableEvent(
-                        f"the {name} at position {row[0]}, version {version}, cannot be decoded: {error}"
-                    ) from error
-                if not isinstance(event, Parts):
+                    raise gone or _undecodable(row, name, version, error) from error
+                if event.__class__ is not Parts:
                     yield Recorded(event, row, name, version, log_id)
                     continue
+                terms = [(one.types, one.tags) for one in selection if one.root in (None, row[7])]
+                try:
+                    parts = list(selected(event, row, terms))
+                except UnreadableEvent as error:
+                    raise _undecodable(row, name, version, error) from error
                 for part, one in parts:
                     yield Recorded(one, row, name, version, log_id, part)
 
@@ -617,6 +616,10 @@ class Engine:
         inside = inside_handler.get()
         if inside is not None:
             raise InsideHandler(f"{inside.name} tried to {what} while it {inside.doing}. {_ADVICE[inside.doing]}")
+
+
+def _undecodable(row: Row, name: str, version: int, error: Exception) -> UnreadableEvent:
+    return UnreadableEvent(f"the {name} at position {row[0]}, version {version}, cannot be decoded: {error}")
 
 
 def _number(place: object) -> int | None:

@@ -193,7 +193,9 @@ class Handling:
                 await self._prepared(result)
             return self.drafts(result, slot)
         results = [self.events_of(await self._function(*arguments)) for arguments in calls]
-        return self.drafts([event for events in results for event in events], slot)
+        made = [event for events in results for event in events]
+        await self._prepared(made)
+        return self.drafts(made, slot)
 
     async def _prepared(self, result: object) -> None:
         """Make the keys that encoding needs, where it can be seen which."""

@@ -251,7 +251,7 @@ class Folding(Generic[S]):
                 read = readers[number] = self._registry.reader(*types[number])
             try:
                 event: Any = read(row[11])
-                events = ((0, event),) if not isinstance(event, Parts) else self._parts(event, row, selection)
+                parts = self._parts(event, row, selection) if event.__class__ is Parts else None
             except (msgspec.MsgspecError, ValueError, TypeError, KeyError, UnreadableEvent) as error:
                 name, version = types[number]
                 gone = archived_error(row, name)
@@ -259,7 +259,10 @@ class Folding(Generic[S]):
                     f"the {name} at position {row[0]}, version {version}, cannot be decoded for {self.fold.name}: {error}"
                 ) from error
             try:
-                for part, one in events:
+                if parts is None:
+                    value = evolve(value, Recorded(event, row, *self._places[number], log_id) if recorded else event)
+                    continue
+                for part, one in parts:
                     value = evolve(value, Recorded(one, row, *self._places[number], log_id, part) if recorded else one)
             except Exception as error:
                 raise UnreadableEvent(
