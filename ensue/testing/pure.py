@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
 from ensue.consumers.handler import Parameter
-from ensue.domain import Decided, View
+from ensue.domain import View
 from ensue.domain.command import CommandDefinition, StateParameter
 from ensue.domain.fold import Boundary, Folding
+from ensue.domain.outcome import Outcome, outcome_of
 from ensue.domain.query import QueryDefinition
 from ensue.domain.registered import Registered
 from ensue.domain.view import ViewDefinition
@@ -23,20 +23,13 @@ from ensue.events.registry import Registry
 from ensue.events.stored import Draft, Row
 from ensue.testing.simulation.simulated import STARTS_AT
 
-__all__ = ["Decision", "History", "NotPure"]
+__all__ = ["History", "NotPure"]
 
 LOG = "pure"
 
 
 class NotPure(Exception):
     """What was asked for needs more than pure functions. The message says what, and where it runs instead."""
-
-
-class Decision(msgspec.Struct, frozen=True):
-    """What a command handler returned: its events, and the answer."""
-
-    events: tuple[Event, ...]
-    result: Any
 
 
 class _Entry(msgspec.Struct, frozen=True):
@@ -70,12 +63,12 @@ class History:
             row: Row = (position, id, 0, draft.stream, None, STARTS_AT, None, None, None, None, draft.meta, draft.data)
             self._entries.append(_Entry(read, draft, Recorded(read, row, draft.type_name, draft.type_version, LOG)))
 
-    def decide(self, command: Command[Any]) -> Decision:
+    def decide(self, command: Command[Any]) -> Outcome:
         """What is decided now; nothing is added. Errors: the refusal, or what else is raised; `DefinitionError`, `NotPure`."""
         definition = self._commands.get(type(command))
         if definition is None:
             raise DefinitionError(f"nothing decides {type(command).__name__}")
-        return _decision(self._call(definition, command))
+        return outcome_of(definition, type(command), self._call(definition, command))
 
     def answer(self, query: Query[Any]) -> Any:
         """Errors: what the handler raises; `DefinitionError`, `NotPure`."""
@@ -157,13 +150,3 @@ def _finished(name: str, coroutine: Any) -> Any:
         return ended.value
     coroutine.close()
     raise NotPure(f"{name} waits for something: that is not a pure function of events. Run it in memory")
-
-
-def _decision(result: Any) -> Decision:
-    if isinstance(result, Decided):
-        return Decision(_decision(result.events).events, result.result)
-    if result is None or isinstance(result, Event):
-        return Decision(() if result is None else (result,), result)
-    assert isinstance(result, Iterable), f"a command handler returned {result!r}; it returns an event, several, or none"
-    events = list(result)
-    return Decision(tuple(events), events)

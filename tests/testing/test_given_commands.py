@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ensue import Answer, App, Call, Command, Event, Personal, Proceed, Query, Refusal
-from ensue.errors import WiringError
+from ensue.errors import DefinitionError, WiringError
 from ensue.testing import NotPure, given
 from ensue.testing.places import VARIABLE
 from tests.testing.ledger import (
@@ -135,6 +135,23 @@ def test_a_decision_that_differs_where_the_process_dies_is_found_there(monkeypat
     monkeypatch.setenv(VARIABLE, "crashes")
     with pytest.raises(AssertionError, match=r"(?s)it caused .*, where the process dies at '.*', the .* time it comes"):
         given(forgetful).when(deposited(1)).then(Noted(account_id="a"))
+
+
+def test_the_answer_of_a_decider_that_returns_its_only_event_in_a_list_is_that_event(place: str) -> None:
+    listing = App("listing")
+
+    @listing.command
+    def decide(command: Withdraw) -> list[Withdrawn]:
+        return [Withdrawn(account_id=command.account_id, amount=command.amount)]
+
+    assert given(listing).when(take(5)).then(withdrawn(5)).result == withdrawn(5)
+
+
+def test_a_command_that_nobody_decides_is_told(place: str) -> None:
+    with pytest.raises(DefinitionError, match="nothing decides Withdraw"):
+        given(App("empty")).when(take(5))
+    with pytest.raises(DefinitionError, match="nothing answers BalanceOf"):
+        given(App("empty")).when_asked(BalanceOf(account_id="a"))
 
 
 class NotAllowed(Refusal): ...
