@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 
 import httpx
 import msgspec
@@ -84,6 +86,18 @@ def test_a_watch_has_the_present_answer_and_then_every_other_one(url: str) -> No
                 event = next(told)
                 assert event["data"] == f'"{number}"'
                 assert Position(event["id"]) >= Position(position)
+
+
+def test_the_last_answer_of_a_watch_is_that_of_all_that_others_did_at_the_same_time(url: str) -> None:
+    with served(web(url)) as client, client.stream("GET", BALANCE, headers=WATCHED) as answer:
+        told = events(answer)
+        seen = [Decimal(msgspec.json.decode(next(told)["data"]))]
+        with ThreadPoolExecutor(8) as others:
+            done = [others.submit(deposit, client, "1") for _ in range(80)]
+            while seen[-1] < 80:
+                seen.append(Decimal(msgspec.json.decode(next(told)["data"])))
+            assert len({one.result() for one in done}) == 80
+        assert seen == sorted(set(seen))
 
 
 def test_a_watch_can_be_posted(url: str) -> None:
