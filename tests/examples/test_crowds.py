@@ -56,9 +56,10 @@ def test_all_holds_on_a_file_though_processes_are_killed(demo: str, url: str) ->
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("writers", ["", "&ensue_writers=many"])
 @pytest.mark.parametrize("demo", RUNS)
-def test_all_holds_on_a_server_though_processes_are_killed(demo: str, postgresql_url: str) -> None:
-    crowd_on(postgresql_url, demo, processes=3, kills=6)
+def test_all_holds_on_a_server_though_processes_are_killed(demo: str, writers: str, postgresql_url: str) -> None:
+    crowd_on(postgresql_url + writers, demo, processes=3, kills=6)
 
 
 # ----------------------------------------------------------------------- what the second counts see when something is wrong
