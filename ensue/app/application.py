@@ -9,7 +9,9 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime, timedelta
 from os import PathLike, fspath
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, cast, overload
+
+import msgspec
 
 from ensue.app.checks import (
     check_application,
@@ -29,7 +31,7 @@ from ensue.app.log import LogView
 from ensue.app.receipt import WAIT, Receipt
 from ensue.app.service import Service
 from ensue.app.settings import Settings
-from ensue.app.tenants import PLACE, Tenants, checked_tenant, url_of_tenant
+from ensue.app.tenants import PLACE, check_tenants, checked_tenant, url_of_tenant
 from ensue.app.transaction import OpenTransaction
 from ensue.app.urls import open_store
 from ensue.channels import Channel
@@ -49,6 +51,9 @@ from ensue.store.base import Store
 if TYPE_CHECKING:  # what runs an application is imported when one is opened, so that `import ensue` is quick
     from ensue.app.engine import Engine
     from ensue.app.health import Health
+    from ensue.app.open_tenants import Tenants
+    from ensue.app.tagged import SharedStore
+    from ensue.store.keys import KeyStore
     from ensue.world import World
 
 __all__ = ["App", "Portal", "Settings", "checked_headers", "checked_traceparent"]
@@ -87,19 +92,22 @@ class App(Service):
         drain_seconds: float | None = None,
         payload_bytes: int | None = None,
         retry: Retries | None = None,
+        tenants: Literal["tag"] | None = None,
         observe: Observer | None = None,
         archives: Iterable[str | PathLike[str]] = (),
         store: Store | None = None,
         world: World | None = None,
     ) -> None:
         """`url` is where the log is; without it `ENSUE_URL`, else `sqlite:///NAME.db` in the current folder. `keys` is where the
-        keys of personal data are; without it `ENSUE_KEYS`, else beside the log. See `Settings` for the other settings. `observe` is called with each signal besides the logging. `inbox` are channels
-        whose messages are stored, each once, before they are handled; `outbox` those on which the events that they carry are
-        sent, after they were stored. `archives` are files with payloads that the log has only tombstones of: events that are in one
-        are read as they were; their names may have the place of a tenant's as well. `store` and `world` are for tests and simulation. Errors: `DefinitionError`."""
+        keys of personal data are; without it `ENSUE_KEYS`, else beside the log. See `Settings` for the other settings. `observe` is
+        called with each signal besides the logging. `inbox` are channels whose messages are stored, each once, before they are
+        handled; `outbox` those on which the events that they carry are sent, after they were stored. `tenants="tag"` keeps the
+        tenants of one log apart by a tag, see docs/tenants.md. `archives` are files with payloads that the log has only tombstones of: events that are in one
+        are read as they were; their names may have the place of a tenant's as well. `store` and `world` are for tests and
+        simulation. Errors: `DefinitionError`."""
         super().__init__(name, retry=retry)
         self._inbox, self._outbox = checked_channels(name, inbox, outbox)
-        check_application(name, url, observe, keys)
+        check_application(name, url, observe, keys, tenants)
         self._settings: dict[str, Any] = {
             "url": url,
             "keys": keys,
@@ -113,6 +121,7 @@ class App(Service):
         self._engine: Engine | None = None
         self._tenants: Tenants | None = None
         self._tenant: str | None = None
+        self._tagged = tenants == "tag"
         self.log = LogView(self._open_engine)
         self.dead_letters = DeadLetters(self._open_engine)
 
@@ -148,6 +157,7 @@ class App(Service):
             inbox=self._inbox,
             outbox=self._outbox,
             archives=self._archives,
+            tenants="tag" if self._tagged else None,
             **settings,
         )
         other._handlers = self._all_handlers()
@@ -196,8 +206,8 @@ class App(Service):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
         try:
-            if self._tenants is None:
-                self._open_engine().lifeline.let_go(self._body, error)
+            if self._engine is not None:
+                self._engine.lifeline.let_go(self._body, error)
         finally:
             await self._close()
 
@@ -237,16 +247,17 @@ class App(Service):
         return self._tenant is None and self._given_store is None and PLACE in self.settings.url
 
     def tenant(self, name: str, /, *, create: bool = False) -> AbstractAsyncContextManager[App]:
-        """The application of one tenant, where the URL has a place for its name: `async with crm.tenant("acme") as acme:`. It is opened
-        when it is first used here, and then kept open; its handlers run in a process whose application is open by `async with`.
-        Made where it is missing with `create`; on PostgreSQL its database or schema is there already.
+        """The application of one tenant: `async with crm.tenant("acme") as acme:`. It is opened when it is first used here, and then
+        kept open. Where the URL has a place for its name, it has a log of its own, made where it is missing with `create` (on
+        PostgreSQL its database or schema is there already), and its handlers run in a process whose application is open by `async
+        with`. With `tenants="tag"` it sees and writes what is the tenant's in the one log, and any name is one.
 
         Errors: `InvalidTenant` for a name that is none, or of which there is nothing; `Unavailable` when the application is not open,
         or too many tenants are in use; those of opening.
         """
         checked_tenant(name)
         if self._tenants is None:
-            if not self._has_tenants:
+            if not self._has_tenants and not (self._tagged and self._tenant is None):
                 raise InvalidTenant(
                     f"{self.name} has no tenants: its url= has no {PLACE} in it, as sqlite:///data/{PLACE}.db has"
                 )
@@ -261,24 +272,25 @@ class App(Service):
         url = url_of_tenant(settings.url, name)
         if not self._has_tenants:
             raise InvalidTenant(f"{self.name} has no tenants: its url= has no {PLACE} in it")
-        if self._inbox or any(handler.channel is not None for handler in self._all_handlers()):
-            raise DefinitionError(
-                f"{self.name} has tenants, and receives from channels: a message says nothing of tenants, and would reach any of them. "
-                "Receive in an application without tenants, and send each its own"
-            )
-        if settings.keys is not None and PLACE not in settings.keys:
-            raise DefinitionError(
-                f"{self.name}: keys= has no {PLACE} in it, so that two tenants would share the keys of their people, and forget each "
-                f"other's: sqlite:///data/{PLACE}.keys"
-            )
+        check_tenants(self, settings.keys)
         keys = url_of_tenant(settings.keys, name) if settings.keys is not None else None
         other = self._copy(None, self._given_world, {**self._settings, "url": url, "keys": keys})
         other._observers, other._tenant = self._observers, name
         return other
 
+    def _one_of_them(self, name: str) -> App:
+        """The application of a tenant by tag, closed."""
+        assert self._engine is not None
+        store = cast("SharedStore", self._engine.store).of(name)
+        other = self._copy(store, self._engine.world, self._settings)
+        other._observers, other._tenant, other._archives = self._observers, name, ()
+        return other
+
     def _open_tenants(self, *, consume: bool) -> None:
         if self._tenants is not None:
             raise DefinitionError(f"the application {self.name} is open already")
+        from ensue.app.open_tenants import Tenants
+
         self._tenants = Tenants(self.of_tenant, self.settings.url, consume=consume)
         for service, _ in self._walk(None, set()):
             service._open_in += 1
@@ -293,7 +305,7 @@ class App(Service):
 
     async def _open(self, *, consume: bool, chosen: Collection[str] | None = None) -> Engine:
         from ensue.app.engine import Engine
-        from ensue.app.keys import keys_of_store, open_keys
+        from ensue.app.keys import NO_KEYS, keys_of_store, open_keys
         from ensue.store.keys import KeyRing
         from ensue.world import RealWorld
 
@@ -308,15 +320,25 @@ class App(Service):
         world, store = self._given_world or RealWorld(), self._given_store or open_store(settings.url)
         # A store that was given is a test's: its keys are beside it, wherever those of the application are.
         url = settings.url if self._given_store is None else None
-        keys = open_keys(settings.keys) if settings.keys and url else keys_of_store(url, store)
+        keys: KeyStore = NO_KEYS
+        registered, store = self._registered(), self._with_archives(store)
+        if not self._tagged:
+            keys = open_keys(settings.keys) if settings.keys and url else keys_of_store(url, store)
+        elif self._tenant is None:
+            from ensue.app.open_tenants import Tenants
+            from ensue.app.tagged import SharedStore
+
+            check_tenants(self, None)
+            store, registered = cast(Store, SharedStore(store)), msgspec.structs.replace(registered, views=())
+            self._tenants = Tenants(self._one_of_them, None, consume=False)
         engine = Engine(
             self.name,
-            self._with_archives(store),
+            store,
             world,
             Registry(payload_bytes=settings.payload_bytes, keys=KeyRing(keys, world)),
             self.handlers,
             Dependencies([*self._all_factories(), Factory(self.name, App, lambda: self, ())], self._all_hooks()),
-            self._registered(),
+            registered,
             retry=self._retry if isinstance(self._retry, Retry) else Retry(),
             observe=self._observe,
             drain_seconds=settings.drain_seconds,
@@ -326,6 +348,7 @@ class App(Service):
         try:
             await engine.open(consume=consume, chosen=chosen)
         except BaseException:
+            self._tenants = None
             self._take(None)
             raise
         return engine
@@ -345,9 +368,12 @@ class App(Service):
             service._open_in += 1 if engine is not None else -1
 
     async def _close(self) -> None:
-        if self._tenants is not None:
+        if self._tenants is not None and not self._tagged:
             await self._close_tenants(self._tenants)
             return
+        tenants, self._tenants = self._tenants, None
+        if tenants is not None:
+            await tenants.close()
         engine = self._engine
         if engine is not None:
             try:
@@ -362,7 +388,7 @@ class App(Service):
     def _open_engine(self) -> Engine:
         if self._tenants is not None:
             raise InvalidTenant(
-                f"{self.name} has a log for each tenant: say which, `async with {self.name}.tenant(name) as one:`, and ask that one"
+                f"{self.name} has tenants: say which, `async with {self.name}.tenant(name) as one:`, and ask that one"
             )
         if self._engine is None:
             raise Unavailable(

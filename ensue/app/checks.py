@@ -44,8 +44,10 @@ def article(word: str) -> str:
 # ---------------------------------------------------------------------------------------------------------- declaring
 
 
-def check_application(name: str, url: object, observe: object, keys: object = None) -> None:
+def check_application(name: str, url: object, observe: object, keys: object, tenants: object) -> None:
     """Errors: `DefinitionError`."""
+    if tenants not in (None, "tag"):
+        raise DefinitionError(f'{name}: tenants={tenants!r}; it is "tag", or the URL has {{tenant}} in it')
     if not isinstance(keys, str | None):
         raise DefinitionError(f"{name}: keys={keys!r}; give a text, such as sqlite:///shop.keys")
     if not isinstance(url, str | None):

@@ -457,6 +457,11 @@ class Engine:
         check_types(types)
         return self.registry.names(self.registry.covering(types)) or _NOTHING.types
 
+    def stream(self, stream: bytes) -> bytes:
+        """How the log calls a stream: of a tenant, it has a name of its own where tenants share the log."""
+        found: Callable[[bytes], bytes] | None = getattr(self.store, "stream", None)
+        return found(stream) if found is not None else stream
+
     async def after(self, place: Position | datetime | int | None) -> int:
         """The position behind which a read begins: behind a write, at the first event of a time."""
         if isinstance(place, Position):

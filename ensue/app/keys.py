@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from urllib.parse import unquote, urlsplit
 from weakref import WeakKeyDictionary
 
-from ensue.errors import WiringError
+from ensue.errors import DefinitionError, WiringError
 from ensue.store.base import Store
-from ensue.store.keys import KeyStore, MemoryKeys
+from ensue.store.keys import KeyRow, KeyStore, MemoryKeys
 from ensue.urls import shown
 
-__all__ = ["keys_of_store", "open_keys"]
+__all__ = ["NO_KEYS", "keys_of_store", "open_keys"]
 
 _in_memory: WeakKeyDictionary[Store, MemoryKeys] = WeakKeyDictionary()
 """A log in memory may be closed and opened again; so may its keys."""
@@ -61,3 +62,43 @@ def keys_of_store(log_url: str | None, store: Store, *, create: bool = True) -> 
     if log_url is not None and urlsplit(log_url).scheme in ("postgresql", "postgres"):
         return open_keys(log_url, create=create)
     return _in_memory.setdefault(store, MemoryKeys())
+
+
+class _NoKeys:
+    """The store of keys where there can be none: a subject would be one for all tenants."""
+
+    shown = "none"
+
+    def open(self) -> None:
+        """Errors: `DefinitionError`."""
+        raise DefinitionError(
+            "personal data is not there for tenants by tag: keys are kept by subject, and the subjects of two tenants may have the same "
+            'name. Give each tenant a database of its own: url="sqlite:///data/{tenant}.db"'
+        )
+
+    def close(self) -> None:
+        """See `KeyStore.close`."""
+
+    def find(self, subjects: Sequence[bytes], /) -> Mapping[bytes, KeyRow]:
+        """See `KeyStore.find`."""
+        return {}
+
+    def create(self, secrets: Mapping[str, bytes], now: int, /) -> Mapping[bytes, KeyRow]:
+        """See `KeyStore.create`. Never."""
+        raise AssertionError("it is not open")
+
+    def destroy(self, subjects: Sequence[str], now: int, /) -> int:
+        """See `KeyStore.destroy`. Never."""
+        raise AssertionError("it is not open")
+
+    def forgotten(self) -> Sequence[str]:
+        """See `KeyStore.forgotten`."""
+        return ()
+
+    def is_empty(self) -> bool:
+        """See `KeyStore.is_empty`."""
+        return True
+
+
+NO_KEYS: KeyStore = _NoKeys()
+"""For an application whose tenants share a log."""

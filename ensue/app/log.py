@@ -157,10 +157,11 @@ class LogView:
         if declared is None:
             raise ValueError(f"{event.__name__} declares no key, so it has no streams")
         stream = tag_hash(tag_of(declared[1], key))
+        own = self._engine().stream(stream)
         # Events of other types may carry the key as a further tag; they are not of its stream.
         async for rows in self._backwards(self._engine(), (Term(tags=(stream,)),), 0, None):
             for row in rows:
-                if row[3] == stream:
+                if row[3] == own:
                     return row[4] or 0
         return 0
 

@@ -1,37 +1,18 @@
-"""Tenants apart by database: one application, one log for each tenant, opened when it is needed.
-
-    crm = App("crm", url="sqlite:///data/{tenant}.db")
-
-    async with crm:
-        async with crm.tenant("acme") as acme:
-            await acme.publish(...)
-
-The application itself has no log then, and whatever asks it for one is told so. A tenant's is an application like any other, with the
-same handlers, on a log of its own, with keys of its own; nothing of one is reachable from another. It stays open when its block
-ends, for the next, until more than `MOST_OPEN` are: then the one that was used the longest time ago is drained and closed. Its
-handlers run as long as it is open.
-"""
+"""What a tenant may be called, where its log is, and what an application with tenants must not have. See `open_tenants.py`."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import re
-from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING
 
-from ensue.app.urls import log_exists
-from ensue.errors import InvalidTenant, Unavailable
-from ensue.urls import shown
+from ensue.errors import DefinitionError, InvalidTenant
 
 if TYPE_CHECKING:
     from ensue.app.application import App
 
-__all__ = ["MOST_OPEN", "PLACE", "Tenants", "checked_tenant", "url_of_tenant"]
+__all__ = ["PLACE", "check_tenants", "checked_tenant", "url_of_tenant"]
 
 PLACE = "{tenant}"
-MOST_OPEN = 100
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?")
 
 
@@ -50,103 +31,21 @@ def url_of_tenant(url: str, name: str) -> str:
     return url.replace(PLACE, checked_tenant(name))
 
 
-class _Open:
-    """A tenant that is open, or being opened or closed, which is done under the lock."""
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.app: App | None = None
-        self.counted = False
-        """It is one of those of which there are at most `MOST_OPEN`."""
-        self.users = 0
-
-
-class Tenants:
-    """The tenants of one open application. `make` gives a tenant's application, closed; `url` is where its log is."""
-
-    def __init__(self, make: Callable[[str], App], url: str, *, consume: bool) -> None:
-        self._make = make
-        self._url = url
-        self._consume = consume
-        self._open: OrderedDict[str, _Open] = OrderedDict()
-        self._closed = False
-
-    def __len__(self) -> int:
-        return sum(one.counted for one in self._open.values())
-
-    @contextlib.asynccontextmanager
-    async def use(self, name: str, *, create: bool) -> AsyncGenerator[App, None]:
-        """See `App.tenant`."""
-        url = url_of_tenant(self._url, name)
-        one = self._open.setdefault(name, _Open())
-        one.users += 1
-        try:
-            async with one.lock:
-                if self._closed:
-                    raise Unavailable(f"the application is closed, and with it the tenant {name}")
-                if one.app is not None and one.users == 1 and one.app._open_engine().lifeline.failure is not None:
-                    await self._close(one)  # its store broke under the one who used it last
-                if one.app is None:
-                    if not create and not log_exists(url):
-                        raise InvalidTenant(
-                            f"there is no tenant {name!r}: nothing is at {shown(url)}. Its log is made by tenant({name!r}, create=True)"
-                        )
-                    await self._open_app(name, one)
-                app = one.app
-                assert app is not None
-                self._open.move_to_end(name)
-            with app._open_engine().lifeline.held() if self._consume else contextlib.nullcontext():
-                yield app
-        finally:
-            one.users -= 1
-            if not one.users and one.app is None:
-                self._open.pop(name, None)
-
-    async def _open_app(self, name: str, one: _Open) -> None:
-        await self._make_room(name)
-        one.counted = True
-        try:
-            app = self._make(name)
-            await app._open(consume=self._consume)
-        except BaseException:
-            one.counted = False
-            raise
-        one.app = app
-
-    async def _make_room(self, name: str) -> None:
-        """Close what nobody uses, the longest unused first. Errors: `Unavailable` where all are used."""
-        while len(self) >= MOST_OPEN:
-            idle = next((key for key, one in self._open.items() if one.app is not None and not one.users), None)
-            if idle is None:
-                raise Unavailable(
-                    f"the tenant {name} cannot be opened: {MOST_OPEN} tenants are in use here. Try again in a moment, or run more processes"
-                )
-            one = self._open[idle]
-            async with one.lock:
-                if not one.users:
-                    try:
-                        await self._close(one)
-                    finally:
-                        self._open.pop(idle, None)
-
-    @staticmethod
-    async def _close(one: _Open) -> None:
-        app, one.app = one.app, None
-        if app is not None:
-            try:
-                await app._close()
-            finally:
-                one.counted = False
-
-    async def close(self) -> None:
-        """Drain and close all of them, also when one fails. Errors: the first one's."""
-        self._closed = True
-        failures: list[BaseException] = []
-        for one in list(self._open.values()):
-            async with one.lock:
-                try:
-                    await self._close(one)
-                except Exception as error:
-                    failures.append(error)
-        if failures:
-            raise failures[0]
+def check_tenants(app: App, keys: str | None) -> None:
+    """Errors: `DefinitionError` for what would not keep the tenants of an application apart."""
+    if app._inbox or any(handler.channel is not None for handler in app._all_handlers()):
+        raise DefinitionError(
+            f"{app.name} has tenants, and receives from channels: a message says nothing of tenants, and would reach any of them. "
+            "Receive in an application without tenants, and send each its own"
+        )
+    if keys is not None and PLACE not in keys:
+        raise DefinitionError(
+            f"{app.name}: keys= has no {PLACE} in it, so that two tenants would share the keys of their people, and forget each "
+            f"other's: sqlite:///data/{PLACE}.keys"
+        )
+    shared = [view.name for view in app._registered().views if view.when != "live"] if app._tagged else []
+    if shared:
+        raise DefinitionError(
+            f"{app.name}: the view {shared[0]} has one table, and two tenants may have rows of the same key: keep it in memory, "
+            '@app.view(when="live"), ask states, or give each tenant a database of its own'
+        )

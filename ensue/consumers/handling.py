@@ -24,7 +24,7 @@ from ensue.events.context import Context
 from ensue.events.message import Event
 from ensue.events.recorded import Position, Recorded, archived_error, microseconds
 from ensue.events.registry import Read, Registry
-from ensue.events.stored import Draft, Meta, Row, decode_meta
+from ensue.events.stored import TENANT, Draft, Meta, Row, decode_meta, tenant_of
 from ensue.events.upcasting import Parts
 from ensue.store.base import Consumer, Emission, SqlTransaction, Store
 from ensue.world import World
@@ -253,6 +253,8 @@ class Handling:
         if meta.depth >= DEPTH_LIMIT:
             raise InvalidEvent(f"a chain of {DEPTH_LIMIT} causes ends here: do handlers emit what they react to?")
         position, root = row[0], row[7]
+        tenant = tenant_of(meta)
+        headers = {TENANT: tenant} if tenant is not None else None
         draft, world = self._registry.draft, self._world
         drafts: list[Draft] = []
         for event in events:
@@ -266,6 +268,7 @@ class Handling:
                     depth=meta.depth + 1,
                     traceparent=meta.traceparent,
                     tracestate=meta.tracestate,
+                    headers=headers,
                     cause=position,
                     root=position if root is None else root,
                     maker=self._maker,

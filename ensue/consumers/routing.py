@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from ensue.events.stored import Row, decode_meta, tag_hash
+from ensue.events.stored import Row, decode_meta, of_tenant, tag_hash, tenant_of
 
 __all__ = ["ONE_ORDER", "SEGMENTS", "Routing", "idempotency_key", "key_of_position", "position_of", "segment_of"]
 
@@ -51,15 +51,21 @@ class Routing:
             return row[3] or key_of_position(row[0])
         if self.key_tag == ONE_ORDER:
             return _EVERYTHING
-        text = self._tag(row)
-        return tag_hash(text) if text else key_of_position(row[0])
+        text, tenant = self._tag(row), tenant_of(decode_meta(row[10]))
+        if not text:
+            return key_of_position(row[0])
+        return tag_hash(text) if tenant is None else of_tenant(tag_hash(text), tenant)
 
     def text(self, row: Row) -> str:
-        """The key as people read it: `order_id=o1`, or `#17` for an event that is its own key."""
+        """The key as people read it: `order_id=o1`, `acme/order_id=o1` where tenants share the log, or `#17` for an event that is
+        its own key."""
         if self.key_tag == ONE_ORDER:
             return "#"
-        text = decode_meta(row[10]).key if self.key_tag is None else self._tag(row)
-        return text or f"#{row[0]}"
+        meta = decode_meta(row[10])
+        text, tenant = meta.key if self.key_tag is None else self._tag(row), tenant_of(meta)
+        if text is None:
+            return f"#{row[0]}"
+        return text if tenant is None else f"{tenant}/{text}"
 
     def _tag(self, row: Row) -> str | None:
         meta = decode_meta(row[10])

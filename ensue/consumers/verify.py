@@ -20,7 +20,7 @@ import msgspec
 from ensue.consumers.deliveries import Outcome, unpack
 from ensue.consumers.routing import Routing, key_of_position, segment_of
 from ensue.consumers.waiting import handled_numbers
-from ensue.events.stored import Row, decode_meta, tag_hash, tombstone_of
+from ensue.events.stored import Row, decode_meta, of_tenant, tag_hash, tenant_of, tombstone_of
 from ensue.store.base import Consumer, DeadLetter, Delivery, Lane, LaneState, Progress, Standing, Store
 from ensue.world import World
 
@@ -234,7 +234,9 @@ class _Events:
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             self._report.add("contents", f"has metadata that cannot be read: {error}", row[0])
             return
-        if (tag_hash(meta.key) if meta.key is not None else None) != row[3]:
+        tenant = tenant_of(meta)
+        stream = tag_hash(meta.key) if meta.key is not None else None
+        if (of_tenant(stream, tenant) if stream is not None and tenant is not None else stream) != row[3]:
             self._report.add("contents", f"is in another stream than that of its key {meta.key}", row[0])
         # What came by a channel and was kept until it could be read names as its cause what its sender did.
         cause = row[6] if meta.origin is None else None
@@ -405,7 +407,10 @@ def _root(square: int) -> int | None:
 
 def _key_of(text: str) -> bytes:
     own = text[1:]
-    return key_of_position(int(own)) if text.startswith("#") and own.isdecimal() else tag_hash(text)
+    if text.startswith("#") and own.isdecimal():
+        return key_of_position(int(own))
+    tenant, slash, rest = text.partition("/")
+    return of_tenant(tag_hash(rest), tenant) if slash and "=" not in tenant else tag_hash(text)
 
 
 async def _parked(store: Store, report: _Report, consumer: Consumer, head: int) -> int:

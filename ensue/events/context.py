@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from ensue.events.recorded import instant
-from ensue.events.stored import Meta, Row, decode_meta
+from ensue.events.stored import Meta, Row, decode_meta, tenant_of
 
 if TYPE_CHECKING:
     from ensue.world import World
@@ -38,6 +38,11 @@ class Context:
         if self._meta is None:
             self._meta = decode_meta(self._row[10])
         return self._meta
+
+    @property
+    def tenant(self) -> str | None:
+        """Whose the event is, where tenants share a log; None in one without tenants."""
+        return tenant_of(self.meta)
 
     @property
     def event_id(self) -> str:

@@ -65,7 +65,7 @@ def redraft(recorded: Recorded[Any]) -> Draft:
         id=recorded.row[1],
         type_name=recorded.type_name,
         type_version=recorded.type_version,
-        stream=recorded.row[3],
+        stream=tag_hash(meta.key) if meta.key is not None else None,
         tags=tuple(tag_hash(text) for text in meta.tags),
         meta=recorded.row[10],
         data=recorded.data,

@@ -13,7 +13,22 @@ from typing import TypeAlias
 
 import msgspec
 
-__all__ = ["Draft", "Meta", "Origin", "Row", "Tombstone", "decode_meta", "encode_meta", "tag_hash", "tombstone_of"]
+__all__ = [
+    "TENANT",
+    "Draft",
+    "Meta",
+    "Origin",
+    "Row",
+    "Tombstone",
+    "decode_meta",
+    "encode_meta",
+    "of_tenant",
+    "tag_hash",
+    "tenant_of",
+    "tenant_tag",
+    "tombstone_of",
+    "with_tenant",
+]
 
 Row: TypeAlias = tuple[
     int, bytes, int, bytes | None, int | None, int, int | None, int | None, int | None, int | None, bytes, bytes
@@ -102,3 +117,30 @@ def tombstone_of(data: bytes) -> Tombstone | None:
 def tag_hash(text: str) -> bytes:
     """The 128-bit BLAKE2b hash of a tag text `name=value`. Also the identity of the stream of a key tag."""
     return blake2b(text.encode(), digest_size=16).digest()
+
+
+# ------------------------------------------------------------------------------------------------- tenants that share a log
+
+TENANT = "ensue-tenant"
+"""The header that says whose an event is, where tenants share a log."""
+
+
+def tenant_of(meta: Meta) -> str | None:
+    """Whose an event is; None in a log without tenants."""
+    return meta.headers.get(TENANT) if meta.headers is not None else None
+
+
+def with_tenant(meta: Meta, tenant: str) -> Meta:
+    """The same, of this tenant."""
+    return msgspec.structs.replace(meta, headers={**(meta.headers or {}), TENANT: tenant})
+
+
+def tenant_tag(tenant: str) -> bytes:
+    """What all events of a tenant carry."""
+    return tag_hash(f"{TENANT}={tenant}")
+
+
+def of_tenant(hashed: bytes, tenant: str) -> bytes:
+    """The hash of a key or tag as one tenant's: another one for each, and its own inverse."""
+    own = tag_hash(f"{TENANT}={tenant}=")
+    return (int.from_bytes(hashed, "big") ^ int.from_bytes(own, "big")).to_bytes(16, "big")

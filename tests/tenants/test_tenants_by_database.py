@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ensue import FORGOTTEN, App, Channel, Command, Criteria, Event, Personal, Query, State, View
-from ensue.app import tenants
+from ensue.app import open_tenants
 from ensue.app.tenants import checked_tenant
 from ensue.app.urls import log_exists
 from ensue.errors import DefinitionError, InvalidTenant, Unavailable, WrongLog
@@ -217,7 +217,7 @@ def test_a_tenant_that_is_not_there_is_not_made_by_asking_for_it(tmp_path: Path)
 def test_so_many_are_open_and_no_more_and_what_is_used_is_never_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tenants, "MOST_OPEN", 3)
+    monkeypatch.setattr(open_tenants, "MOST_OPEN", 3)
     shop = application(f"sqlite:///{tmp_path}/{{tenant}}.db")
 
     async def visit(number: int) -> None:
