@@ -17,6 +17,7 @@ from ensue.consumers.archiving import archive_closed, drop_old
 from ensue.errors import ArchivedEvent, HandlerFailed, InvalidEvent, StreamClosed
 from ensue.store.base import Store
 from ensue.world import RealWorld
+from tests.app.channels import channel, dead, drained
 
 
 class Deposited(Event, key="account_id"):
@@ -206,6 +207,24 @@ def test_what_retention_dropped_is_passed_over_by_those_who_ask_for_its_type(sto
             dropped = Archived(type_name="Ticked", type_version=1, file="")
             assert (await read(running))[3:5] == [dropped, dropped]
         assert heard == [3]
+
+    asyncio.run(work())
+
+
+def test_an_outbox_sends_what_it_has_passes_over_what_was_dropped_and_parks_what_is_in_a_file(
+    store: Store, tmp_path: Path
+) -> None:
+    async def work() -> None:
+        await fill(store)
+        await bury(store, tmp_path / "2024.jsonl.gz", drop=True)
+        orders = channel(Deposited, Ticked, start="beginning")
+        app = App("sender", outbox=[orders])
+        async with opened(app, store, consume=True) as running:
+            (letter,) = await dead(running)
+            assert (letter.position, "is in the archive 2024.jsonl.gz" in letter.reason) == (1, True)
+            await running.publish(Ticked(number=3))
+            messages = await drained(orders, "group", 2)
+        assert sorted(message.body for message in messages) == [b'{"account_id":"b","amount":"2"}', b'{"number":3}']
 
     asyncio.run(work())
 

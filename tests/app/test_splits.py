@@ -14,6 +14,7 @@ import pytest
 from ensue import ONE_ORDER, App, Command, Context, Criteria, Event, Fields, Recorded, Retry, State, seconds, upcast
 from ensue.errors import Conflict
 from ensue.world import RealWorld
+from tests.app.channels import channel, dead, drained
 from tests.events.declared import define
 
 
@@ -250,5 +251,23 @@ def test_parts_are_written_again_as_the_event_they_are_part_of_once(tmp_path: Pa
             again = [one async for one in other.log.read()]
             assert [told(one) for one in again] == [told(one) for one in read]
             assert [(one.id, one.data) for one in again] == [(one.id, one.data) for one in read]
+
+    asyncio.run(work())
+
+
+def test_an_outbox_sends_a_type_that_is_gone_as_it_is_stored_and_an_inbox_keeps_it_for_people(tmp_path: Path) -> None:
+    async def work() -> None:
+        bank = Bank(f"sqlite:///{tmp_path}/bank.db")
+        await bank.write(sent("a", "b", 1), Credited(account_id="b", amount=Decimal(2)))
+        carried = channel(Credited, start="beginning")
+        receiving = App("receiving", url=f"sqlite:///{tmp_path}/receiving.db", inbox=[carried])
+        async with bank.opened(App("new", outbox=[carried]), consume=True) as app, receiving:
+            await app.wait(await app.log.head())
+            (letter,) = await dead(receiving)
+            assert "MoneySent" in letter.reason
+        assert [message.body for message in await drained(carried, "group", 2)] == [
+            b'{"source":"a","target":"b","amount":"1"}',
+            b'{"account_id":"b","amount":"2"}',
+        ]
 
     asyncio.run(work())

@@ -176,6 +176,42 @@ class TestAgainstALog:
         assert not Path("no.db").exists()
 
 
+JOINED = """
+from ensue import App, Event, Personal
+
+class Joined(Event, key="customer_id", subject="customer_id"):
+    customer_id: str
+    email: Personal[str]
+
+app = App("bakery")
+"""
+
+
+@pytest.mark.usefixtures("folder")
+class TestPersonalData:
+    def test_sealed_fields_are_checked_with_their_keys_and_samples_hold_nothing_of_anybody(self, ensue_: Ensue) -> None:
+        code(JOINED)
+        publish(("Joined", {"customer_id": "c1", "email": "ada@example.org"}))
+        told = ensue_("schema", "check", "bakery:app", "--log", "sqlite:///bakery.db")
+        assert (told.exit_code, told.output) == (0, "readable: 1 recorded version and 1 event checked, nothing found\n")
+        ensue_("schema", "samples", "bakery:app", "--write", "samples.json")
+        ensue_("schema", "write", "bakery:app", "events.json")
+        check_samples(load_app("bakery:app"), "samples.json")
+        assert "ada" not in Path("samples.json").read_text() + Path("events.json").read_text()
+
+    def test_a_field_may_become_personal_and_not_the_other_way_round(self, ensue_: Ensue) -> None:
+        plain = JOINED.replace("Personal[str]", "str")
+        code(plain)
+        ensue_("schema", "write", "bakery:app", "events.json")
+        code(JOINED)
+        assert ensue_("schema", "check", "bakery:app", "--against", "events.json").exit_code == 0
+        ensue_("schema", "write", "bakery:app", "events.json")
+        code(plain)
+        told = ensue_("schema", "check", "bakery:app", "--against", "events.json")
+        assert told.exit_code == 1
+        assert "Joined version 1, email: was personal, text and is text" in told.output
+
+
 @pytest.mark.usefixtures("folder")
 class TestSamples:
     def test_each_version_has_a_sample_that_is_kept_and_held_to(self, ensue_: Ensue) -> None:
