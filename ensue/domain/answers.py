@@ -1,4 +1,4 @@
-"""What a command says that it answers, and whether its handler can answer that."""
+"""What a command or query says that it answers, and whether its handler can answer that."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 from ensue.domain.decided import Decided
 from ensue.errors import DefinitionError
-from ensue.events.message import Command, Event
+from ensue.events.message import Command, Event, Query
 
-__all__ = ["answer_of", "check_answer", "one_event_of"]
+__all__ = ["answer_of", "check_answer", "check_query_answer", "one_event_of"]
 
 
 @functools.cache
@@ -21,7 +21,7 @@ def answer_of(command: type[Any]) -> Any:
     for base in command.__mro__:
         for generic in vars(base).get("__orig_bases__", ()):
             origin, arguments = typing.get_origin(generic), typing.get_args(generic)
-            if isinstance(origin, type) and issubclass(origin, Command) and len(arguments) == 1:
+            if isinstance(origin, type) and issubclass(origin, Command | Query) and len(arguments) == 1:
                 return Any if isinstance(arguments[0], typing.TypeVar) else arguments[0]
     return Any
 
@@ -46,6 +46,16 @@ def check_answer(name: str, command: type[Command[Any]], returned: Any) -> None:
         raise DefinitionError(
             f"{name} returns {_shown(returned)}, and {command.__name__} says that it answers {_shown(wanted)}: let them agree, "
             f"as in class {command.__name__}(Command[{_shown(returned)}]), or return Decided(events, result=…)"
+        )
+
+
+def check_query_answer(name: str, query: type[Query[Any]], returned: Any) -> None:
+    """The same for a query. Errors: `DefinitionError`."""
+    wanted = answer_of(query)
+    if not all(_fits(member, wanted) for member in _members(returned)):
+        raise DefinitionError(
+            f"{name} returns {_shown(returned)}, and {query.__name__} says that it is answered by {_shown(wanted)}: let them agree, "
+            f"as in class {query.__name__}(Query[{_shown(returned)}])"
         )
 
 

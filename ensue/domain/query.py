@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from ensue.consumers.handler import Parameter, Wants, hints_of
+from ensue.domain.answers import answer_of, check_query_answer
 from ensue.domain.command import StateParameter, parameters_of
 from ensue.domain.middleware import MiddlewareDefinition
 from ensue.errors import DefinitionError
@@ -62,6 +63,8 @@ def analyse_query(function: Callable[..., Any], local_names: Mapping[str, Any]) 
     if streams != _is_stream(query, streams):
         answered = "Query[AsyncIterator[Row]]" if streams else "an async generator, `async def` with `yield`"
         raise DefinitionError(f"{name}: what is streamed is {answered}; {query.__name__} and its handler do not agree")
+    if "return" in hints:
+        check_query_answer(name, query, hints["return"])
     return QueryDefinition(
         name=name,
         function=function,
@@ -75,11 +78,8 @@ def analyse_query(function: Callable[..., Any], local_names: Mapping[str, Any]) 
 
 def _is_stream(query: type[Query[Any]], otherwise: bool) -> bool:
     """Whether `Query[…]` says that it is answered by a stream; `otherwise` where that cannot be told."""
-    for base in getattr(query, "__orig_bases__", ()):
-        if typing.get_origin(base) is Query:
-            (answer,) = typing.get_args(base)
-            if isinstance(answer, str | typing.ForwardRef):
-                text = answer if isinstance(answer, str) else answer.__forward_arg__
-                return "AsyncIterator[" in text or "AsyncGenerator[" in text or "AsyncIterable[" in text
-            return (typing.get_origin(answer) or answer) in _STREAMS
-    return otherwise
+    answer = answer_of(query)
+    if isinstance(answer, str | typing.ForwardRef):
+        text = answer if isinstance(answer, str) else answer.__forward_arg__
+        return text.partition("[")[0].rpartition(".")[2] in [kind.__name__ for kind in _STREAMS]
+    return otherwise if answer is Any else (typing.get_origin(answer) or answer) in _STREAMS

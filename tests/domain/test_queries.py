@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import abc
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from contextvars import ContextVar
@@ -421,6 +422,37 @@ def test_what_is_streamed_is_not_asked_and_the_other_way_round(file_url: str) ->
     asyncio.run(run())
 
 
+def test_a_stream_may_be_declared_by_a_text(file_url: str) -> None:
+    class Quoted(Query["AsyncIterator[Line]"]): ...
+
+    class Full(Query["abc.AsyncIterator[Line]"]): ...
+
+    class Whole(Query["list[AsyncIterator[Line]]"]): ...
+
+    app = App("desk", url=file_url)
+
+    @app.query
+    async def quoted(query: Quoted) -> AsyncIterator[Line]:
+        yield Line("a1", Decimal(1))
+
+    @app.query
+    async def full(query: Full) -> abc.AsyncIterator[Line]:
+        yield Line("a1", Decimal(1))
+
+    with pytest.raises(DefinitionError, match="what is streamed"):
+
+        @app.query
+        async def whole(query: Whole) -> AsyncIterator[Line]:
+            yield Line("a1", Decimal(1))
+
+    async def run() -> None:
+        async with app.connected():
+            assert [line.account_id async for line in app.stream(Quoted())] == ["a1"]
+            assert [line.account_id async for line in app.stream(Full())] == ["a1"]
+
+    asyncio.run(run())
+
+
 def test_a_stream_that_fails_in_the_middle_raises_what_it_raised(file_url: str) -> None:
     app = App("desk", url=file_url)
 
@@ -506,6 +538,12 @@ async def not_said_to_stream(query: Lines) -> AsyncIterator[Line]:
 
 
 def said_to_stream(query: Each) -> Any: ...
+def of_another_answer(query: BalanceOf) -> str: ...  # type: ignore[empty-body]
+def of_perhaps_none(query: BalanceOf) -> Decimal | None: ...
+async def of_other_parts(query: Each) -> AsyncIterator[Line]:
+    yield Line("a1", Decimal(1))
+
+
 def of_a_command(query: Withdraw) -> int: ...  # type: ignore[empty-body]
 
 
@@ -517,6 +555,12 @@ def of_a_command(query: Withdraw) -> int: ...  # type: ignore[empty-body]
         (not_said_to_stream, r"what is streamed is Query\[AsyncIterator\[Row\]\]"),
         (said_to_stream, "what is streamed is an async generator"),
         (of_a_command, "takes the query it answers"),
+        (of_another_answer, "returns str, and BalanceOf says that it is answered by Decimal: let them agree"),
+        (of_perhaps_none, r"returns Decimal \| None, and BalanceOf says"),
+        (
+            of_other_parts,
+            r"returns AsyncIterator\[Line\], and Each says that it is answered by AsyncIterator\[Decimal\]",
+        ),
     ],
 )
 def test_what_is_no_query_handler_is_refused_where_it_is_declared(function: Any, said: str) -> None:
