@@ -12,7 +12,7 @@ from typing import cast
 import pytest
 
 from ensue import App, View
-from ensue.domain.views import kept, registry
+from ensue.domain.views import kept, parts, registry
 from ensue.domain.views.registry import Database, Version
 from ensue.events.message import Event
 from ensue.store.base import SqlTransaction
@@ -163,5 +163,33 @@ def test_a_killed_process_that_followed_is_followed_by_another(shared_url: str) 
                 for view in (Balance, Profile):
                     await app.get(view, "a1", after=receipt.position)
                 await check(app, events)
+
+    asyncio.run(run())
+
+
+@pytest.mark.slow
+def test_processes_on_a_server_share_one_building_also_when_one_of_them_is_killed(postgresql_url: str) -> None:
+    events = some_events(4, 4000, accounts=60)
+
+    async def run() -> None:
+        async with App("bank", url=postgresql_url).connected() as app:
+            store = cast(Database, app.open_store())
+            with child(postgresql_url, 20) as first, child(postgresql_url, 20) as second:
+                says(first, "open")
+                says(second, "open")
+                await fill(postgresql_url, events)
+                await until(lambda: _built(app, 1))
+                for one in await versions(app):
+                    await registry.write(store, _anew(one))
+
+                async def both_have_begun() -> bool:
+                    found = [await parts.parts_of(store, one) for one in await versions(app)]
+                    owners = {part.owner for divided in found for part in divided if part.position > 0}
+                    return len(owners - {None}) == 2
+
+                await until(both_have_begun)
+                second.kill()
+                await until(lambda: _built(app, 2))
+            await check(app, events)
 
     asyncio.run(run())
