@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from ensue.domain.answers import answer_of
 from ensue.domain.command import CommandDefinition
 from ensue.domain.query import QueryDefinition
 from ensue.domain.registered import Registered
@@ -90,19 +91,15 @@ def _in_small_letters(name: str) -> str:
     return "".join(letters).lower().replace("_", "-")
 
 
-def _answer(message: type[Any]) -> Any:
-    """What `Command[...]` or `Query[...]` says is answered, also where it says so by name; of a stream, each."""
-    for kind in message.__mro__:
-        for base in vars(kind).get("__orig_bases__", ()):
-            if typing.get_origin(base) in (Command, Query):
-                try:
-                    # Not the hint itself: only as an annotation is a name within it looked up.
-                    holder = types.SimpleNamespace(__annotations__={"answer": typing.get_args(base)[0]})
-                    found = typing.get_type_hints(holder, vars(sys.modules[kind.__module__]))["answer"]
-                except NameError:  # a class within a function
-                    return Any
-                return typing.get_args(found)[0] if typing.get_origin(found) in _STREAMS else found
-    return Any
+def _answer(message: type[Command[Any]] | type[Query[Any]]) -> Any:
+    """What the class says that it answers, also where it says so by name; of a stream, each."""
+    # Only in an annotation is a name within a type looked up.
+    holder = types.SimpleNamespace(__annotations__={"answer": answer_of(message)})
+    try:
+        found = typing.get_type_hints(holder, vars(sys.modules[message.__module__]))["answer"]
+    except NameError:  # a class within a function
+        return Any
+    return typing.get_args(found)[0] if typing.get_origin(found) in _STREAMS else found
 
 
 def _refusals(function: Any) -> Iterator[type[Refusal]]:
