@@ -26,6 +26,8 @@ from ensue.errors import (
     WrongLog,
 )
 from tests.domain.desk import Account, BalanceOf, Deposit, Deposited, Withdraw, desk
+from tests.servers.pgbouncer import Pooler
+from tests.servers.postgresql import PostgresAddress, new_role
 
 
 class Line(msgspec.Struct):
@@ -198,6 +200,19 @@ def test_a_query_on_a_server_does_not_hold_the_loop_and_many_take_turns(postgres
             assert threading.get_ident() not in threads
             assert 1 < len(set(threads)) <= 4
             assert turns > 100
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_queries_are_answered_through_a_pooler(pooler: Pooler, postgresql: PostgresAddress) -> None:
+    async def run() -> None:
+        app = with_rows(pooler.pooled(new_role(postgresql.url())))
+        async with app:
+            receipt = await app.send(Deposit(account_id="a1", amount=Decimal(1)))
+            await app.ask(Lines(account_id="a1"), after=receipt.position)
+            for _ in range(10):  # more often than it takes until a driver prepares a statement
+                found = await asyncio.gather(*(app.ask(Lines(account_id="a1")) for _ in range(8)))
+                assert [len(lines) for lines in found] == [1] * 8
 
     asyncio.run(asyncio.wait_for(run(), 60))
 
