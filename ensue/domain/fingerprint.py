@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from ensue.events.message import Event
+from ensue.events.upcasting import upcasters_of
 
 __all__ = ["fingerprint_of"]
 
@@ -36,9 +37,13 @@ def fingerprint_of(
         found.add(kind)
     for function in functions:
         found.add(function)
-    for event in sorted(events, key=lambda event: (event.__module__, event.__qualname__)):
+    known = sorted(events, key=lambda event: (event.__module__, event.__qualname__))
+    for event in known:
         found.shape(event)
         found.say(getattr(event, "__ensue_type__", None))
+    for step in upcasters_of(known):
+        found.say(step.name, step.version, step.to)
+        found.add(step.function)
     return found.digest()
 
 

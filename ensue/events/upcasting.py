@@ -27,7 +27,7 @@ import msgspec
 from ensue.errors import DefinitionError, UnreadableEvent
 from ensue.events.message import Event, declaration
 
-__all__ = ["Fields", "Parts", "Step", "Upcaster", "chain", "led_on", "splits", "upcast"]
+__all__ = ["Fields", "Parts", "Step", "Upcaster", "chain", "led_on", "splits", "upcast", "upcasters_of"]
 
 Fields: TypeAlias = dict[str, Any]
 Upcaster: TypeAlias = Callable[[Fields], Fields] | Callable[[Fields], Iterable[Event]]
@@ -134,6 +134,23 @@ def splits() -> Iterator[tuple[str, tuple[type[Event], ...]]]:
         found = [part for step in steps.values() for part in step.parts or ()]
         if found:
             yield name, tuple(dict.fromkeys(found))
+
+
+def upcasters_of(events: Iterable[type[Event]]) -> list[Step]:
+    """All steps that lead to one of these types, under any of its names or as parts, in one order. Errors: `DefinitionError`."""
+    found: list[Step] = []
+    wanted = tuple(dict.fromkeys(events))
+    for event in sorted(wanted, key=lambda event: (declaration(event).name, event.__module__)):
+        declared = declaration(event)
+        names: list[type[Event] | str] = [event, declared.name, *declared.was]
+        for known in names:
+            numbers = sorted(number for name, number in _steps if name == known)
+            found.extend(_steps[known, number] for number in numbers)
+    for name in sorted(_named):
+        parts = tuple(part for step in _named[name].values() for part in step.parts or ())
+        if parts and any(issubclass(event, parts) for event in wanted):
+            found.extend(step for _, step in sorted(_named[name].items()))
+    return found
 
 
 def chain(name: str, version: int, event: type[Event] | None) -> list[Step]:
