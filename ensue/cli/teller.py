@@ -23,6 +23,8 @@ from ensue.observe.signals import (
     SegmentsClaimed,
     SegmentsLost,
     Signal,
+    ViewBuilt,
+    ViewShown,
     WriterTrouble,
 )
 from ensue.world import RealWorld, World
@@ -31,6 +33,8 @@ __all__ = ["Teller"]
 
 AGAIN_SECONDS = 60.0
 """A trouble that lasts is told again after this."""
+TOLD_SECONDS = 1.0
+"""A first version that is built so soon is nothing to tell of."""
 GATHER_SECONDS = 0.2
 """So long the losses of all consumers are gathered into one line."""
 NEWS_SECONDS = 5.0
@@ -178,6 +182,20 @@ def _(signal: ConsumerStandsBy) -> tuple[str, str]:
 def _(signal: ChannelRepaired) -> tuple[str, str]:
     waiting = many(signal.waiting, "message")
     return "yellow", f"{signal.consumer} got nothing while {waiting} waited, and has subscribed anew"
+
+
+@_said.register
+def _(signal: ViewBuilt) -> tuple[str, str]:
+    if signal.reason is not None:
+        return "yellow", f"{signal.consumer} {signal.reason}"
+    if signal.version == 1 and signal.seconds < TOLD_SECONDS:
+        return "", ""
+    return "green", f"{signal.consumer} is built, in {duration(signal.seconds)}"
+
+
+@_said.register
+def _(signal: ViewShown) -> tuple[str, str]:
+    return ("green", f"readers see {signal.consumer} now") if signal.version > 1 else ("", "")
 
 
 @_said.register

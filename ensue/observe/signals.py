@@ -30,6 +30,8 @@ __all__ = [
     "SegmentsReleased",
     "Signal",
     "SnapshotsLost",
+    "ViewBuilt",
+    "ViewShown",
     "WriterTrouble",
 ]
 
@@ -118,6 +120,22 @@ class SnapshotsLost(Signal, frozen=True, kw_only=True):
 
     attempted: str
     error: str
+
+
+class ViewBuilt(Signal, frozen=True, kw_only=True):
+    """A version of a view has read the log up to this position, and goes on from there by its consumer. `reason` is why that is not
+    the end of the log, where it is not."""
+
+    version: int
+    position: int
+    seconds: float
+    reason: str | None
+
+
+class ViewShown(Signal, frozen=True, kw_only=True):
+    """Readers of a view see this version from now on."""
+
+    version: int
 
 
 class ChannelConnected(Signal, frozen=True, kw_only=True):

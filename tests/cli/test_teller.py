@@ -15,6 +15,8 @@ from ensue.observe.signals import (
     SegmentsClaimed,
     SegmentsLost,
     Signal,
+    ViewBuilt,
+    ViewShown,
     WriterTrouble,
 )
 from ensue.world import RealWorld
@@ -186,3 +188,26 @@ def test_a_key_is_told_to_wait_where_there_is_one(key: str, waits: bool, capsys:
 
     (line,) = said(story, capsys)
     assert ("its key waits" in line, key in line) == (waits, waits)
+
+
+def test_a_version_of_a_view_is_told_when_it_is_built_and_when_readers_see_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def story(teller: Teller, world: SetWorld) -> None:
+        for version, seconds, reason in (
+            (1, 0.1, None),
+            (1, 90.0, None),
+            (2, 0.1, None),
+            (3, 0.1, "was built in part"),
+        ):
+            name = f"view.orders.v{version}"
+            teller.signal(ViewBuilt(consumer=name, version=version, position=9, seconds=seconds, reason=reason))
+            teller.signal(ViewShown(consumer=name, version=version))
+
+    assert said(story, capsys) == [
+        "view.orders.v1 is built, in 1.5 min",
+        "view.orders.v2 is built, in 100 ms",
+        "readers see view.orders.v2 now",
+        "view.orders.v3 was built in part",
+        "readers see view.orders.v3 now",
+    ]

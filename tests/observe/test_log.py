@@ -25,6 +25,8 @@ from ensue.observe.signals import (
     SegmentsReleased,
     Signal,
     SnapshotsLost,
+    ViewBuilt,
+    ViewShown,
     WriterTrouble,
 )
 
@@ -49,6 +51,8 @@ ONE_OF_EACH: dict[int, list[Signal]] = {
         ChannelConnected(consumer="c", channel="orders"),
         SegmentsClaimed(consumer="c", segments=(1, 2)),
         SegmentsReleased(consumer="c", segments=(1, 2)),
+        ViewBuilt(consumer="c", version=2, position=9, seconds=1.0, reason=None),
+        ViewShown(consumer="c", version=2),
     ],
     logging.DEBUG: [
         CommandDecided(consumer="c", command="Pay", replayed=False, attempts=1, seconds=0.1),

@@ -33,7 +33,7 @@ from ensue.errors import ApplyFailed, HandlerFailed, NotCaughtUp, OutcomeUnknown
 from ensue.events.recorded import Position
 from ensue.events.registry import Registry
 from ensue.events.stored import Row
-from ensue.observe.signals import Observer, WriterTrouble
+from ensue.observe.signals import Observer, ViewBuilt, ViewShown, WriterTrouble
 from ensue.store.base import Consumer, Term
 from ensue.store.nodes import living
 from ensue.world import World
@@ -207,8 +207,22 @@ class KeptView:
                     self._store, lambda sql: registry.change(sql, builder.version, owner=None, reason=reason)
                 )
             return False
+        self._tell_built(builder.version)
         self._bell.ring()
         return True
+
+    def _tell_built(self, version: Version) -> None:
+        if version.state != FOLLOWING:
+            return  # a part, or somebody else goes on
+        name = registry.consumer_name(self.name, version.number)
+        seconds = (self._world.now() - (version.began_at or 0)) / 1e6
+        self._observe(
+            ViewBuilt(
+                consumer=name, version=version.number, position=version.position, seconds=seconds, reason=version.reason
+            )
+        )
+        if version.current:
+            self._observe(ViewShown(consumer=name, version=version.number))
 
     async def _build_part(self, version: Version, divided: Sequence[parts.Part], me: str) -> bool:
         """Build a part that nobody builds, or make one of all when they are done."""
@@ -329,6 +343,8 @@ class KeptView:
                 reason = f"{registry.HELD_UP}: {error.__cause__}"
             else:
                 self._world.failpoint("view.shown")
+                name = registry.consumer_name(self.name, mine.number)
+                self._observe(ViewShown(consumer=name, version=mine.number))
                 await self._look()
                 return
         if reason != mine.reason and reason:
