@@ -29,6 +29,7 @@ from ensue.cli.target import OpenLog, Target, log_options, opened
 from ensue.consumers.operations import parked_lane, release
 from ensue.errors import Conflict
 from ensue.events.personal import sealed_fields
+from ensue.events.recorded import archived_error
 from ensue.events.stored import Row
 from ensue.store.base import DeadLetter, Lane
 
@@ -399,6 +400,9 @@ async def _stored(target: Target, id: int) -> tuple[bytes, Callable[[bytes], Non
         registry = log.registry
         sealing = registry if registry is not None and registry.seals(name, version) else None
         stored = lane.edit if lane.edit is not None else row[11]
+        gone = archived_error(row, name) if lane.edit is None else None
+        if gone is not None:
+            raise Negative(f"dead letter {id} cannot be edited: {gone}")
         shown = sealing.unsealed(name, stored) if sealing is not None else stored
 
     def checked(edited: bytes) -> None:

@@ -40,7 +40,8 @@ def with_closed_streams(store: Store, registry: Registry) -> Store:
     Errors besides those of `Log.write`: `StreamClosed`; where a consumer's commit emitted the event, `ApplyFailed` with it as the
     cause, so that only the delivery that did so fails.
     """
-    return cast(Store, _Guarded(store, registry))
+    # What lacks a capability is told by the name of the adapter.
+    return cast(Store, type(type(store).__name__, (_Guarded,), {})(store, registry))
 
 
 class _Guarded:

@@ -38,9 +38,10 @@ from ensue.domain.together import JOBS, Decision, Job, Together
 from ensue.domain.turns import Turns
 from ensue.errors import ApplyFailed, Conflict, DefinitionError, IdempotencyKeyReused, Refusal
 from ensue.events.message import Command, Event
-from ensue.events.recorded import Position
+from ensue.events.recorded import Position, archived_error
 from ensue.events.registry import Registry
-from ensue.events.stored import Draft
+from ensue.events.stored import Draft, Row
+from ensue.events.upcasting import Parts
 from ensue.observe.signals import CommandDecided, CommandRefused, Observer
 from ensue.store.base import Request, SqlTransaction, Store, Written
 from ensue.world import World
@@ -391,9 +392,22 @@ class Commands:
         while len(rows) < written.last - written.first + 1:
             after = rows[-1][0] if rows else written.first - 1
             rows += (await self._store.read((), after=after, before=written.last + 1)).rows
-        types = self._store.known_types()
-        events = [self._registry.decoder(*types[row[2]])(row[11]) for row in rows]
-        return None if stored.shape == "none" else events[0] if stored.shape == "one" else events
+        events = [event for row in rows for event in self._events(row)]
+        if stored.shape == "none":
+            return None
+        return events[0] if stored.shape == "one" and len(events) == 1 else events
+
+    def _events(self, row: Row) -> list[Event]:
+        """What a stored event is read as. Errors: `UnreadableEvent`."""
+        name, version = self._store.known_types()[row[2]]
+        try:
+            read = self._registry.reader(name, version)(row[11])
+        except Exception as error:
+            gone = archived_error(row, name)
+            if gone is not None:
+                raise gone from error
+            raise
+        return [event for _, event in self._registry.selected(read, row)] if isinstance(read, Parts) else [read]
 
 
 class _OnOldStates(Exception):

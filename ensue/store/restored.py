@@ -17,7 +17,8 @@ __all__ = ["with_archives"]
 def with_archives(store: Store, archives: Callable[[], Sequence[Archive]]) -> Store:
     """The same store, with `read` giving the payloads that the archives have. They are opened with it; it refuses those of another
     log (`WrongLog`). What they lack stays a tombstone. Errors of opening: as `open_archive`."""
-    return cast(Store, _Restored(store, archives))
+    # What lacks a capability is told by the name of the adapter.
+    return cast(Store, type(type(store).__name__, (_Restored,), {})(store, archives))
 
 
 class _Restored:

@@ -211,6 +211,25 @@ def test_what_retention_dropped_is_passed_over_by_those_who_ask_for_its_type(sto
     asyncio.run(work())
 
 
+def test_a_command_whose_answer_is_in_an_archive_is_answered_from_there_or_told_where_it_is(
+    store: Store, tmp_path: Path
+) -> None:
+    file, command = tmp_path / "2024.jsonl.gz", Deposit(account_id="a", amount=Decimal(7))
+
+    async def work() -> None:
+        async with opened(bank(), store) as app:
+            await app.send(command, idempotency_key="k")
+            await app.publish(AccountClosed(account_id="a"))
+        await bury(store, file)
+        async with opened(bank(archives=[file]), store) as app:
+            assert (await app.send(command, idempotency_key="k")).result == deposited("a", 7)
+        async with opened(bank(), store) as app:
+            with pytest.raises(ArchivedEvent, match=r"is in the archive 2024.jsonl.gz"):
+                await app.send(command, idempotency_key="k")
+
+    asyncio.run(work())
+
+
 def test_an_outbox_sends_what_it_has_passes_over_what_was_dropped_and_parks_what_is_in_a_file(
     store: Store, tmp_path: Path
 ) -> None:

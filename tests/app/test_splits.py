@@ -255,6 +255,36 @@ def test_parts_are_written_again_as_the_event_they_are_part_of_once(tmp_path: Pa
     asyncio.run(work())
 
 
+class Send(Command[Any]):
+    source: str
+    target: str
+
+
+def test_a_command_whose_first_answer_was_of_a_type_that_is_gone_is_answered_with_its_parts(
+    place: Callable[[], str],
+) -> None:
+    old, new = App("old"), App("new")
+
+    @old.command
+    def move(command: Send) -> Event:
+        return sent(command.source, command.target, 5)
+
+    @new.command(attempts=10)
+    def move_now(command: Send) -> list[Debited | Credited]:
+        raise AssertionError("it has its answer")
+
+    async def work(bank: Bank) -> None:
+        async with bank.opened(old) as app:
+            await app.send(Send(source="a", target="b"), idempotency_key="k")
+        async with bank.opened(new) as app:
+            again = await app.send(Send(source="a", target="b"), idempotency_key="k")
+            assert again.replayed
+            five = Decimal(5)
+            assert again.result == [Debited(account_id="a", amount=five), Credited(account_id="b", amount=five)]
+
+    on(place, work)
+
+
 def test_an_outbox_sends_a_type_that_is_gone_as_it_is_stored_and_an_inbox_keeps_it_for_people(tmp_path: Path) -> None:
     async def work() -> None:
         bank = Bank(f"sqlite:///{tmp_path}/bank.db")
