@@ -13,7 +13,7 @@ from ensue.consumers.handler import Wants
 from ensue.consumers.handling import inside_handler
 from ensue.consumers.waiting import Bell
 from ensue.domain.call import Answer, Call
-from ensue.domain.command import CommandDefinition, StateParameter
+from ensue.domain.command import CommandDefinition
 from ensue.domain.commands import Commands, Drafts
 from ensue.domain.middleware import through
 from ensue.domain.queries import Queries
@@ -170,15 +170,16 @@ class Domain:
         self, query: Query[Any], principal: object, headers: Mapping[str, str] | None
     ) -> AsyncGenerator[Any, None]:
         """See `App.watch`."""
-        definition = self.queries.handler_of(query).definition
-        states = any(isinstance(one, StateParameter) for one in definition.parameters)
-        others = [one for one in definition.parameters if not isinstance(one, StateParameter)]
-        # What an async handler asks, or what it asks by something provided, nobody can tell.
-        unknown = definition.is_async or any(one.wants is Wants.DEPENDENCY for one in others)
+        handler = self.queries.handler_of(query)
+        definition = handler.definition
+        # What an async handler asks, or what it asks by something provided, nobody can tell; nor what one without anything looks at.
+        unknown = (
+            definition.is_async or Wants.DEPENDENCY in handler.wants or not (handler.foldings or definition.inside)
+        )
         answers = differing(
             self.changes,
             lambda: self.ask(query, principal, headers),
-            events=states or not definition.inside,
+            tags=None if unknown else self.queries.tags_of(handler, query),
             rows=definition.inside or unknown,
         )
         async with aclosing(answers):

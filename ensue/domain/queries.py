@@ -77,6 +77,16 @@ class Queries:
             raise Misuse(f"{name} is answered {'by a stream' if streams else 'at once'}: {form}")
         return found
 
+    def tags_of(self, handler: Answering, query: Query[Any]) -> frozenset[bytes] | None:
+        """One tag of whatever events the states of a query are made of; None where they may be any."""
+        found: set[bytes] = set()
+        for one, folding in handler.foldings:
+            for term in folding.boundary(query, one.fields, one.criteria).selection:
+                if not term.tags:
+                    return None
+                found.add(term.tags[0])
+        return frozenset(found)
+
     async def answer(self, handler: Answering, query: Query[Any], call: Call[Any] | None) -> Any:
         """See `App.ask`. `call` is for handlers that take it."""
         states = await self._load(handler, query) if handler.foldings else ()

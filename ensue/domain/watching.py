@@ -1,7 +1,7 @@
 """Watching: the present answer of a query first, then every other one, until the caller stops.
 
-An answer is asked for again when something came that may have changed it: an event, for what is made of states; for what is made
-of rows, a commit of one of the consumers that keep rows, in this process or in another. Nobody asks while nothing happens.
+An answer is asked for again when something came that may have changed it: an event with the tag of one of its states; for what is
+made of rows, a commit of one of the consumers that keep rows, in this process or in another. Nobody asks while nothing happens.
 
 Whether something came is counted before the question is asked, so that what comes while it is answered asks again: no change is
 missed. Whoever reads slowly gets the newest answer next, and not those between.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Iterable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,7 +19,10 @@ import msgspec
 
 from ensue.consumers.waiting import Bell
 from ensue.errors import HandlerFailed, NotCaughtUp, Unavailable
+from ensue.events.personal import SubjectForgotten
 from ensue.events.recorded import Position
+from ensue.events.registry import declaration
+from ensue.events.stored import decode_meta, tag_hash
 from ensue.store.base import Store
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
     from ensue.world import World
 
-__all__ = ["Changes", "Kept", "differing"]
+__all__ = ["Changes", "Kept", "Watch", "differing"]
 
 Kept: TypeAlias = Callable[[Position, float], Awaitable[None]]
 
@@ -38,40 +41,73 @@ TROUBLES = 8
 BELL_SECONDS = 3600.0
 
 
+class Watch:
+    """One watched question: `count` is another number when something came that may have changed its answer."""
+
+    __slots__ = ("count", "rows", "tags", "waiter")
+
+    def __init__(self, tags: Collection[bytes] | None, *, rows: bool) -> None:
+        self.tags = tags
+        self.rows = rows
+        self.count = 0
+        self.waiter: asyncio.Future[None] | None = None
+
+    def raised(self) -> None:
+        """Something came."""
+        self.count += 1
+        self.woken()
+
+    def woken(self) -> None:
+        """Look at the count again."""
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+
 class Changes:
-    """Counts what may change answers, as long as anybody watches. `kept` waits until rows have what was written at a position;
-    None where nothing keeps any."""
+    """Raises the counts of what is watched. `kept` waits until rows have what was written at a position; None where nothing keeps
+    any."""
 
     def __init__(self, store: Store, world: World, bell: Bell, kept: Kept | None) -> None:
         self._store = store
         self._world = world
         self._bell = bell
         self._kept = kept
-        self._events = 0
-        self._rows = 0
-        self._watching = 0
+        self._watches: set[Watch] = set()
+        self._of_any_event: set[Watch] = set()
+        self._of_tag: dict[bytes, set[Watch]] = {}
+        self._of_rows: set[Watch] = set()
         self._tasks: list[asyncio.Task[None]] = []
-        self._waiters: set[asyncio.Future[None]] = set()
         self._error: BaseException | None = None
 
     @contextmanager
-    def watched(self) -> Generator[None, None, None]:
-        """Count within the block."""
-        self._watching += 1
+    def watched(self, tags: Collection[bytes] | None, *, rows: bool) -> Generator[Watch, None, None]:
+        """Count within the block: events that carry one of these tags (None: any event), and changes of rows."""
+        watch = Watch(tags, rows=rows)
+        places = [self._watches]
+        places += [self._of_any_event] if tags is None else [self._of_tag.setdefault(tag, set()) for tag in tags]
+        places += [self._of_rows] if rows else []
+        for place in places:
+            place.add(watch)
         if not self._tasks:
-            # The first one, or the first after a failure. Whoever has not heard of that yet asks again: nobody counted since.
-            self._error = None
-            self._events += 1
-            self._rows += 1
-            self._tasks = [self._world.spawn(work, name="ensue watch") for work in self._works()]
-            for task in self._tasks:
-                task.add_done_callback(self._ended)
+            self._begin()
         try:
-            yield
+            yield watch
         finally:
-            self._watching -= 1
-            if self._watching == 0:
+            for place in places:
+                place.discard(watch)
+            for tag in tags or ():
+                if not self._of_tag.get(tag, True):
+                    del self._of_tag[tag]
+            if not self._watches:
                 self._stop()
+
+    def _begin(self) -> None:
+        """The first one, or the first after a failure: whoever has not heard of that yet asks again, as nobody counted since."""
+        self._error = None
+        _raise(self._watches)
+        self._tasks = [self._world.spawn(work, name="ensue watch") for work in self._works()]
+        for task in self._tasks:
+            task.add_done_callback(self._ended)
 
     def _works(self) -> list[Coroutine[Any, Any, None]]:
         head = self._store.head()  # now, not when the tasks begin: the first question is asked before
@@ -94,7 +130,8 @@ class Changes:
     def _fail(self, error: BaseException) -> None:
         self._error = self._error or error
         self._stop()
-        self._wake()
+        for watch in self._watches:
+            watch.woken()
 
     def close(self) -> None:
         """Those who watch get `Unavailable`."""
@@ -103,37 +140,49 @@ class Changes:
 
     # ------------------------------------------------------------------------------------------------------- counting
 
-    def count(self, *, events: bool, rows: bool) -> int:
-        """A number that is another when something came."""
-        return (self._events if events else 0) + (self._rows if rows else 0)
+    @property
+    def watching(self) -> int:
+        """How many questions are watched."""
+        return len(self._watches)
 
-    async def other(self, count: int, *, events: bool, rows: bool) -> None:
-        """Wait until the number is another than this. Errors: those of the store; `Unavailable` when it is closed."""
-        while self._error is None and self.count(events=events, rows=rows) == count:
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.add(waiter)
+    async def other(self, watch: Watch, count: int) -> None:
+        """Wait until its count is another than this. Errors: those of the store; `Unavailable` when it is closed."""
+        while self._error is None and watch.count == count:
+            watch.waiter = asyncio.get_running_loop().create_future()
             try:
-                await waiter
+                await watch.waiter
             finally:
-                self._waiters.discard(waiter)
+                watch.waiter = None
         if self._error is not None:
             raise self._error.with_traceback(None)  # several get it
 
     def rows_changed(self) -> None:
         """Rows may be others now, though no consumer did it."""
-        self._rows += 1
-        self._wake()
-
-    def _wake(self) -> None:
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        _raise(self._of_rows)
 
     async def _follow_log(self, head: int) -> None:
         while True:
-            head = await self._store.changed(head)
-            self._events += 1
-            self._wake()
+            after, head = head, await self._store.changed(head)
+            _raise(self._of_any_event)
+            if self._of_tag:
+                await self._look_at(after, head)
+
+    async def _look_at(self, after: int, head: int) -> None:
+        """Whom the events behind a position concern: read once, however many watch. Of very many at once nothing is read."""
+        everybody = {watch for watches in self._of_tag.values() for watch in watches} if head - after > PAGE else None
+        while everybody is None and after < head:
+            page = await self._store.read((), after=after, before=head + 1, limit=PAGE)
+            types = self._store.known_types()
+            for row in page.rows:
+                if types[row[2]][0] == _FORGOTTEN:  # changes what is read of events that came long before
+                    everybody = {watch for watches in self._of_tag.values() for watch in watches}
+                    break
+                meta = decode_meta(row[10])
+                for text in (meta.key, *meta.tags):
+                    if text is not None:
+                        _raise(self._of_tag.get(tag_hash(text), ()))
+            after = page.reached
+        _raise(everybody or ())
 
     async def _follow_rows_here(self) -> None:
         while True:
@@ -171,21 +220,27 @@ class Changes:
 
 
 async def differing(
-    changes: Changes, ask: Callable[[], Awaitable[Any]], *, events: bool, rows: bool
+    changes: Changes, ask: Callable[[], Awaitable[Any]], *, tags: Collection[bytes] | None, rows: bool
 ) -> AsyncGenerator[Any, None]:
-    """The present answer, then each that differs from the one before."""
-    with changes.watched():
+    """The present answer, then each that differs from the one before. See `Changes.watched`."""
+    with changes.watched(tags, rows=rows) as watch:
         before: Any = _NOTHING
         while True:
-            count = changes.count(events=events, rows=rows)
+            count = watch.count
             answer = await ask()
             kept = _kept(answer)
             if before is _NOTHING or kept != before:
                 before = kept
                 yield answer
-            await changes.other(count, events=events, rows=rows)
+            await changes.other(watch, count)
 
 
+def _raise(watches: Iterable[Watch]) -> None:
+    for watch in watches:
+        watch.raised()
+
+
+_FORGOTTEN = declaration(SubjectForgotten).name
 _NOTHING = object()
 _encode = msgspec.msgpack.Encoder(order="deterministic", decimal_format="string").encode
 

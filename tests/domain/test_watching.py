@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from decimal import Decimal
@@ -232,6 +233,33 @@ def test_an_answer_that_its_reader_changes_is_compared_as_it_was(file_url: str) 
     asyncio.run(asyncio.wait_for(run(), 60))
 
 
+def test_only_those_are_asked_again_whom_an_event_concerns(url: str) -> None:
+    app, asked = App("desk", url=url), Counter[str]()
+
+    @app.query
+    def balance(query: BalanceOf, account: Account) -> Decimal:
+        asked[query.account_id] += 1
+        return account.balance
+
+    async def run() -> None:
+        async with app.connected():
+            async with (
+                aclosing(app.watch(BalanceOf(account_id="a1"))) as one,
+                aclosing(app.watch(BalanceOf(account_id="a2"))) as other,
+            ):
+                assert [await anext(one), await anext(other)] == [0, 0]
+                for number in range(1, 6):
+                    await app.publish(Deposited(account_id="a2", amount=Decimal(1)))
+                    await app.publish(Deposited(account_id="a3", amount=Decimal(1)))
+                    assert await anext(other) == number
+                assert asked["a1"] == 1
+                await app.publish(*[Deposited(account_id="a3", amount=Decimal(1))] * 1500)
+                await app.publish(Deposited(account_id="a1", amount=Decimal(1)))
+                assert await anext(one) == 1
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
 def test_hundreds_of_watchers_share_what_they_wait_for(file_url: str) -> None:
     async def run() -> None:
         app = desk(file_url)
@@ -309,7 +337,7 @@ def test_a_change_at_any_moment_of_the_question_is_answered(moment: str) -> None
             await change("after it is read")
             return found
 
-        async with aclosing(differing(changes, ask, events=True, rows=True)) as answers:
+        async with aclosing(differing(changes, ask, tags=None, rows=True)) as answers:
             found = [await anext(answers)]
             await change("after it is given")
             if found == [0]:
@@ -346,15 +374,15 @@ def test_who_watches_again_after_a_failure_is_not_held_up_by_who_reads_slowly_an
         async def ask() -> int:
             return value[0]
 
-        slow = differing(changes, ask, events=True, rows=True)
-        quick = differing(changes, ask, events=True, rows=True)
+        slow = differing(changes, ask, tags=None, rows=True)
+        quick = differing(changes, ask, tags=None, rows=True)
         async with aclosing(slow), aclosing(quick):
             assert [await anext(slow), await anext(quick)] == [0, 0]
             failing.fail.set()
             with pytest.raises(Unavailable, match="for a while"):
                 await anext(quick)
             value[0] = 1  # nobody counts it
-            async with aclosing(differing(changes, ask, events=True, rows=True)) as again:
+            async with aclosing(differing(changes, ask, tags=None, rows=True)) as again:
                 assert await anext(again) == 1
                 assert await asyncio.wait_for(_next(slow), 5) == 1
                 value[0] = 2

@@ -45,7 +45,7 @@ def events(answer: httpx.Response) -> Iterator[dict[str, str]]:
 
 def watching(app: App) -> int:
     assert app._engine is not None
-    return app._engine.domain.changes._watching
+    return app._engine.domain.changes.watching
 
 
 # ------------------------------------------------------------------------------------------------------------ positions
@@ -179,6 +179,11 @@ def test_a_watch_is_told_when_the_application_is_closed_under_it() -> None:
         app._engine.loop.call_soon_threadsafe(app._engine.domain.changes.close)
         last = next(told)
         assert (last["event"], msgspec.json.decode(last["data"])["status"]) == ("problem", 503)
+
+
+def test_who_takes_json_as_well_gets_one_answer() -> None:
+    with served(web("memory:")) as client:
+        assert client.get(BALANCE, headers={"Accept": "application/json, text/event-stream"}).json() == "0"
 
 
 def test_who_is_not_known_watches_nothing() -> None:
