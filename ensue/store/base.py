@@ -143,8 +143,18 @@ class WriterTransaction(SqlTransaction, Protocol):
         ...
 
     @property
+    def batch(self) -> object:
+        """The same for all requests that are stored in one transaction, and for no others."""
+        ...
+
+    @property
     def types(self) -> Mapping[int, tuple[str, int]]:
         """Number → (name, schema version) of every type that `read` may return."""
+        ...
+
+    def later(self, sql: str, values: Sequence[object] = (), /) -> None:
+        """Run a statement whose rows nobody needs, in its order, but perhaps only with what is sent next. Its error is then one of
+        the whole batch, which is tried again by halves until it is the request's own."""
         ...
 
     def read(self, selection: Selection, *, after: int, limit: int) -> list[Row]:

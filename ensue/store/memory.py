@@ -61,7 +61,11 @@ class _NoSql:
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
         self.head = len(store._rows)
+        self.batch: object = store._batch
         self.types = store._types
+
+    def later(self, sql: str, values: Sequence[object] = (), /) -> None:
+        self.execute(sql, values)
 
     def read(self, selection: Selection, *, after: int, limit: int) -> list[Row]:
         return [row for row in self._store._rows[after:] if self._store._matches(row, selection)][:limit]

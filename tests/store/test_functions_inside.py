@@ -97,3 +97,51 @@ def test_functions_run_in_the_commit_of_a_transaction_of_the_callers_own(postgre
 
     told(story)
     assert seen == [0]
+
+
+async def _later(store: Store) -> None:
+    def makes(transaction: WriterTransaction) -> Sequence[Draft]:
+        transaction.execute("CREATE TABLE kept (name TEXT PRIMARY KEY, number INTEGER)")
+        return ()
+
+    def puts(name: str, *, fails: bool = False) -> Request:
+        def function(transaction: WriterTransaction) -> Sequence[Draft]:
+            batches.append(transaction.batch)
+            transaction.later("INSERT INTO kept VALUES (?, 0)", (name,))
+            transaction.later("UPDATE kept SET number = number + 1")
+            if fails:
+                raise ValueError("no")
+            return [draft()]
+
+        return Request(apply=(function,))
+
+    def looks(transaction: WriterTransaction) -> Sequence[Draft]:
+        transaction.later("INSERT INTO kept VALUES (?, 0)", ("d",))
+        seen.append(transaction.execute("SELECT name, number FROM kept ORDER BY name"))
+        return ()
+
+    batches: list[object] = []
+    seen: list[list[tuple[object, ...]]] = []
+    await store.write(Request(apply=(makes,)))
+    requests = [puts("a"), puts("b", fails=True), puts("c"), Request(apply=(looks,)), puts("a")]
+    answers = await asyncio.gather(*(store.write(request) for request in requests), return_exceptions=True)
+    assert [isinstance(answer, Written) for answer in answers] == [True, False, True, True, False]
+    assert seen[-1] == [("a", 2), ("c", 1), ("d", 0)], "in their order, without those of what was refused"
+    assert batches[0] is batches[1], "of one batch"
+    assert store.head() == 2
+
+
+async def _opened_for_later(store: Store) -> None:
+    await store.open(RealWorld())
+    try:
+        await _later(store)
+    finally:
+        await store.close()
+
+
+def test_statements_that_nobody_waits_for_run_in_their_order_on_sqlite(tmp_path: Path) -> None:
+    asyncio.run(_opened_for_later(SqliteStore(str(tmp_path / "log.db"))))
+
+
+def test_statements_that_nobody_waits_for_run_in_their_order_on_postgresql(postgresql_url: str) -> None:
+    asyncio.run(_opened_for_later(PostgresqlStore(postgresql_url)))

@@ -12,7 +12,9 @@ version stops before it, in sight of everybody, and appending goes on without it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any, cast
 
 import msgspec
@@ -20,23 +22,65 @@ import msgspec
 from ensue.domain.view import View
 from ensue.domain.views import registry
 from ensue.domain.views.keeper import Keeper
-from ensue.domain.views.keeping import CannotTake, Kept, Place
+from ensue.domain.views.keeping import CannotTake, Kept, Line, Place, RowsKept, Types
 from ensue.domain.views.registry import FOLLOWING, Version
+from ensue.domain.views.table import Key
 from ensue.errors import ApplyFailed, NotCaughtUp, UnreadableEvent
 from ensue.events.recorded import Position
 from ensue.events.stored import Draft, Row
 from ensue.observe.signals import EventParked, Observer
-from ensue.store.base import Emission, OwnTransaction, OwnTransactions, Request, Store, WriterTransaction, Written
+from ensue.store.base import (
+    Emission,
+    OwnTransaction,
+    OwnTransactions,
+    Page,
+    Request,
+    SqlTransaction,
+    Store,
+    WriterTransaction,
+    Written,
+)
 from ensue.world import World
 
 __all__ = ["InlineKeeper", "InlineStore", "inner_of"]
 
+WAITING = 500
+"""The rows of so many requests that wait are read together."""
 MISSED = 1000
 """So many missed events are taken within another request; more are left to the keeper, which makes transactions of its own."""
+_MOVE_ON = "UPDATE ensue_view SET position = ?, rev = rev + 1 WHERE name = ? AND number = ?"
 _MOVE = (
     "UPDATE ensue_view SET position = ?, rev = rev + 1 WHERE name = ? AND number = ? AND position = ? AND state = 'following' "
     "AND paused = 0 RETURNING number"
 )
+
+
+class _Batch:
+    """What is known within one transaction of the writer: nobody else changes the version or its rows before its end. What a
+    request did counts from the next one on, if it was not undone: then its events have their positions."""
+
+    def __init__(self, of: object, number: int, part_of: object) -> None:
+        self.of = of
+        self.number = number
+        self.lines: dict[Key, Line | None] = {}
+        self._part_of = part_of
+        self._before: dict[Key, Line | None] = {}
+        self._reached = 0
+
+    def settle(self, head: int, part_of: object) -> None:
+        """A request comes, at this head."""
+        if part_of is not self._part_of:
+            if head < self._reached:
+                self.lines.update(self._before)
+            self._before = {}
+            self._part_of = part_of
+
+    def take(self, changed: dict[Key, Line | None], last: int) -> None:
+        """The request has changed these lines, and ends at `last` so far."""
+        for key in changed:
+            self._before.setdefault(key, self.lines[key])
+        self.lines.update(changed)
+        self._reached = last
 
 
 class InlineKeeper(Keeper):
@@ -45,17 +89,51 @@ class InlineKeeper(Keeper):
     def __init__(self, kept: Kept, place: Place, log: Store, world: World, observe: Observer) -> None:
         super().__init__(kept, place, log, world, observe)
         self.names = frozenset(kept.names)
+        self.waiting: Callable[[], tuple[Sequence[Row], Types]] = lambda: ((), {})
+        """What this process has given to the writer, and is not answered."""
+        self._batch: _Batch | None = None
         self._quick: tuple[int, int] | None = None
         """The only version, and the position that this process has moved it to last: to be relied upon only where it still is."""
 
-    def keep(self, sql: WriterTransaction, first: int, rows: Sequence[Row], types: Any, last: int) -> None:
-        """Take the events of a request, of which `first` is the first position and `last` the last. Errors: `CannotTake`;
-        `ApplyFailed` for one that was missed."""
-        if not self._move(sql, first - 1, last):
-            self._keep_each(sql, first, rows, types, last)
-        else:
+    def keep(
+        self, sql: WriterTransaction, first: int, rows: Sequence[Row], types: Any, last: int, part_of: object
+    ) -> None:
+        """Take the events of a request, of which `first` is the first position and `last` the last; `part_of` is the same for all
+        parts of one request. Errors: `CannotTake`; `ApplyFailed` for one that was missed."""
+        batch = self._batch
+        if batch is not None and batch.of is sql.batch:
+            batch.settle(sql.head, part_of)
+            sql.later(_MOVE_ON, (last, self.name, batch.number))
+        elif self._move(sql, first - 1, last):
             assert self._quick is not None
-            self.kept.take(sql, self._quick[0], rows, types, self._log.log_id)
+            batch = self._batch = _Batch(sql.batch, self._quick[0], part_of)
+        else:
+            self._batch = None
+            self._keep_each(sql, first, rows, types, last)
+            return
+        kept, log_id = self.kept, self._log.log_id
+        if isinstance(kept, RowsKept):
+            lines, more = batch.lines, self._keys_that_wait
+            batch.take(kept.take_in_batch(sql, batch.number, rows, types, log_id, lines=lines, more=more), last)
+        else:
+            kept.take(sql, batch.number, rows, types, log_id)
+            batch.take({}, last)
+        self._quick = (batch.number, last)
+
+    def _keys_that_wait(self) -> Iterable[Key]:
+        """The keys of what this process is about to append: their rows are read at once."""
+        kept = self.kept
+        assert isinstance(kept, RowsKept)
+        rows, types = self.waiting()
+        mine = [row for row in rows if types[row[2]][0] in self.names]
+        for row in mine:
+            with contextlib.suppress(Exception):  # whose it is will be told
+                for _, key, _ in kept.touched((row,), types, self._log.log_id):
+                    yield key
+
+    def _take(self, sql: SqlTransaction, version: Version, page: Page, *, at_head: bool) -> Version | None:
+        self._batch = None  # it changes rows that this batch may know
+        return super()._take(sql, version, page, at_head=at_head)
 
     def _move(self, sql: WriterTransaction, before: int, last: int) -> bool:
         """Move the one version on, where it is as this process has left it and nothing was missed: one statement."""
@@ -86,6 +164,7 @@ class InlineKeeper(Keeper):
 
     def _take_missed(self, sql: WriterTransaction, version: Version) -> bool:
         """Take what another process has appended without this view. False where that is too much."""
+        self._batch = None
         missed = sql.read(self.kept.selection, after=version.position, limit=MISSED + 1)
         if len(missed) > MISSED:
             return False
@@ -142,6 +221,8 @@ class InlineStore:
         self._store = store
         self._keepers: tuple[InlineKeeper, ...] = ()
         self._drafts = _Drafts()
+        self._waiting: dict[int, Request] = {}
+        self._number = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
@@ -154,10 +235,22 @@ class InlineStore:
     def keep(self, keepers: Sequence[InlineKeeper]) -> None:
         """Keep these from now on."""
         self._keepers = tuple(keepers)
+        for keeper in keepers:
+            keeper.waiting = self._rows_that_wait
+
+    def _rows_that_wait(self) -> tuple[Sequence[Row], Types]:
+        drafts = [draft for request in islice(self._waiting.values(), WAITING) for draft in request.events]
+        return [self._drafts.row(draft, 0) for draft in drafts], self._drafts.types
 
     def write(self, request: Request) -> Any:
         """See `Log.write`. Errors besides: `ApplyFailed` for an event that a view cannot take."""
-        return self._store.write(self._with(request))
+        with_views = self._with(request)
+        answer = self._store.write(with_views)
+        if with_views is not request and request.events:
+            number = self._number = self._number + 1
+            self._waiting[number] = request
+            answer.add_done_callback(lambda _: self._waiting.pop(number))
+        return answer
 
     async def begin(self) -> OwnTransaction:
         """See `OwnTransactions.begin`."""
@@ -239,7 +332,7 @@ class _Taking:
                 continue
             rows = [self._drafts.row(drafts[nth], first + nth) for nth in places]
             try:
-                keeper.keep(sql, first, rows, self._drafts.types, first + len(drafts) - 1)
+                keeper.keep(sql, first, rows, self._drafts.types, first + len(drafts) - 1, self)
             except CannotTake as error:
                 raise ApplyFailed(
                     f"{error}. It is kept in the commit itself, so nothing was stored",

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -20,13 +20,27 @@ from ensue.domain.views.registry import Database, Version
 from ensue.domain.views.table import KEYS_AT_ONCE, Key, Table, quoted
 from ensue.errors import ApplyFailed, NotCaughtUp, UnreadableEvent
 from ensue.events.stored import Row
-from ensue.store.base import Request, Selection, SqlTransaction
+from ensue.store.base import Request, Selection, SqlTransaction, WriterTransaction
 from ensue.world import World
 
-__all__ = ["CannotTake", "Kept", "LogPlace", "Mark", "Place", "RowsKept", "Types", "key_text", "show", "show_others"]
+__all__ = [
+    "CannotTake",
+    "Kept",
+    "Line",
+    "LogPlace",
+    "Mark",
+    "Place",
+    "RowsKept",
+    "Types",
+    "key_text",
+    "show",
+    "show_others",
+]
 
 T = TypeVar("T")
 Types: TypeAlias = Mapping[int, tuple[str, int]]
+Line: TypeAlias = Sequence[Any]
+"""A row as columns: as the database gave it, or is given it."""
 
 
 class CannotTake(Exception):
@@ -158,7 +172,46 @@ class RowsKept:
         stopped: Collection[str] = (),
     ) -> None:
         """See `Kept`. Rows that the events touch are read once and written once."""
-        reading, table = self.reading, self.table(number)
+        table, touched = self.table(number), self.touched(rows, types, log_id)
+        if stopped:
+            touched = [one for one in touched if key_text(one[1]) not in stopped]
+        keys = list(dict.fromkeys(key for _, key, _ in touched))
+        found = {key: table.row(line) for key, line in _load(sql, table, keys).items()}
+        changed = self._follow(table, touched, found, rows, types)
+        try:
+            _write(sql, table, changed)
+        except Exception as error:
+            if len(rows) != 1:  # the database does not say which: whoever asks finds out
+                raise
+            raise self._cannot(0, rows[0], types, error) from error
+
+    def take_in_batch(
+        self,
+        sql: WriterTransaction,
+        number: int,
+        rows: Sequence[Row],
+        types: Types,
+        log_id: str,
+        *,
+        lines: dict[Key, Line | None],
+        more: Callable[[], Iterable[Key]],
+    ) -> dict[Key, Line | None]:
+        """The same with what is known already of this batch's `lines`, to which what had to be read is added; `more` are keys that
+        are worth reading with them. What is written is sent with what comes next. The lines as they are then. Errors: as `take`."""
+        table, touched = self.table(number), self.touched(rows, types, log_id)
+        keys = list(dict.fromkeys(key for _, key, _ in touched))
+        if any(key not in lines for key in keys):
+            wanted = [key for key in dict.fromkeys((*keys, *more())) if key not in lines]
+            lines.update(dict.fromkeys(wanted))
+            lines.update(_load(sql, table, wanted))
+        found = {key: table.row(line) for key in keys if (line := lines[key]) is not None}
+        changed = self._follow(table, touched, found, rows, types)
+        _write(_Later(sql), table, changed)
+        return changed
+
+    def touched(self, rows: Sequence[Row], types: Types, log_id: str) -> list[tuple[int, Key, Any]]:
+        """Which event touches which row: number of the event, key, event. Errors: as `take`."""
+        reading = self.reading
         touched: list[tuple[int, Key, Any]] = []
         for nth, row in enumerate(rows):
             try:
@@ -168,55 +221,65 @@ class RowsKept:
                 raise
             except Exception as error:
                 raise self._cannot(nth, row, types, error) from error
-        if stopped:
-            touched = [one for one in touched if key_text(one[1]) not in stopped]
-        found = self._load(sql, table, list(dict.fromkeys(key for _, key, _ in touched)))
+        return touched
+
+    def _follow(
+        self,
+        table: Table,
+        touched: Sequence[tuple[int, Key, Any]],
+        before: Mapping[Key, View],
+        rows: Sequence[Row],
+        types: Types,
+    ) -> dict[Key, Line | None]:
+        """The rows that change, as the database is given them; None for those that are deleted."""
+        found: dict[Key, View | None] = {**before}
         last: dict[Key, int] = {}
         for nth, key, recorded in touched:
             try:
-                found[key] = reading.follow(found.get(key), key, recorded)
+                found[key] = self.reading.follow(found.get(key), key, recorded)
             except Exception as error:
                 raise self._cannot(nth, rows[nth], types, error, key) from error
             last[key] = nth
-        self._store(sql, table, found, last, rows, types)
-
-    def _load(self, sql: SqlTransaction, table: Table, keys: list[Key]) -> dict[Key, View | None]:
-        found: dict[Key, View | None] = {}
-        for first in range(0, len(keys), KEYS_AT_ONCE):
-            for line in sql.execute(*table.selection_of(keys[first : first + KEYS_AT_ONCE])):
-                row = table.row(line)
-                found[table.key_of(row)] = row
-        return found
-
-    def _store(
-        self,
-        sql: SqlTransaction,
-        table: Table,
-        found: dict[Key, View | None],
-        last: dict[Key, int],
-        rows: Sequence[Row],
-        types: Types,
-    ) -> None:
-        written: list[Sequence[Any]] = []
+        changed: dict[Key, Line | None] = {}
         for key, nth in last.items():
             row = found[key]
             try:
-                if row is not None:
-                    written.append(table.values(row))
+                changed[key] = table.values(row) if row is not None else None
             except Exception as error:
                 raise self._cannot(nth, rows[nth], types, error, key) from error
-        try:
-            if written:
-                table.put(sql, written)
-            table.remove(sql, [key for key in last if found[key] is None])
-        except Exception as error:
-            if len(rows) != 1:  # the database does not say which: whoever asks finds out
-                raise
-            raise self._cannot(0, rows[0], types, error) from error
+        return changed
 
     def _cannot(self, nth: int, row: Row, types: Types, error: Exception, key: Key | None = None) -> CannotTake:
         said = f"the view {self.shown} cannot take the {types[row[2]][0]}: {type(error).__name__}: {error}"[:1000]
         return CannotTake(said, nth, key=key_text(key) if key is not None else None)
+
+
+def _load(sql: SqlTransaction, table: Table, keys: Sequence[Key]) -> dict[Key, Line]:
+    found: dict[Key, Line] = {}
+    for first in range(0, len(keys), KEYS_AT_ONCE):
+        for line in sql.execute(*table.selection_of(keys[first : first + KEYS_AT_ONCE])):
+            found[table.key_of(table.row(line))] = line
+    return found
+
+
+def _write(sql: SqlTransaction, table: Table, changed: Mapping[Key, Line | None]) -> None:
+    written = [line for line in changed.values() if line is not None]
+    if written:
+        table.put(sql, written)
+    if len(written) < len(changed):
+        table.remove(sql, [key for key, line in changed.items() if line is None])
+
+
+class _Later:
+    """A transaction whose statements nobody waits for."""
+
+    def __init__(self, sql: WriterTransaction) -> None:
+        self._sql = sql
+
+    def execute(self, sql: str, values: Sequence[object] | Mapping[str, object] = (), /) -> list[tuple[object, ...]]:
+        assert not isinstance(values, Mapping)
+        self._sql.later(sql, values)
+        return []
 
 
 def key_text(key: Key) -> str:

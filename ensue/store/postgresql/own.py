@@ -174,7 +174,7 @@ class OwnTransaction:
     def _apply(self, locking: Locking, batch: Batch, request: Request) -> list[Draft]:
         """Run the functions, under the locks, and return the events to append. Errors: `ApplyFailed`; those of the connection."""
         session, emitted, unsent = self._session, list[Draft](), list[Call]()
-        transaction = PostgresqlTransaction(session, unsent, locking.names, head=batch.head)
+        transaction = PostgresqlTransaction(session, unsent, locking.names, head=batch.head, batch=batch)
         for unit, function in enumerate(request.apply):
             try:
                 emitted.extend(function(transaction))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from ensue.errors import Misuse
 from ensue.events.stored import Row
@@ -37,6 +38,7 @@ _TOKENS = re.compile(
 )
 
 
+@lru_cache(maxsize=1024)
 def numbered(sql: str) -> str:
     """SQL with `?` for values, as everywhere in Ensue, in PostgreSQL's own form. An operator of JSON is written `??`.
     Errors: `Misuse` for a numbered one."""
@@ -54,6 +56,7 @@ def numbered(sql: str) -> str:
     return _TOKENS.sub(one, sql)
 
 
+@lru_cache(maxsize=1024)
 def checked(sql: str) -> None:
     """Errors: `Misuse` for a statement that would end the transaction, or change its session for good."""
     words = [word.rstrip(";").upper() for word in _COMMENTS.sub(" ", sql).split(None, 2)[:2]]
@@ -70,8 +73,9 @@ def checked(sql: str) -> None:
 class PostgresqlTransaction:
     """What the functions of one request are given. All of them are undone together."""
 
-    def __init__(self, session: Session, earlier: list[Call], names: Names, *, head: int) -> None:
+    def __init__(self, session: Session, earlier: list[Call], names: Names, *, head: int, batch: object) -> None:
         self.head = head
+        self.batch = batch
         self.types = names.by_number
         self._names = names
         self._session = session
@@ -87,6 +91,13 @@ class PostgresqlTransaction:
         if isinstance(values, Mapping):
             raise Misuse("named parameters are not for every database: write ? for each value, and give them in order")
         return list(self._run(self._session.dumped(numbered(sql), values)))
+
+    def later(self, sql: str, values: Sequence[object] = (), /) -> None:
+        """See `WriterTransaction.later`: it goes with the next flight."""
+        checked(sql)
+        call = self._session.dumped(numbered(sql), values)
+        self._unsent.extend([call] if self._begun else [_SAVEPOINT, call])
+        self._begun = True
 
     def read(self, selection: Selection, *, after: int, limit: int) -> list[Row]:
         """See `WriterTransaction.read`. What this batch appends is sent later."""
@@ -116,4 +127,6 @@ class PostgresqlTransaction:
     def undo(self) -> None:
         """One of them failed: nothing of them is kept."""
         if self._begun and self._session.lost is None:
-            self._session.run_now(_BACK, _RELEASE)
+            unsent = list(self._unsent)
+            self._unsent.clear()
+            self._session.run_now(*unsent, _BACK, _RELEASE)

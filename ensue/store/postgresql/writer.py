@@ -285,7 +285,7 @@ class Writer:
         """Run the functions. Returns the events to append, and the result."""
         if not request.apply and request.result is None:
             return [], b""
-        transaction = PostgresqlTransaction(session, unsent, self._locking.names, head=batch.head)
+        transaction = PostgresqlTransaction(session, unsent, self._locking.names, head=batch.head, batch=batch)
         emitted: list[Draft] = []
         unit = 0
         try:

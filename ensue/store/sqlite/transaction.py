@@ -25,8 +25,9 @@ _ENDS_TRANSACTIONS = frozenset(
 class SqliteTransaction:
     """What functions inside the transaction are given."""
 
-    def __init__(self, connection: apsw.Connection, names: Types, *, head: int, committed: int) -> None:
+    def __init__(self, connection: apsw.Connection, names: Types, *, head: int, committed: int, batch: object) -> None:
         self.head = head
+        self.batch = batch
         self.types = names.by_number
         self._names = names
         self._committed = committed
@@ -37,6 +38,10 @@ class SqliteTransaction:
         """Run one statement and return all its rows. Errors: those of SQLite; `Misuse` for one that would end the
         transaction, and with it the promise that all of the request is stored or nothing."""
         return list(self._cursor.execute(sql, values))
+
+    def later(self, sql: str, values: Sequence[object] = (), /) -> None:
+        """See `WriterTransaction.later`. Nothing is gained by waiting."""
+        self._cursor.execute(sql, values).fetchall()
 
     def read(self, selection: Selection, *, after: int, limit: int) -> list[Row]:
         """See `WriterTransaction.read`."""

@@ -526,7 +526,9 @@ class Writer:
 
     def _apply(self, request: Request) -> tuple[list[Draft], bytes]:
         """Run the functions. Returns the events to append, and the result."""
-        transaction = SqliteTransaction(self._sql, self._types, head=self.head, committed=self._head_before)
+        transaction = SqliteTransaction(
+            self._sql, self._types, head=self.head, committed=self._head_before, batch=self._in_flight
+        )
         emitted: list[Draft] = []
         unit = 0
         self._sql.execute("SAVEPOINT ensue_request")
