@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from http import HTTPStatus
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
@@ -157,6 +158,8 @@ class _Door:
         async def serve(request: Request) -> Response:
             try:
                 return await work(request)
+            except HTTPException as error:  # what an `authenticate` of other frameworks raises
+                return await _told(request, error)
             except Exception as error:
                 return problem_of(error, request).response()
 
@@ -285,13 +288,14 @@ class _Bounded:
 
 
 async def _told(request: Request, error: Exception) -> Response:
-    """What the router refuses: no such route, no such method."""
+    """What Starlette refuses, with what the router alone knows added: no such route, no such method."""
     assert isinstance(error, HTTPException)
     said = {
         404: f"Nothing is at this path; {DESCRIPTION} says what there is",
         405: f"{request.method} is not for this path",
     }
-    return Problem(error.status_code, said.get(error.status_code, ""), headers=error.headers).response()
+    detail = error.detail if error.detail != HTTPStatus(error.status_code).phrase else said.get(error.status_code, "")
+    return Problem(error.status_code, detail, headers=error.headers).response()
 
 
 def _own(key: str | None, principal: str | Principal | None) -> str | None:

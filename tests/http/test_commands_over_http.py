@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import HTTPException
 from starlette.requests import Request
 
 from ensue import Position
@@ -186,3 +187,13 @@ def test_a_name_that_is_none_is_a_mistake_of_the_server(caplog: pytest.LogCaptur
     with served(web("memory:", number)) as client:
         problem(deposit(client), 500)
     assert "principal=7" in caplog.text
+
+
+def test_what_authentication_of_other_frameworks_raises_is_a_problem_as_well() -> None:
+    async def members(request: Request) -> str | None:
+        raise HTTPException(403, "Members only", headers={"X-Why": "no member"})
+
+    with served(web("memory:", members)) as client:
+        answer = deposit(client)
+        assert problem(answer, 403)["detail"] == "Members only"
+        assert answer.headers["x-why"] == "no member"
