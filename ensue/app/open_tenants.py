@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from ensue.app.tenants import url_of_tenant
 from ensue.app.urls import log_exists
@@ -26,43 +26,56 @@ from ensue.errors import InvalidTenant, Unavailable
 from ensue.urls import shown
 
 if TYPE_CHECKING:
-    from ensue.app.application import App
+    from ensue.app.engine import Engine
 
-__all__ = ["MOST_OPEN", "Tenants"]
+__all__ = ["MOST_OPEN", "A", "TenantApp", "Tenants"]
 
 MOST_OPEN = 100
 
 
-class _Open:
+class TenantApp(Protocol):
+    """What is opened for a tenant: its application."""
+
+    async def _open(self, *, consume: bool) -> Engine: ...
+
+    async def _close(self) -> None: ...
+
+    def _open_engine(self) -> Engine: ...
+
+
+A = TypeVar("A", bound=TenantApp)
+
+
+class _Open(Generic[A]):
     """A tenant that is open, or being opened or closed, which is done under the lock."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
-        self.app: App | None = None
+        self.app: A | None = None
         self.counted = False
         """It is one of those of which there are at most `MOST_OPEN`."""
         self.users = 0
 
 
-class Tenants:
+class Tenants(Generic[A]):
     """The tenants of one open application. `make` gives a tenant's application, closed; `url` is where its log is, where each has
     one."""
 
-    def __init__(self, make: Callable[[str], App], url: str | None, *, consume: bool) -> None:
+    def __init__(self, make: Callable[[str], A], url: str | None, *, consume: bool) -> None:
         self._make = make
         self._url = url
         self._consume = consume
-        self._open: OrderedDict[str, _Open] = OrderedDict()
+        self._open: OrderedDict[str, _Open[A]] = OrderedDict()
         self._closed = False
 
     def __len__(self) -> int:
         return sum(one.counted for one in self._open.values())
 
     @contextlib.asynccontextmanager
-    async def use(self, name: str, *, create: bool) -> AsyncGenerator[App, None]:
+    async def use(self, name: str, *, create: bool) -> AsyncGenerator[A, None]:
         """See `App.tenant`."""
         url = url_of_tenant(self._url, name) if self._url is not None else None
-        one = self._open.setdefault(name, _Open())
+        one = self._open.setdefault(name, _Open[A]())
         one.users += 1
         try:
             async with one.lock:
@@ -86,7 +99,7 @@ class Tenants:
             if not one.users and one.app is None:
                 self._open.pop(name, None)
 
-    async def _open_app(self, name: str, one: _Open) -> None:
+    async def _open_app(self, name: str, one: _Open[A]) -> None:
         await self._make_room(name)
         one.counted = True
         try:
@@ -114,7 +127,7 @@ class Tenants:
                         self._open.pop(idle, None)
 
     @staticmethod
-    async def _close(one: _Open) -> None:
+    async def _close(one: _Open[A]) -> None:
         app, one.app = one.app, None
         if app is not None:
             try:

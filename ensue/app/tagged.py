@@ -283,11 +283,19 @@ class _Guarded:
         return self._sql.head
 
     @property
+    def batch(self) -> object:
+        # Beside that of the writer: what is decided for another tenant in the same batch must not be taken for ours.
+        return getattr(self._sql, "batch", None), self._selection(())
+
+    @property
     def types(self) -> Mapping[int, tuple[str, int]]:
         return self._sql.types
 
     def read(self, selection: Selection, *, after: int, limit: int) -> list[Row]:
         return self._sql.read(self._selection(selection), after=after, limit=limit)
+
+    def later(self, sql: str, values: Sequence[object] = (), /) -> None:
+        raise MissingCapability(_NO_ROWS)
 
     def execute(self, sql: str, values: Sequence[object] | Mapping[str, object] = (), /) -> list[tuple[object, ...]]:
         raise MissingCapability(_NO_ROWS)

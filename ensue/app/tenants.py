@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ensue.errors import DefinitionError, InvalidTenant
 
 if TYPE_CHECKING:
-    from ensue.app.application import App
+    from ensue.domain.view import ViewDefinition
+    from ensue.domain.views.sql_view import SqlViewDefinition
 
 __all__ = ["PLACE", "check_tenants", "checked_tenant", "url_of_tenant"]
 
@@ -31,21 +33,24 @@ def url_of_tenant(url: str, name: str) -> str:
     return url.replace(PLACE, checked_tenant(name))
 
 
-def check_tenants(app: App, keys: str | None) -> None:
-    """Errors: `DefinitionError` for what would not keep the tenants of an application apart."""
-    if app._inbox or any(handler.channel is not None for handler in app._all_handlers()):
+def check_tenants(
+    app: str, *, receives: bool, keys: str | None, views: Iterable[ViewDefinition | SqlViewDefinition] = ()
+) -> None:
+    """Errors: `DefinitionError` for what would not keep the tenants of an application apart: that it receives from channels, a store
+    of keys for all of them, and views in a log that they share."""
+    if receives:
         raise DefinitionError(
-            f"{app.name} has tenants, and receives from channels: a message says nothing of tenants, and would reach any of them. "
+            f"{app} has tenants, and receives from channels: a message says nothing of tenants, and would reach any of them. "
             "Receive in an application without tenants, and send each its own"
         )
     if keys is not None and PLACE not in keys:
         raise DefinitionError(
-            f"{app.name}: keys= has no {PLACE} in it, so that two tenants would share the keys of their people, and forget each "
+            f"{app}: keys= has no {PLACE} in it, so that two tenants would share the keys of their people, and forget each "
             f"other's: sqlite:///data/{PLACE}.keys"
         )
-    shared = [view.name for view in app._registered().views if view.when != "live"] if app._tagged else []
+    shared = [view.name for view in views if view.when != "live"]
     if shared:
         raise DefinitionError(
-            f"{app.name}: the view {shared[0]} has one table, and two tenants may have rows of the same key: keep it in memory, "
+            f"{app}: the view {shared[0]} has one table, and two tenants may have rows of the same key: keep it in memory, "
             '@app.view(when="live"), ask states, or give each tenant a database of its own'
         )
