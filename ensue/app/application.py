@@ -119,7 +119,7 @@ class App(Service):
         self._given_store = store
         self._given_world = world
         self._engine: Engine | None = None
-        self._tenants: Tenants | None = None
+        self._tenants: Tenants[App] | None = None
         self._tenant: str | None = None
         self._tagged = tenants == "tag"
         self.log = LogView(self._open_engine)
@@ -272,11 +272,15 @@ class App(Service):
         url = url_of_tenant(settings.url, name)
         if not self._has_tenants:
             raise InvalidTenant(f"{self.name} has no tenants: its url= has no {PLACE} in it")
-        check_tenants(self, settings.keys)
+        check_tenants(self.name, receives=self._receives, keys=settings.keys)
         keys = url_of_tenant(settings.keys, name) if settings.keys is not None else None
         other = self._copy(None, self._given_world, {**self._settings, "url": url, "keys": keys})
         other._observers, other._tenant = self._observers, name
         return other
+
+    @property
+    def _receives(self) -> bool:
+        return bool(self._inbox) or any(handler.channel is not None for handler in self._all_handlers())
 
     def _one_of_them(self, name: str) -> App:
         """The application of a tenant by tag, closed."""
@@ -295,7 +299,7 @@ class App(Service):
         for service, _ in self._walk(None, set()):
             service._open_in += 1
 
-    async def _close_tenants(self, tenants: Tenants) -> None:
+    async def _close_tenants(self, tenants: Tenants[App]) -> None:
         try:
             await tenants.close()
         finally:
@@ -328,7 +332,7 @@ class App(Service):
             from ensue.app.open_tenants import Tenants
             from ensue.app.tagged import SharedStore
 
-            check_tenants(self, None)
+            check_tenants(self.name, receives=self._receives, keys=None, views=registered.views)
             store, registered = cast(Store, SharedStore(store)), msgspec.structs.replace(registered, views=())
             self._tenants = Tenants(self._one_of_them, None, consume=False)
         engine = Engine(
