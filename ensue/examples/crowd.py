@@ -155,7 +155,11 @@ class Crowd:
             while kills and kills[0] <= passed:
                 kills.pop(0)
                 self.kill()
-            counted, problems = await count()
+            try:
+                counted, problems = await count()
+            except TryAgain:  # the database is away: what is in it is counted when it is back
+                await world.sleep(LOOK_SECONDS)
+                continue
             show(
                 Looking(
                     seconds=passed,
