@@ -105,3 +105,29 @@ def test_rows_of_a_view_are_watched_where_another_application_keeps_them(
                     assert (await anext(rows)) == Standing(account_id="a1", balance=Decimal(2), moves=number)
 
     asyncio.run(asyncio.wait_for(run(), 60))
+
+
+class Broken(View, key="account_id", table="broken"):
+    account_id: str
+
+    def evolve(self, event: Deposited) -> Self:
+        if event.amount == 13:
+            raise ValueError("unlucky")
+        return self
+
+
+@pytest.mark.parametrize("when", ["after", "live"])
+def test_a_view_that_fails_ends_no_watch_of_others(when: Literal["after", "live"], shared_url: str) -> None:
+    async def run() -> None:
+        app = viewing(shared_url)
+        app.view(when=when)(Broken)
+        async with app:
+            async with aclosing(app.watch(StandingOf(account_id="a1"))) as rows:
+                assert await anext(rows) is None
+                for number, amount in enumerate([1, 13, 1], 1):
+                    await app.send(Deposit(account_id="a1", amount=Decimal(amount)))
+                    row = await anext(rows)
+                    assert row is not None
+                    assert row.moves == number
+
+    asyncio.run(asyncio.wait_for(run(), 60))
