@@ -75,7 +75,7 @@ def asgi(
     description = described(app.name, routes, authenticated=authenticate is not None)
 
     def check() -> None:
-        if app._has_tenants != (tenant is not None):
+        if (app._has_tenants or app._tagged) != (tenant is not None):
             raise DefinitionError(
                 f"{app.name} has {'tenants' if tenant is None else 'no tenants'}, and asgi() was called with{'out' if tenant is None else ''} "
                 "tenant=, which says for which one a request is"

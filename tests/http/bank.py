@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from decimal import Decimal
-from typing import Self
+from typing import Literal, Self
 
 import msgspec
 import uvicorn
@@ -119,8 +119,8 @@ def checked(amount: Decimal) -> Decimal:
     return amount
 
 
-def bank(url: str) -> App:
-    app = App("bank", url=url)
+def bank(url: str, tenants: Literal["tag"] | None = None) -> App:
+    app = App("bank", url=url, tenants=tenants)
 
     @app.command
     def deposit(command: Deposit, account: Account) -> Deposited:

@@ -1,4 +1,4 @@
-"""One ASGI application for many tenants, with a log each."""
+"""One ASGI application for many tenants, with a log each or apart by a tag in one log."""
 
 from __future__ import annotations
 
@@ -94,10 +94,27 @@ def test_who_is_not_known_is_told_nothing_of_tenants(tmp_path: Path) -> None:
         assert [of(client, name, BALANCE).status_code for name in ("acme", "nobody")] == [401, 401]
 
 
+def test_tenants_of_one_log_are_kept_apart_as_well(url: str) -> None:
+    app = bank(url, tenants="tag")
+    with served(asgi(app, tenant=by_header)) as client:
+        for tenant, amount in (("acme", "10"), ("zeta", "7"), ("acme", "1")):
+            body, asked = {**MONEY, "amount": amount}, {"x-tenant": tenant, "Idempotency-Key": f'"{amount}"'}
+            answer = client.post("/deposit", json=body, headers=asked)
+            assert answer.status_code == 200, answer.text
+            seen = {"Ensue-After": answer.headers["Ensue-Position"]}
+        assert of(client, "acme", BALANCE, **seen).json() == "11"
+        assert of(client, "zeta", BALANCE, **seen).json() == "7"
+        assert of(client, "other", BALANCE, **seen).json() == "0"
+        problem(of(client, "../acme", BALANCE), 404, UNKNOWN)
+        problem(client.get(BALANCE), 404, UNKNOWN)
+
+
 def test_an_application_with_tenants_is_not_served_without_saying_whose(tmp_path: Path) -> None:
     for wrong in (asgi(banks(tmp_path)), asgi(bank("memory:"), tenant=by_header)):
         with pytest.raises(ServerError), served(wrong):
             pass
+    with pytest.raises(ServerError), served(asgi(bank("memory:", tenants="tag"))):
+        pass
     app = banks(tmp_path)
     with served(Starlette(routes=[Mount("/", asgi(app))], lifespan=app.lifespan)) as client:
         problem(client.get(BALANCE), 500)
