@@ -97,8 +97,8 @@ def test_who_is_not_known_is_told_nothing_of_tenants(tmp_path: Path) -> None:
 def test_tenants_of_one_log_are_kept_apart_as_well(url: str) -> None:
     app = bank(url, tenants="tag")
     with served(asgi(app, tenant=by_header)) as client:
-        for tenant, amount in (("acme", "10"), ("zeta", "7"), ("acme", "1")):
-            body, asked = {**MONEY, "amount": amount}, {"x-tenant": tenant, "Idempotency-Key": f'"{amount}"'}
+        for tenant, amount, key in (("acme", "10", "k"), ("zeta", "7", "k"), ("acme", "1", "l")):
+            body, asked = {**MONEY, "amount": amount}, {"x-tenant": tenant, "Idempotency-Key": f'"{key}"'}
             answer = client.post("/deposit", json=body, headers=asked)
             assert answer.status_code == 200, answer.text
             seen = {"Ensue-After": answer.headers["Ensue-Position"]}
