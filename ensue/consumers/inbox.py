@@ -25,7 +25,7 @@ from ensue.consumers.handling import Handling, Scope
 from ensue.consumers.machine import Slot
 from ensue.consumers.policy import Retry
 from ensue.consumers.wire import Wire, stored_type
-from ensue.errors import DuplicateEventId, EnsueError, StorageFull, TryAgain
+from ensue.errors import ApplyFailed, DuplicateEventId, EnsueError, StorageFull, TryAgain
 from ensue.events.registry import Registry
 from ensue.events.stored import Draft
 from ensue.observe.signals import Observer, WriterTrouble
@@ -99,6 +99,14 @@ class Writer:
                     await self._write(drafts[:half])
                     await self._write(drafts[half:])
                 return
+            except ApplyFailed as error:
+                # An inline view cannot take one of them. What comes before it is stored; the rest waits until the code can.
+                half = len(drafts) // 2
+                if half:
+                    await self._write(drafts[:half])
+                    await self._write(drafts[half:])
+                    return
+                await self.troubled(error)
             except (TryAgain, StorageFull) as error:
                 # Also of an unknown outcome: what is stored already is a duplicate then.
                 await self.troubled(error)

@@ -12,9 +12,10 @@ from typing import Any, Self
 
 import pytest
 
-from ensue import App, Command, Event, Retry, Transaction, View
+from ensue import App, Channel, Command, Event, Retry, Transaction, View
 from ensue.domain.views import inline, keeper, registry
 from ensue.errors import ApplyFailed, DuplicateEventId, MissingCapability, NotCaughtUp, WiringError
+from ensue.observe.signals import Signal, WriterTrouble
 from ensue.store.base import DeadLetter
 from tests.domain.balances import (
     ACCOUNTS,
@@ -451,5 +452,30 @@ def test_a_batch_that_is_undone_and_written_again_is_taken_once(log_url: str) ->
                 last = max(nth for nth, event in enumerate(stored, 1) if not isinstance(event, Noted))
                 ((position,),) = app.sql("SELECT position FROM ensue_view WHERE name = 'balances'")
                 assert last <= position <= app.open_store().head(), "each append moved it to where it ended"
+
+    told(story)
+
+
+def test_a_message_that_the_view_refuses_holds_up_what_comes_behind_it_and_nothing_before(
+    file_url: str, tmp_path: Path
+) -> None:
+    deposits = Channel("deposits", Deposited, url=f"memory://{tmp_path.name[-8:].replace(chr(95), chr(45))}")
+    heard: list[Signal] = []
+
+    async def story() -> None:
+        app = App("bank", url=file_url, inbox=[deposits], observe=heard.append)
+        app.view(when="inline")(Balance)
+        sends = App("sends", url=f"sqlite:///{tmp_path}/sends.db", outbox=[deposits])
+        amounts = [1, 2, 3, -1, 5]
+
+        async def has_come() -> bool:
+            return len(await events_of(app)) == 3 and any(isinstance(one, WriterTrouble) for one in heard)
+
+        async with sends:
+            async with app:
+                await sends.publish(*(Deposited(account_id="a1", amount=Decimal(amount)) for amount in amounts))
+                await until(has_come)
+                row = await app.get(Balance, "a1")
+                assert row is not None and row.balance == 6
 
     told(story)

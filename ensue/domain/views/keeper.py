@@ -32,7 +32,7 @@ from ensue.world import World
 
 __all__ = ["Keeper"]
 
-PAGE = 1000
+PAGE = 4000
 LOOK_SECONDS = 3.0
 """How late what others do to a version is noticed at most: that it is paused, or a database put back."""
 LEFT_SECONDS = 10.0
