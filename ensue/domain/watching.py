@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 
 from ensue.consumers.waiting import Bell
-from ensue.errors import Unavailable
+from ensue.errors import EnsueError, Unavailable
 from ensue.events.personal import SubjectForgotten
 from ensue.events.recorded import Position
 from ensue.events.registry import declaration
@@ -214,9 +214,8 @@ class Changes:
         """Wait until the rows have these events; False where that takes long, or cannot be."""
         try:
             await kept(Position.of(self._store.log_id, first, last), TROUBLE_SECONDS)
-        except (
-            Exception
-        ):  # whatever a view failed by is told to those who ask it, not to all who watch; a lost store tells itself
+        except EnsueError:
+            # Why rows are behind is told to those who ask for them, not to all who watch; a store that is lost tells itself.
             return False
         return True
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import msgspec
 
@@ -68,9 +68,9 @@ class BalanceOf(Query[Decimal]):
     account_id: str
 
 
-def desk(url: str, name: str = "desk") -> App:
+def desk(url: str, name: str = "desk", **options: Any) -> App:
     """An application that decides and answers these."""
-    app = App(name, url=url)
+    app = App(name, url=url, **options)
 
     @app.command
     def deposit(command: Deposit) -> Deposited:

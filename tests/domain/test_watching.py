@@ -260,6 +260,20 @@ def test_only_those_are_asked_again_whom_an_event_concerns(url: str) -> None:
     asyncio.run(asyncio.wait_for(run(), 60))
 
 
+def test_what_is_watched_by_a_tenant_is_the_tenants(file_url: str) -> None:
+    app = desk(file_url, tenants="tag")
+
+    async def run() -> None:
+        async with app.connected(), app.tenant("one") as one, app.tenant("two") as two:
+            async with aclosing(one.watch(BalanceOf(account_id="a1"))) as answers:
+                assert await anext(answers) == 0
+                await two.publish(Deposited(account_id="a1", amount=Decimal(7)))
+                await one.publish(Deposited(account_id="a1", amount=Decimal(1)))
+                assert await anext(answers) == 1
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
 def test_hundreds_of_watchers_share_what_they_wait_for(file_url: str) -> None:
     async def run() -> None:
         app = desk(file_url)
