@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensue import App, Event, Recorded, Transaction
+from ensue import App, Event, Position, Recorded, Transaction
+from ensue.domain.views import keeper, registry
 from ensue.domain.views.sql_text import own_statement, parse_schema, renamed
 from ensue.errors import ApplyFailed, DefinitionError, Misuse
 from tests.domain.balances import (
@@ -318,7 +319,10 @@ def test_newer_code_is_built_beside_the_old_and_readers_never_see_it_empty_or_ha
     told(story)
 
 
-def test_each_of_several_tables_is_shown_by_its_name(log_url: str) -> None:
+def test_each_of_several_tables_is_shown_by_its_name_also_when_somebody_swaps(
+    log_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "LOOK_SECONDS", 0.1)
     schema = (
         "CREATE TABLE kept (account TEXT); CREATE TABLE gone (account TEXT); CREATE INDEX kept_by ON kept (account)"
     )
@@ -338,6 +342,23 @@ def test_each_of_several_tables_is_shown_by_its_name(log_url: str) -> None:
             await app.publish(Closed(account_id="a1"))
             joined = app.sql("SELECT k.account, g.account FROM kept k, gone g ORDER BY 1")
             assert joined == [("a0", "a1"), ("a2", "a1")]
+            store: Any = app.open_store()
+            (version,) = await registry.versions(store)
+            await registry.write(store, lambda sql: registry.rebuild(sql, version, used=0, now=0))
+            position = Position.of(store.log_id, 1, store.head())
+            async with asyncio.timeout(30):
+                while not (found := [one for one in await registry.versions(store) if one.current and one.number == 2]):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+            app.sql("SELECT * FROM gone__v2")
+            await app._open_engine().domain.views.caught_up(position, timeout_seconds=20)
+            first, second = await registry.versions(store)
+            dialect = store.dialect
+            await registry.write(store, lambda sql: registry.show(sql, first, dialect=dialect, now=0, pinned=True))
+            await registry.write(store, lambda sql: sql.execute("DELETE FROM gone__v1"))
+            async with asyncio.timeout(30):
+                while app.sql("SELECT * FROM gone"):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+            assert found[0].number == second.number == 2
 
     told(story)
 

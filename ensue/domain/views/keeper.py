@@ -79,6 +79,8 @@ class Keeper:
         self._looked_at = float("-inf")
         self._reached: dict[int, tuple[int, int]] = {}
         """Number of a version → its position, and the position behind it up to which there is nothing for it."""
+        self._shown = 0
+        """The version whose further tables readers were last shown by this process."""
         self._left: tuple[int, float] | None = None
         """Where the newer version stands that readers see, and since when this process has seen it stand there."""
         self._turn = asyncio.Lock()
@@ -159,12 +161,22 @@ class Keeper:
             await self._place.transact(lambda sql: self._create(sql, highest))
             self._world.failpoint("view.created")
             return True
+        await self._show_others()
         more = False
         for version in self.followed(self._versions):
             more |= await self._advance(version)
         if not more:
             await self._show_mine(mine)
         return more
+
+    async def _show_others(self) -> None:
+        """A person may have made another version current, who knows of its first table only."""
+        current = next((one for one in self._versions if one.current), None)
+        if len(self.kept.tables) < 2 or current is None or current.fingerprint != self.kept.fingerprint:
+            return
+        if self._shown != current.number:
+            await self._place.transact(lambda sql: show_others(sql, self.kept, current))
+            self._shown = current.number
 
     async def _show_mine(self, mine: Version) -> None:
         """Show readers this code's version where they see an older one; and where the newer one, which they see, is kept by nobody

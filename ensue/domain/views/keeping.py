@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from hashlib import blake2b
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
@@ -141,9 +140,7 @@ class RowsKept:
         self.names, self.selection = reading.names, reading.selection
         self.former_names: Mapping[str, tuple[str, ...]] = reading.former_names
         self.tables: tuple[str, ...] = (definition.name,)
-        # A version that a consumer keeps says by other means how far it has come: it is not to be gone on with.
-        printed = f"{registry.fingerprint(definition, reading.names, reading.covered)} kept by its position"
-        self.fingerprint = blake2b(printed.encode(), digest_size=12).hexdigest()
+        self.fingerprint = registry.fingerprint(definition, reading.names, reading.covered)
         self.shape = registry.shape(definition)
         self._dialect = dialect
         self._tables: dict[int, Table] = {}
