@@ -18,6 +18,7 @@ from ensue.domain import states as states_module
 from ensue.domain.forms import form_of
 from ensue.domain.states import Kept, Memory
 from ensue.errors import DefinitionError, NotCaughtUp, WrongLog
+from ensue.store.base import Page, Selection
 from tests.domain.school import (
     Account,
     Balance,
@@ -67,6 +68,30 @@ def test_states_that_are_read_together_are_read_at_one_position(shared_url: str)
                 await moved
                 assert sum(state.value.balance for state in loaded) == 10, number
                 assert loaded[0].position == loaded[1].position
+
+    asyncio.run(run())
+
+
+def test_a_state_that_is_decided_on_while_another_one_is_read_is_read_again_with_it(url: str) -> None:
+    async def run() -> None:
+        async with application(url).connected() as app:
+            await app.send(Deposit(account_id="a", amount=10))
+            await app.send(Balance(account_id="b", amount=5))
+            states, store = app._open_engine().domain.states, app.open_store()
+            folding = states.folding(_fold(app))
+            one, two = folding.keyed(("a",), {}), folding.keyed(("b",), {})
+            read = store.read
+
+            async def interrupted(selection: Selection = (), **options: Any) -> Page:
+                page = await read(selection, **options)
+                store.read = read  # type: ignore[method-assign]
+                await app.send(Balance(account_id="b", amount=1))
+                return page
+
+            store.read = interrupted  # type: ignore[method-assign]
+            loaded = await states.load(one, two, current=True)
+            assert loaded[0].position == loaded[1].position
+            assert [state.value.balance for state in loaded] == [10, 6]
 
     asyncio.run(run())
 
