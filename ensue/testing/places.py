@@ -28,7 +28,7 @@ from ensue.app.urls import open_store, shown
 from ensue.domain import View
 from ensue.domain.call import Principal
 from ensue.domain.view import ViewDefinition
-from ensue.errors import MissingCapability, Refusal, WiringError
+from ensue.errors import MissingCapability, Misuse, Refusal, WiringError
 from ensue.events.message import Command, Event, Query
 from ensue.events.recorded import Recorded
 from ensue.events.registry import Registry
@@ -86,7 +86,9 @@ class Happened(msgspec.Struct, frozen=True, kw_only=True):
 
 def happenings(trial: Trial) -> list[Happened]:
     """Run a trial at each place that `ENSUE_TEST` names, where the application can run there; at one of them it must. Errors:
-    what is raised in it that is no refusal; `WiringError` for no such place; `NotPure` and `MissingCapability`."""
+    what is raised in it that is no refusal; `WiringError` for no such place; `NotPure` and `MissingCapability`; `Misuse` in a loop."""
+    if asyncio._get_running_loop() is not None:
+        raise Misuse("given() runs a loop of its own: call it in a plain `def test_…`, not in an `async def`")
     found: list[Happened] = []
     unfit: Exception | None = None
     noticed: list[NotDeterministic] = []

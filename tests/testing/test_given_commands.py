@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from ensue import Answer, App, Call, Command, Event, Personal, Proceed, Query, Refusal
-from ensue.errors import DefinitionError, WiringError
+from ensue.errors import DefinitionError, Misuse, WiringError
 from ensue.testing import NotPure, given
 from ensue.testing.places import VARIABLE
 from tests.testing.ledger import (
@@ -119,6 +120,14 @@ def test_a_place_that_is_none_is_named_without_its_secrets(monkeypatch: pytest.M
     with pytest.raises(WiringError, match="no place for a test; those are: pure, memory") as raised:
         given(bank).when(take(1))
     assert "secret" not in str(raised.value)
+
+
+def test_a_test_that_is_async_is_told_to_be_plain() -> None:
+    async def test() -> None:
+        given(bank).when(take(1))
+
+    with pytest.raises(Misuse, match="in a plain `def test_"):
+        asyncio.run(test())
 
 
 def test_a_decision_that_differs_where_the_process_dies_is_found_there(monkeypatch: pytest.MonkeyPatch) -> None:
