@@ -381,10 +381,11 @@ async def _drop(target: Target, name: str, number: int | None) -> None:
             if consumer is not None:
                 await log.store.set_status(consumer.id, "retired", "its view was dropped")
         divided = [version for version in dropped if await parts_of(cast(Database, log.store), version)]
-        await _write(log, name, *map(forgetting, divided), *map(_dropping, dropped))
+        dialect = cast(Database, log.store).dialect
+        await _write(log, name, *map(forgetting, divided), *(_dropping(version, dialect) for version in dropped))
     what = "all of it" if number is None else f"version {number}"
     say(f"{name}: {what} is dropped. Code that declares it builds it anew.")
 
 
-def _dropping(version: Version) -> registry.Work:
-    return lambda sql: registry.drop(sql, version)
+def _dropping(version: Version, dialect: str) -> registry.Work:
+    return lambda sql: registry.drop(sql, version, dialect=dialect)

@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Self, cast
 
+import psycopg
 import pytest
 
 from ensue import App, Event, Retry, View
@@ -449,6 +450,26 @@ def test_an_owners_view_of_the_name_and_grants_go_on_through_a_swap_of_the_same_
                 "AND privilege_type = 'SELECT' AND table_schema = current_schema()"
             )
             assert granted == [(1,)]
+
+    asyncio.run(run())
+
+
+def test_who_reads_a_view_for_long_holds_up_its_swap_and_nothing_else(postgresql_url: str) -> None:
+    async def run() -> None:
+        async with bank(postgresql_url, Account) as app:
+            receipt = await app.publish(*paid("a1", 1))
+            await app.get(Account, "a1", after=receipt.position)
+        async with await psycopg.AsyncConnection.connect(postgresql_url) as report:
+            await report.execute("SELECT * FROM account")  # and the transaction stays open
+            async with bank(postgresql_url, Counted) as app:
+                await until(lambda: _told(app, "lock timeout"))
+                began = RealWorld().monotonic()
+                await app.publish(*paid("a1", 2))
+                assert RealWorld().monotonic() - began < 5
+                assert await current(app) == 1
+                await report.rollback()
+                await until(lambda: _is(app, 2))
+                assert plain(lines(app)) == [("a1", Decimal(3), 2)]
 
     asyncio.run(run())
 

@@ -88,6 +88,9 @@ class Builder:
         await registry.write(self._store, begin)
         self._world.failpoint("view.begun")
         self._whole = not begun
+        if not begun:
+            # On a table that is full it would take the log's writer seconds.
+            await indexes.make(self._store, table, self.version, unique=False)
 
     async def _build(self) -> str | None:
         """Why it could not be built to the end, or None when it is."""

@@ -20,9 +20,9 @@ _HEAD = re.compile(
 )
 
 
-async def make(store: Database, table: Table, version: Version) -> str | None:
-    """Make all that are missing, each in a transaction of its own. What could not be made, for people: an owner's index on a column
-    that is gone, say. Errors: those of the store."""
+async def make(store: Database, table: Table, version: Version, *, unique: bool = True) -> str | None:
+    """Make all that are missing, each in a transaction of its own; without `unique` those only that refuse no row. What could not be
+    made, for people: an owner's index on a column that is gone, say. Errors: those of the store."""
     there = {name for name, _ in await _of(store, table.name)}
     before = [one for one in await registry.versions(store) if one.name == version.name and one.current]
     wanted = {_named(statement): statement for statement in table.indexes()}
@@ -33,11 +33,11 @@ async def make(store: Database, table: Table, version: Version) -> str | None:
             if name.startswith(f"{former}_by_") or found is None:
                 continue  # the view's own
             anew = f"{_SUFFIX.sub('', name)}__v{version.number}"
-            unique = "UNIQUE " if found["unique"] else ""
-            wanted[anew] = f"CREATE {unique}INDEX {quoted(anew)} ON {quoted(table.name)} {found['rest']}"
+            refusing = "UNIQUE " if found["unique"] else ""
+            wanted[anew] = f"CREATE {refusing}INDEX {quoted(anew)} ON {quoted(table.name)} {found['rest']}"
     failures: list[str] = []
     for name, statement in wanted.items():
-        if name in there:
+        if name in there or (not unique and statement.startswith("CREATE UNIQUE")):
             continue
         try:
             await registry.write(store, _once(statement))

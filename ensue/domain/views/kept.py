@@ -15,6 +15,7 @@ that is to be done; what it finds done by another process it takes as it is. No 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -310,7 +311,8 @@ class KeptView:
                 left.append(version)
         for version in [*given_up, *left[:-1]] if mine.current else ():
             forget = [parts.forgetting(version)] if await parts.parts_of(self._store, version) else []
-            await registry.write(self._store, *forget, _dropping(version))
+            with contextlib.suppress(ApplyFailed):  # somebody reads its table for long: at the next look
+                await registry.write(self._store, *forget, _dropping(version, self._store.dialect))
 
     async def _retire_unknown(self, consumers: Mapping[str, Consumer], can: set[int]) -> None:
         """Of versions that are in another place: a log that was copied brings their consumers and tables, and not what knows of
@@ -509,8 +511,8 @@ def _dropping_table(name: str) -> registry.Work:
     return lambda sql: sql.execute(f"DROP TABLE IF EXISTS {quoted(name)}")
 
 
-def _dropping(version: Version) -> registry.Work:
+def _dropping(version: Version, dialect: str) -> registry.Work:
     def drop(sql: Any) -> None:
-        registry.drop(sql, version)
+        registry.drop(sql, version, dialect=dialect)
 
     return drop

@@ -14,7 +14,7 @@ from zlib import crc32
 
 import msgspec
 
-from ensue.domain.views import registry
+from ensue.domain.views import indexes, registry
 from ensue.domain.views.building import Builder, Touched
 from ensue.domain.views.reading import Reading
 from ensue.domain.views.registry import BUILDING, Database, Stale, Version
@@ -100,6 +100,7 @@ async def divide(store: Database, world: World, version: Version, table: Table, 
 
     await registry.write(store, begin)
     world.failpoint("view.divided")
+    await indexes.make(store, table, version, unique=False)
 
 
 async def merge(store: Database, world: World, version: Version, goal: int) -> None:

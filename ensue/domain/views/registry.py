@@ -110,6 +110,11 @@ _TABLE = (
 )
 
 
+_LOCKS_SOON = "SET LOCAL lock_timeout = '300ms'"
+"""Whoever reads the name keeps it as it is until the end of the reading, and the log's writers would wait for it with us."""
+_LOCKS_AS_EVER = "SET LOCAL lock_timeout TO DEFAULT"
+
+
 class Stale(Exception):
     """The version is not what it was read as: somebody else has changed it."""
 
@@ -262,8 +267,11 @@ def show(sql: SqlTransaction, version: Version, *, dialect: str, now: int, pinne
     reason = None if version.reason is not None and version.reason.startswith(HELD_UP) else version.reason
     after = change(sql, version, current=True, pinned=pinned, changed_at=now, reason=reason)
     name, table = quoted(version.name), quoted(table_name(version.name, version.number))
+    if dialect == POSTGRESQL:
+        sql.execute(_LOCKS_SOON)
     if dialect == POSTGRESQL and before is not None and before.shape == version.shape:
         sql.execute(f"CREATE OR REPLACE VIEW {name} AS SELECT * FROM {table}")
+        sql.execute(_LOCKS_AS_EVER)
         return after
     granted: list[tuple[Any, ...]] = []
     if dialect == POSTGRESQL and before is not None:
@@ -277,14 +285,20 @@ def show(sql: SqlTransaction, version: Version, *, dialect: str, now: int, pinne
     for grantee, privilege in granted:
         to = "PUBLIC" if grantee == "PUBLIC" else quoted(str(grantee))
         sql.execute(f"GRANT {privilege} ON {name} TO {to}")
+    if dialect == POSTGRESQL:
+        sql.execute(_LOCKS_AS_EVER)
     return after
 
 
-def drop(sql: SqlTransaction, version: Version) -> None:
+def drop(sql: SqlTransaction, version: Version, *, dialect: str) -> None:
     """Delete a version and its table; with the current one also the name. Errors: `Stale`."""
+    if dialect == POSTGRESQL:
+        sql.execute(_LOCKS_SOON)
     if version.current:
         sql.execute(f"DROP VIEW IF EXISTS {quoted(version.name)}")
     sql.execute(f"DROP TABLE IF EXISTS {quoted(table_name(version.name, version.number))}")
+    if dialect == POSTGRESQL:
+        sql.execute(_LOCKS_AS_EVER)
     found = sql.execute(
         "DELETE FROM ensue_view WHERE name = ? AND number = ? AND rev = ? RETURNING number",
         (version.name, version.number, version.rev),
