@@ -23,7 +23,7 @@ from ensue import App, Command, Refusal
 from ensue.errors import TryAgain
 from ensue.world import RealWorld, World
 
-__all__ = ["DIFFERS", "GRANTED", "Answer", "Clients", "Crowd", "Looking", "Settings", "client_key"]
+__all__ = ["DIFFERS", "GRANTED", "Answer", "Clients", "Crowd", "Looking", "Settings", "client_key", "on_a_log"]
 
 REPEATED = 7
 REST_SECONDS = 0.01
@@ -80,9 +80,14 @@ class _Assignment(msgspec.Struct, frozen=True):
     first: dict[int, int]
 
 
-def client_key(client: int, number: int) -> str:
+def client_key(seed: int, client: int, number: int) -> str:
     """The idempotency key of an act."""
-    return f"client-{client}/{number}"
+    return f"{seed}/{client}/{number}"
+
+
+def on_a_log(settings: Settings, head: int) -> Settings:
+    """The settings for a log that has so many events: what is done on one that was used before is something else, under other keys."""
+    return msgspec.structs.replace(settings, seed=settings.seed + head)
 
 
 class _Process:
@@ -261,7 +266,7 @@ class _Acting:
             command = self._clients.act(self._assignment.seed, client, number)
             if command is None:
                 return
-            key = client_key(client, number)
+            key = client_key(self._assignment.seed, client, number)
             outcome = await self._send(command, key)
             if number % REPEATED == 0 and await self._send(command, key) != outcome:
                 outcome = DIFFERS

@@ -46,7 +46,7 @@ class Customers:
         def pick(what: str, of: int) -> int:
             return int(chance.of(f"{client}/{number}/{what}") * of)
 
-        movement = f"{client}-{number}"
+        movement = f"{seed}-{client}-{number}"
         few = ACCOUNTS if pick("few", 3) else 5
         source = pick("source", few)
         target = (source + 1 + pick("target", few - 1)) % few

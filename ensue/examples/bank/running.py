@@ -21,7 +21,7 @@ from ensue.examples.bank.ledger import Ledger
 from ensue.examples.bank.messages import PayIn, PayInterest, PayOut, Transfer, is_the_banks_own
 from ensue.examples.bank.statements import Statement
 from ensue.examples.chance import Chance
-from ensue.examples.crowd import DIFFERS, GRANTED, Crowd, Looking, Settings
+from ensue.examples.crowd import DIFFERS, GRANTED, Crowd, Looking, Settings, on_a_log
 from ensue.world import World
 
 __all__ = ["Report", "run"]
@@ -55,6 +55,7 @@ async def run(settings: Settings, world: World, *, stop: asyncio.Event, show: Ca
     """Open the accounts, let customers do what they do for so long or until `stop`, and check. Errors: those of the store."""
     app, ledger = bank(settings.url), Ledger()
     async with app:
+        settings = on_a_log(settings, app.open_store().head())
         for key, command in opening():
             await app.send(command, idempotency_key=key)
 
