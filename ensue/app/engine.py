@@ -252,7 +252,8 @@ class Engine:
         return drafts
 
     def _drafts_of_call(self, events: Iterable[Event], call: Call[Any]) -> list[Draft]:
-        """What a command led to: it says who sent it, and belongs to the event whose handler did, if one did."""
+        """What a command led to: it says who sent it, and belongs to the event whose handler did, if one did; of a handler of another
+        log, what is known of an event wherever it is."""
         headers = dict(call.headers)
         if call.principal_id is not None:
             headers[PRINCIPAL] = call.principal_id
@@ -262,6 +263,8 @@ class Engine:
         meta, now = decode_meta(row[10]), self.world.now()
         if meta.depth >= DEPTH_LIMIT:
             raise InvalidEvent(f"a chain of {DEPTH_LIMIT} causes ends here: do handlers send what leads back to them?")
+        ours = call.inside is not None and call.inside.log_id == self.store.log_id
+        cause, root = (row[0], row[0] if row[7] is None else row[7]) if ours else (None, None)
         drafts: list[Draft] = []
         for event in events:
             check_event(event)
@@ -276,8 +279,8 @@ class Engine:
                     traceparent=call.traceparent or meta.traceparent,
                     tracestate=None if call.traceparent else meta.tracestate,
                     headers=headers or None,
-                    cause=row[0],
-                    root=row[0] if row[7] is None else row[7],
+                    cause=cause,
+                    root=root,
                 )
             )
         return drafts

@@ -47,16 +47,23 @@ DEPTH_LIMIT = 1_000
 
 
 class Inside:
-    """Whose handler runs, and what it does. One that `may_send` commands handles an event, `row` if it is one of the log."""
+    """Whose handler runs, and what it does. One that `may_send` commands handles an event; `row`, where it is one of a log, and which."""
 
-    __slots__ = ("doing", "may_send", "name", "row")
+    __slots__ = ("doing", "log_id", "may_send", "name", "row")
 
     def __init__(
-        self, name: str, doing: str = "handles an event", *, row: Row | None = None, may_send: bool = False
+        self,
+        name: str,
+        doing: str = "handles an event",
+        *,
+        row: Row | None = None,
+        log_id: str = "",
+        may_send: bool = False,
     ) -> None:
         self.name = name
         self.doing = doing
         self.row = row
+        self.log_id = log_id
         self.may_send = may_send
 
 
@@ -186,7 +193,7 @@ class Handling:
     async def acall(self, slot: Slot) -> Sequence[Draft]:
         """Run an async handler."""
         calls = self._calls(slot)
-        inside_handler.set(Inside(self.name, row=slot.row, may_send=True))
+        inside_handler.set(Inside(self.name, row=slot.row, log_id=self._log_id, may_send=True))
         if len(calls) == 1:
             result = await self._function(*calls[0])
             if result is not None:

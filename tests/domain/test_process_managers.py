@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
@@ -117,6 +118,29 @@ def test_another_command_under_the_same_key_is_told_apart(file_url: str) -> None
             assert [row.event.account_id async for row in app.log.read(Deposited)] == ["a1"]
 
     asyncio.run(run())
+
+
+def test_a_command_to_another_application_goes_on_in_its_log_under_the_same_correlation(tmp_path: Path) -> None:
+    shop, bank = App("shop", url=f"sqlite:///{tmp_path}/shop.db"), desk(f"sqlite:///{tmp_path}/bank.db", "bank")
+
+    @shop.on
+    async def pay(order: Ordered, ctx: Context) -> Paid:
+        deposit = Deposit(account_id=order.account_id, amount=order.amount)
+        await bank.send(deposit, idempotency_key=ctx.idempotency_key)
+        return Paid(order_id=order.order_id)
+
+    async def run() -> None:
+        async with bank.connected(), shop:
+            for number in range(3):
+                await (await shop.publish(ordered(number, 4))).wait()
+            orders = [row async for row in shop.log.read(Ordered)]
+            deposited = [row async for row in bank.log.read(Deposited)]
+            assert [row.correlation_id for row in deposited] == [row.correlation_id for row in orders]
+            assert [row.causation_id for row in deposited] == [row.id for row in orders]
+            assert {(row.cause, row.root) for row in deposited} == {(None, None)}
+            assert await violations(bank) == []
+
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 def test_queries_may_be_asked_where_an_event_is_handled(url: str) -> None:
