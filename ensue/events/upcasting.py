@@ -43,10 +43,14 @@ class Parts(msgspec.Struct, frozen=True):
 class Step:
     """One upcaster: from a version of a name to the version `to`, or to `parts`."""
 
-    def __init__(self, name: str, version: int, to: int, function: Upcaster, local_names: Mapping[str, Any]) -> None:
+    def __init__(
+        self, name: str, version: int, to: int | None, function: Upcaster, local_names: Mapping[str, Any]
+    ) -> None:
         self.name = name
         self.version = version
-        self.to = to
+        self.to = to or version + 1
+        self.leaves = to is not None
+        """It leads to a version of the present type, and not to one of its own name."""
         self.function = function
         self._local_names = local_names
         self._parts: tuple[type[Event], ...] | None = None
@@ -118,7 +122,7 @@ def upcast(event: type[Event] | str, /, *, version: int, to: int | None = None) 
     def register(function: U) -> U:
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             raise DefinitionError(f"{name} version {version}: an upcaster is a plain function; it waits for nothing")
-        step = Step(name, version, to or version + 1, function, local_names)
+        step = Step(name, version, to, function, local_names)
         if _steps.setdefault((event, version), step).function is not function:
             raise DefinitionError(f"{name} version {version} has two upcasters; one version leads to one next version")
         if isinstance(event, str):
@@ -171,9 +175,8 @@ def _chain_to(event: type[Event], name: str, version: int) -> list[Step]:
                 f"several. Take {name!r} out of was=, or return fields"
             )
         steps.append(step)
-        jumps = step.to != version + 1
         version = step.to
-        if jumps:
+        if step.leaves:
             break
     if version > declared.version:
         if name == declared.name:

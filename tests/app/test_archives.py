@@ -282,6 +282,22 @@ def test_nothing_goes_into_a_closed_stream_and_nothing_of_the_write_is_stored(
     asyncio.run(work())
 
 
+def test_who_closes_a_stream_goes_into_it_no_more(store: Store) -> None:
+    async def work() -> None:
+        async with opened(bank(), store) as app:
+            await app.publish(deposited("a", 1))
+            await app.publish(deposited("a", 2), AccountClosed(account_id="a"))
+            for _ in range(2):
+                with pytest.raises(StreamClosed):
+                    await app.publish(deposited("a", 3))
+            await app.publish(deposited("b", 3), AccountClosed(account_id="b"), idempotency_key="b")
+            assert (await app.publish(deposited("b", 3), AccountClosed(account_id="b"), idempotency_key="b")).replayed
+            with pytest.raises(StreamClosed):
+                await app.publish(deposited("b", 3))
+
+    asyncio.run(work())
+
+
 def test_of_those_who_close_and_those_who_go_on_at_once_none_comes_behind_the_end(store: Store) -> None:
     async def work() -> None:
         async with opened(bank(), store) as app:

@@ -223,6 +223,11 @@ def in_hand(old: Fields) -> Fields:
     return {**old, "by": "cash"}
 
 
+@upcast("CashTaken", version=2)
+def of_other_cash(old: Fields) -> Fields:
+    return {**old, "by": "other cash"}
+
+
 @upcast(Paid, version=1)
 def way_of(old: Fields) -> Fields:
     return {**old, "by": "unknown"}
@@ -243,6 +248,7 @@ MERGED = Registry([Paid])
         ("CardCharged", 2, b'{"order_id": "o", "amount": "1"}', "card"),
         ("TransferReceived", 7, b'{"order_id": "o", "amount": "1"}', "transfer"),
         ("CashTaken", 1, b'{"order_id": "o", "amount": "1"}', "cash"),
+        ("CashTaken", 2, b'{"order_id": "o", "amount": "1"}', "other cash"),
         ("Paid", 1, b'{"order_id": "o", "amount": "1"}', "unknown"),
         ("Paid", 3, b'{"order_id": "o", "amount": "1", "by": "gold"}', "gold"),
     ],
