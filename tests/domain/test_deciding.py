@@ -265,7 +265,7 @@ def test_a_waiter_that_is_cancelled_keeps_nobody_waiting(file_url: str) -> None:
         async with application(file_url).connected() as app:
             await app.send(Deposit(account_id="a", amount=100))
             for number in range(1, 20):
-                sent = [
+                sent: list[asyncio.Future[Any]] = [
                     asyncio.ensure_future(app.send(Withdraw(account_id="a", amount=1))),
                     asyncio.ensure_future(app.send(Transfer(source="a", target="b", amount=1))),
                     asyncio.ensure_future(app.send(Transfer(source="b", target="a", amount=0))),

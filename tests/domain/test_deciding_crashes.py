@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -117,7 +117,7 @@ def test_a_lost_answer_is_had_again_by_the_key(url: str) -> None:
 
 
 @contextmanager
-def planted(owner: Any, name: str, bug: Any) -> Iterator[None]:
+def planted(owner: Any, name: str, bug: Any) -> Generator[None, None, None]:
     right = vars(owner)[name]
     setattr(owner, name, bug)
     try:

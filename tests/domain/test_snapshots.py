@@ -69,7 +69,7 @@ def test_what_is_decided_is_kept_after_so_many_events_and_short_histories_are_no
 
 @pytest.mark.parametrize("spoilt", ["data", "fingerprint", "row", "table", "nonsense"])
 def test_a_snapshot_that_is_damaged_or_gone_costs_time_and_nothing_else(file_url: str, spoilt: str) -> None:
-    statement = {
+    statement: Any = {
         "data": f"UPDATE {TABLE} SET data = x'0099'",
         "nonsense": f"UPDATE {TABLE} SET data = x''",
         "fingerprint": f"UPDATE {TABLE} SET fingerprint = x'00', data = x'0081a762616c616e636563'",
