@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ensue.errors import ApplyFailed, Conflict, Fenced, IdempotencyKeyReused
-from ensue.store.base import Condition, Expected, Fence, Lane
+from ensue.store.base import Condition, Expected, Fence, Lane, Request
 
 __all__ = ["another_version", "fenced", "function_failed", "happened", "key_reused", "not_parked", "part_known"]
 
@@ -63,6 +63,17 @@ def part_known(first: int, last: int) -> Conflict:
         expected=-1,
         actual=first,
     )
+
+
+def row_refused(error: Exception, request: Request) -> ApplyFailed:
+    """The database refused what a function of the request wrote, when all was sent or committed. Which of them is not known."""
+    refused = ApplyFailed(
+        f"the database refused what is kept in the commit itself: {' '.join(str(error).split())}. Nothing was stored",
+        unit=len(request.apply) - 1,
+        event=0 if request.events else None,
+    )
+    refused.__cause__ = error
+    return refused
 
 
 def function_failed(error: Exception, unit: int) -> ApplyFailed:

@@ -479,3 +479,24 @@ def test_a_message_that_the_view_refuses_holds_up_what_comes_behind_it_and_nothi
                 assert row is not None and row.balance == 6
 
     told(story)
+
+
+def test_a_row_that_the_database_refuses_refuses_its_append_and_no_other(log_url: str) -> None:
+    """As an owner's unique index does."""
+
+    async def story() -> None:
+        async with bank(log_url) as app:
+            await app.publish(Opened(account_id="a1", owner="o"))
+            await app.transact(lambda tx: tx.execute("CREATE UNIQUE INDEX one_owner ON balances__v1 (owner)"))
+            answers = await asyncio.gather(
+                *(app.publish(Opened(account_id=f"a{number}", owner=f"o{number % 5}")) for number in range(2, 7)),
+                app.publish(Opened(account_id="a0", owner="o")),
+                app.publish(Deposited(account_id="a1", amount=Decimal(1))),
+                app.transact(lambda tx: tx.emit(Deposited(account_id="a1", amount=Decimal(1)))),
+                return_exceptions=True,
+            )
+            refused = [type(answer).__name__ for answer in answers if isinstance(answer, Exception)]
+            assert refused == ["ApplyFailed"]
+            await check_rows(app)
+
+    told(story)

@@ -123,12 +123,13 @@ async def _later(store: Store) -> None:
     batches: list[object] = []
     seen: list[list[tuple[object, ...]]] = []
     await store.write(Request(apply=(makes,)))
-    requests = [puts("a"), puts("b", fails=True), puts("c"), Request(apply=(looks,)), puts("a")]
+    requests = [puts("a"), puts("b", fails=True), puts("c"), puts("a"), Request(apply=(looks,)), puts("e"), puts("a")]
     answers = await asyncio.gather(*(store.write(request) for request in requests), return_exceptions=True)
-    assert [isinstance(answer, Written) for answer in answers] == [True, False, True, True, False]
+    assert [isinstance(answer, Written) for answer in answers] == [True, False, True, False, True, True, False]
+    assert all(isinstance(answer, ApplyFailed) for answer in answers if not isinstance(answer, Written))
     assert seen[-1] == [("a", 2), ("c", 1), ("d", 0)], "in their order, without those of what was refused"
     assert batches[0] is batches[1], "of one batch"
-    assert store.head() == 2
+    assert store.head() == 3
 
 
 async def _opened_for_later(store: Store) -> None:

@@ -7,7 +7,7 @@ from psycopg import errors as sql
 
 from ensue.errors import CorruptLog, DuplicateEventId, EnsueError, ReadOnlyLog, StorageFull, Unavailable
 
-__all__ = ["is_outdated", "is_transient", "translated"]
+__all__ = ["is_of_a_row", "is_outdated", "is_transient", "translated"]
 
 _TRANSIENT: tuple[type[psycopg.Error], ...] = (
     sql.AdminShutdown,
@@ -95,6 +95,13 @@ def is_transient(error: BaseException) -> bool:
 def is_outdated(error: BaseException) -> bool:
     """Whether the statement was prepared for a table that somebody has changed since: it must be prepared anew."""
     return isinstance(error, sql.FeatureNotSupported) and error.diag.source_function == "RevalidateCachedQuery"
+
+
+def is_of_a_row(error: BaseException) -> bool:
+    """Whether a row of the application's own tables was refused, and not one of the log's."""
+    if not isinstance(error, psycopg.IntegrityError | psycopg.DataError):
+        return False
+    return not (error.diag.table_name or "").startswith("ensue_")
 
 
 def translated(error: BaseException, attempted: str) -> EnsueError:

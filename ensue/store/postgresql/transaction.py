@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
+import psycopg
+
 from ensue.errors import Misuse
 from ensue.events.stored import Row
 from ensue.store.base import Selection
@@ -82,6 +84,8 @@ class PostgresqlTransaction:
         self._unsent = earlier
         """What an earlier request left to be sent before anything else."""
         self._begun = False
+        self.broken: psycopg.Error | None = None
+        """What an earlier request's statement raised: nothing of the batch can be kept."""
 
     def execute(self, sql: str, values: Sequence[object] | Mapping[str, object] = (), /) -> list[tuple[object, ...]]:
         """Run one statement and return all its rows. Errors: those of psycopg, after which the transaction takes no further
@@ -106,6 +110,15 @@ class PostgresqlTransaction:
         )
 
     def _run(self, call: Call) -> Rows:
+        if any(one is not _SAVEPOINT and one is not _RELEASE for one in self._unsent):
+            # An error of what was to be sent later may be that of another request, which is accepted already.
+            unsent = list(self._unsent)
+            self._unsent.clear()
+            try:
+                self._session.run_now(*unsent)
+            except psycopg.Error as error:
+                self.broken = error
+                raise
         before = [*self._unsent, *(() if self._begun else (_SAVEPOINT,))]
         self._unsent.clear()
         self._begun = True

@@ -26,7 +26,7 @@ from ensue.events.stored import Draft
 from ensue.store import refusals
 from ensue.store.base import Request, Written
 from ensue.store.postgresql.batch import Batch, Later
-from ensue.store.postgresql.errors import is_outdated, is_transient, translated
+from ensue.store.postgresql.errors import is_of_a_row, is_outdated, is_transient, translated
 from ensue.store.postgresql.locking import COMMIT, ROLLBACK, Locking
 from ensue.store.postgresql.names import Names
 from ensue.store.postgresql.order import Fence, Order
@@ -227,7 +227,9 @@ class Writer:
             await self._wait(pending, error)
             return
         self._trouble_since = None
-        if len(pending) == 1 or isinstance(translated(error, ""), StorageFull):
+        if len(pending) == 1 and pending[0].work.apply and is_of_a_row(error):
+            self.queue.answer(pending, refusals.row_refused(error, pending[0].work))
+        elif len(pending) == 1 or isinstance(translated(error, ""), StorageFull):
             self.queue.answer(pending, translated(error, "write to the log"))
         else:
             self.queue.halve(pending)
@@ -299,6 +301,8 @@ class Writer:
                 raise session.lost from error  # no function's failure
             if is_outdated(error):
                 raise  # nor is this
+            if transaction.broken is not None:
+                raise transaction.broken from error  # perhaps another's
             transaction.undo()
             raise refusals.function_failed(error, unit) from error
         transaction.keep()
