@@ -22,6 +22,7 @@ from pathlib import Path
 
 import msgspec
 
+from ensue.consumers.closing import OWN
 from ensue.consumers.waiting import Done, handled_numbers
 from ensue.errors import CorruptLog, Misuse, Unavailable, WrongLog
 from ensue.events.recorded import instant
@@ -122,13 +123,14 @@ async def _closed(
 
 
 async def _stream(store: Store, stream: bytes) -> list[Row]:
-    """All events of a stream. Others may carry its key as a further tag."""
+    """All events of a stream but those that Ensue itself has put there. Others may carry its key as a further tag."""
     rows: list[Row] = []
     after = 0
     while True:
         head = store.head()
         page = await store.read((Term(tags=(stream,)),), after=after, limit=PAGE)
-        rows += [row for row in page.rows if row[3] == stream]
+        types = store.known_types()
+        rows += [row for row in page.rows if row[3] == stream and not types[row[2]][0].startswith(OWN)]
         after = page.reached
         if after >= head:
             return rows

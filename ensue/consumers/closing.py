@@ -29,9 +29,11 @@ from ensue.store.base import (
 )
 from ensue.world import World
 
-__all__ = ["with_closed_streams"]
+__all__ = ["OWN", "with_closed_streams"]
 
 REMEMBERED = 100_000
+OWN = "ensue."
+"""Of what Ensue itself says about a key, such as that its subject was forgotten, no event is the last."""
 
 
 def with_closed_streams(store: Store, registry: Registry) -> Store:
@@ -98,7 +100,7 @@ class _Guarded:
         found: dict[bytes, Term] = {}
         closed: set[bytes] = set()
         for draft in drafts:
-            if draft.stream is None:
+            if draft.stream is None or draft.type_name.startswith(OWN):
                 continue
             key = decode_meta(draft.meta).key or ""
             names = self._registry.closing.get(key.partition("=")[0])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -11,7 +13,20 @@ from typing import Any
 
 import pytest
 
-from ensue import App, Archived, Command, Criteria, Event, Receipt, Refusal, State, Transaction, days
+from ensue import (
+    FORGOTTEN,
+    App,
+    Archived,
+    Command,
+    Criteria,
+    Event,
+    Personal,
+    Receipt,
+    Refusal,
+    State,
+    Transaction,
+    days,
+)
 from ensue.app import open_store
 from ensue.consumers.archiving import archive_closed, drop_old
 from ensue.errors import ArchivedEvent, HandlerFailed, InvalidEvent, StreamClosed
@@ -226,6 +241,87 @@ def test_a_command_whose_answer_is_in_an_archive_is_answered_from_there_or_told_
         async with opened(bank(), store) as app:
             with pytest.raises(ArchivedEvent, match=r"is in the archive 2024.jsonl.gz"):
                 await app.send(command, idempotency_key="k")
+
+    asyncio.run(work())
+
+
+class Joined(Event, key="customer_id", subject="customer_id"):
+    customer_id: str
+    email: Personal[str]
+
+
+class Left(Event, key="customer_id", closes=True):
+    customer_id: str
+
+
+def test_who_is_forgotten_is_forgotten_in_archives_as_well(tmp_path: Path) -> None:
+    url, file = f"sqlite:///{tmp_path}/log.db", tmp_path / "left.jsonl.gz"
+
+    async def work() -> None:
+        joined = Joined(customer_id="c1", email="ada@example.org")
+        async with App("crm", url=url).connected() as app:
+            await app.publish(joined, Left(customer_id="c1"))
+        store = open_store(url)
+        await store.open(RealWorld())
+        assert (await archive_closed(store, RealWorld(), file, closing=["Left"])).events == 2
+        await store.close()
+        assert b"ada@" not in gzip.decompress(file.read_bytes())
+        async with App("crm", url=url, archives=[file]).connected() as app:
+            assert await read(app, Joined) == [joined]
+            await app.forget("customer_id", "c1")
+            assert await read(app, Joined) == [Joined(customer_id="c1", email=FORGOTTEN)]
+            with pytest.raises(StreamClosed):
+                await app.publish(Left(customer_id="c1"))
+
+    asyncio.run(work())
+
+
+def test_a_stream_whose_subject_was_forgotten_is_closed_as_it_was(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/log.db"
+
+    async def work() -> None:
+        async with App("crm", url=url).connected() as app:
+            await app.publish(Joined(customer_id="c1", email="ada@example.org"), Left(customer_id="c1"))
+            await app.forget("customer_id", "c1")
+        store = open_store(url)
+        await store.open(RealWorld())
+        done = await archive_closed(store, RealWorld(), tmp_path / "left.jsonl.gz", closing=["Left"])
+        assert (done.events, done.streams) == (2, 1)
+        await store.close()
+        async with App("crm", url=url).connected() as app:
+            assert told(await read(app))[:2] == ["Archived", "Archived"]
+            assert len(await read(app)) == 3
+
+    asyncio.run(work())
+
+
+def test_while_the_application_goes_on_nothing_is_lost(store: Store, tmp_path: Path) -> None:
+    """Streams are closed and gone on with in other keys while run after run archives what is closed by then."""
+
+    async def work() -> None:
+        async with opened(bank(), store) as app:
+
+            async def customers() -> None:
+                for number in range(60):
+                    await app.publish(deposited(f"k{number}", 1), deposited(f"k{number}", 2))
+                    await app.publish(AccountClosed(account_id=f"k{number}"), deposited("open", number))
+
+            async def archivist() -> None:
+                for run in range(6):
+                    file = tmp_path / f"run-{run}.jsonl.gz"
+                    await archive_closed(app.open_store(), RealWorld(), file, closing=["AccountClosed"])
+                    await asyncio.sleep(0.01)
+
+            await asyncio.gather(customers(), archivist())
+            await archive_closed(
+                app.open_store(), RealWorld(), tmp_path / "run-last.jsonl.gz", closing=["AccountClosed"]
+            )
+            assert [type(event).__name__ for event in await read(app)].count("Archived") == 180
+        files = [file for run in (*range(6), "last") if os.path.exists(file := tmp_path / f"run-{run}.jsonl.gz")]  # noqa: ASYNC240
+        async with opened(bank(archives=files), store) as app:
+            events = await read(app)
+            assert told(events).count("AccountClosed") == 60
+            assert sum(event.amount for event in events if isinstance(event, Deposited)) == 60 * 3 + sum(range(60))
 
     asyncio.run(work())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -111,6 +111,19 @@ class ForgetsFormerNames(MemoryStore):
         self._opened()
 
 
+class BuriesAgain(MemoryStore):
+    async def bury(self, positions: Sequence[int], tombstone: bytes) -> None:
+        for position in positions:
+            self._rows[position - 1] = (*self._rows[position - 1][:11], tombstone)
+
+
+class BuriesTags(MemoryStore):
+    async def bury(self, positions: Sequence[int], tombstone: bytes) -> None:
+        await super().bury(positions, tombstone)
+        for position in positions:
+            self._row_tags[position - 1] = frozenset()
+
+
 class NoFence(MemoryStore):
     def _check(self, request: Request) -> None:
         super()._check(msgspec.structs.replace(request, commit=None))
@@ -170,6 +183,8 @@ class HalfOfARequest(MemoryStore):
         (RunsAhead, StoreContract.test_pages_follow_each_other_without_gap_or_repeat),
         (SleepsOn, StoreContract.test_changed_returns_at_once_where_there_is_more),
         (ForgetsFormerNames, StoreContract.test_former_names_count_as_the_new_one_in_every_selection),
+        (BuriesAgain, StoreContract.test_a_tombstone_stays_as_it_is),
+        (BuriesTags, StoreContract.test_a_tombstone_takes_the_place_of_a_payload_and_of_nothing_else),
         (NoFence, StoreContract.test_a_commit_from_an_old_revision_is_fenced_and_nothing_of_it_is_stored),
         (FenceStays, StoreContract.test_a_commit_under_an_old_fence_is_refused),
         (ProgressApartFromEvents, StoreContract.test_a_commit_whose_condition_fails_moves_nothing),
