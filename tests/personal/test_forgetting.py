@@ -234,10 +234,13 @@ def test_no_byte_of_it_is_in_the_files_of_the_log_while_it_runs_nor_afterwards(t
         tx.execute("CREATE TABLE IF NOT EXISTS mail (customer_id TEXT PRIMARY KEY, email TEXT)")
         email = None if isinstance(joined.email, Forgotten) else joined.email
         tx.execute("INSERT INTO mail VALUES (?, ?)", joined.customer_id, email)
+        tx.execute("CREATE TABLE IF NOT EXISTS letter (customer_id TEXT, text TEXT)")
+        tx.execute("INSERT INTO letter VALUES (?, ?)", joined.customer_id, str(email) * 1000)
 
     @app.on
     def drop(event: SubjectForgotten, tx: Transaction) -> None:
         tx.execute("UPDATE mail SET email = NULL WHERE 'customer_id=' || customer_id = ?", event.subject)
+        tx.execute("DELETE FROM letter WHERE 'customer_id=' || customer_id = ?", event.subject)
 
     async def run() -> None:
         async with app:

@@ -181,6 +181,29 @@ def test_what_handlers_return_belongs_to_whom_the_event_belongs(url: str) -> Non
     asyncio.run(run())
 
 
+def test_a_failure_of_one_tenant_stops_no_key_of_another(url: str) -> None:
+    shop = App("shop", url=url, tenants="tag", retry=Retry.never)
+
+    @shop.on(key="customer_id")
+    async def see(placed: OrderPlaced) -> OrderShipped:
+        if placed.note == "broken":
+            raise ValueError("broken")
+        return OrderShipped(order_id=placed.order_id)
+
+    async def run() -> None:
+        async with shop, shop.tenant("acme") as acme, shop.tenant("globex") as globex:
+            await acme.publish(OrderPlaced(order_id="o1", customer_id="c", note="broken"))
+            async with asyncio.timeout(20):
+                letters = [letter async for letter in acme.dead_letters.list()]
+                while not letters:
+                    await asyncio.sleep(0)
+                    letters = [letter async for letter in acme.dead_letters.list()]
+            assert letters[0].key_text == "acme/customer_id=c"
+            await (await globex.publish(OrderPlaced(order_id="o1", customer_id="c"))).first(OrderShipped)
+
+    asyncio.run(run())
+
+
 def test_a_decision_is_held_against_its_own_tenant_alone(url: str) -> None:
     async def run() -> None:
         async with application(url).connected() as shop, shop.tenant("acme") as acme, shop.tenant("globex") as globex:
