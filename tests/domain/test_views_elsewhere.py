@@ -228,6 +228,15 @@ def test_rows_of_another_log_are_left_alone(tmp_path: Path, rows_url: str) -> No
     told(story)
 
 
+def test_a_database_that_is_a_log_is_refused(shared_url: str) -> None:
+    async def story() -> None:
+        with pytest.raises(WiringError, match="leave database= out"):
+            async with bank(shared_url, shared_url):
+                await asyncio.Event().wait()
+
+    told(story)
+
+
 def test_an_event_that_evolve_cannot_take_stops_its_row_alone_and_is_told(file_url: str, rows_url: str) -> None:
     heard: list[Signal] = []
 

@@ -150,6 +150,11 @@ class Keeper:
 
     async def _step(self) -> bool:
         if not self._source_known:
+            if await registry.is_there(cast(Any, self._place), "ensue_log"):
+                raise WiringError(
+                    f"the view {self.kept.shown} is to be kept in a database that is a log, this one or another: leave database= out to "
+                    "keep it beside its own log, or give it a database, file or schema of its own"
+                )
             await self._place.transact(self._check_source)
             self._source_known = True
         await self._look()
