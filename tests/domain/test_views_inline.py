@@ -500,3 +500,30 @@ def test_a_row_that_the_database_refuses_refuses_its_append_and_no_other(log_url
             await check_rows(app)
 
     told(story)
+
+
+def picky(event: Deposited, tx: Transaction) -> None:
+    if event.amount == 13:
+        raise ValueError("not thirteen")
+
+
+def test_what_one_view_took_is_undone_where_another_refuses(log_url: str) -> None:
+    async def story() -> None:
+        app = App("bank", url=log_url)
+        app.view(when="inline")(Balance)
+        app.view(schema="CREATE TABLE picked (n INTEGER)", when="inline")(picky)
+        async with app:
+            for number in range(5):
+                amounts = [1, 13, 2, 13, 13, 3, 4]
+                answers = await asyncio.gather(
+                    *(app.publish(Deposited(account_id="a1", amount=Decimal(amount))) for amount in amounts),
+                    app.publish(Deposited(account_id="a2", amount=Decimal(1))),
+                    return_exceptions=True,
+                )
+                assert sum(isinstance(answer, ApplyFailed) for answer in answers) == 3
+                row = await app.get(Balance, "a1")
+                assert row is not None
+                assert row.balance == 10 * (number + 1)
+                await check_rows(app)
+
+    told(story)
