@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from enum import Enum
 from typing import Literal, Self
+from uuid import UUID
 
 import msgspec
 import uvicorn
@@ -83,6 +86,26 @@ class Flat(Query["dict[str, str]"], name="echo.Flat"):
     text: str | None = None
     numbers: tuple[int, ...] = ()
     names: frozenset[str] = frozenset()
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Kinds(Query["dict[str, str]"], name="echo.Kinds"):
+    """Every kind of value that text stands for."""
+
+    at: datetime | None = None
+    day: date | None = None
+    clock: time | None = None
+    span: timedelta | None = None
+    id: UUID | None = None
+    colour: Colour | None = None
+    number: Decimal | None = None
+    raw: bytes | None = None
+    by_day: dict[date, list[timedelta]] | None = None
+    either: Entry | list[Entry] | None = None
 
 
 class Nested(Query["dict[str, str]"], name="echo.Nested"):
@@ -162,6 +185,10 @@ def bank(url: str, tenants: Literal["tag"] | None = None) -> App:
 
     @app.query
     def flat(query: Flat) -> dict[str, str]:
+        return {name: repr(getattr(query, name)) for name in query.__struct_fields__}
+
+    @app.query
+    def kinds(query: Kinds) -> dict[str, str]:
         return {name: repr(getattr(query, name)) for name in query.__struct_fields__}
 
     @app.query

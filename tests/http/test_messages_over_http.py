@@ -82,6 +82,27 @@ def test_fields_of_a_query_are_typed_in_a_query_string(client: httpx.Client) -> 
     assert client.get("/echo/flat?text=null").json()["text"] == "'null'"
 
 
+def test_values_that_text_stands_for_are_read_from_either(client: httpx.Client) -> None:
+    texts = {
+        "at": "2026-11-29T06:00:00Z",
+        "day": "2026-11-29",
+        "clock": "06:00:00",
+        "span": "PT1.5S",
+        "id": "0192f0c1-2b3c-7d4e-8f50-112233445566",
+        "colour": "blue",
+        "number": "1.10",
+        "raw": "aGk=",
+    }
+    answer = client.get("/echo/kinds", params=texts).json()
+    assert (answer["span"], answer["colour"]) == (
+        "datetime.timedelta(seconds=1, microseconds=500000)",
+        "<Colour.BLUE: 'blue'>",
+    )
+    assert (answer["number"], answer["raw"]) == ("Decimal('1.10')", "b'hi'")
+    assert client.post("/echo/kinds", json=texts).json() == answer
+    assert client.get("/echo/kinds?by_day={}&either=[]").status_code == 200
+
+
 def test_a_field_with_a_form_of_its_own_is_json_in_a_query_string(client: httpx.Client) -> None:
     parameters = {"limits": '{"a": 1.10, "b": "2.20"}', "pairs": '[[1, "x"]]'}
     answer = client.get("/echo/nested", params=parameters)
@@ -172,19 +193,36 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing_behind(cl
     assert client.post("/deposit", json={"account_id": "a9", "amount": "1"}).status_code == 200
 
 
+EXTREMES = [
+    "9999-12-31T23:59:59.999999-23:59",
+    "0001-01-01T00:00:00+23:59",
+    "0000-01-01",
+    "P999999999999999999D",
+    "-P1D",
+    "PT1e400S",
+    "24:00:00",
+    "aGk",
+    "1e-9999",
+    "9" * 5000,
+]
+KINDS = ["at", "day", "clock", "span", "id", "colour", "number", "raw", "by_day", "either"]
+FIELDS = ["account_id", "amount", "note", "limits", "pairs", "text", "x", *KINDS]
 pieces = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["a1", "1", "-1", "1e9999"]),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(["a1", "1", "-1", "1e9999", *EXTREMES]),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=5,
 )
-near = st.fixed_dictionaries(
-    {}, optional=dict.fromkeys(("account_id", "amount", "note", "limits", "pairs", "text", "x"), pieces)
-).map(lambda fields: msgspec.json.encode(fields))
+near = st.fixed_dictionaries({}, optional=dict.fromkeys(FIELDS, pieces)).map(lambda fields: msgspec.json.encode(fields))
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    path=st.sampled_from(["/deposit", "/withdraw", "/balance-of", "/echo/flat", "/echo/nested"]),
+    path=st.sampled_from(["/deposit", "/withdraw", "/balance-of", "/echo/flat", "/echo/nested", "/echo/kinds"]),
     body=st.binary() | near,
 )
 def test_whatever_is_posted_is_never_a_mistake_of_the_server(client: httpx.Client, path: str, body: bytes) -> None:
@@ -194,14 +232,12 @@ def test_whatever_is_posted_is_never_a_mistake_of_the_server(client: httpx.Clien
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    path=st.sampled_from(["/balance-of", "/echo/flat", "/echo/nested"]),
+    path=st.sampled_from(["/balance-of", "/echo/flat", "/echo/nested", "/echo/kinds"]),
     pairs=st.lists(
         st.tuples(
-            st.sampled_from(
-                ["account_id", "number", "ratio", "yes", "text", "numbers", "names", "limits", "pairs", "x"]
-            ),
+            st.sampled_from(["account_id", "ratio", "yes", "text", "numbers", "names", "limits", "pairs", "x", *KINDS]),
             st.text(st.characters(exclude_categories=["Cs"]))
-            | st.sampled_from(["1", "{}", "[[1, 2]]", "nan", "1e400"]),
+            | st.sampled_from(["1", "{}", "[[1, 2]]", "nan", "1e400", *EXTREMES]),
         ),
         max_size=5,
     ),
