@@ -123,8 +123,8 @@ def sends_back_what_came(monkeypatch: pytest.MonkeyPatch) -> None:
 def knows_no_duplicates(monkeypatch: pytest.MonkeyPatch) -> None:
     draft_of = Inbox._draft
 
-    def draft(self: Any, received: Received) -> Draft | None:
-        found = draft_of(self, received)
+    async def draft(self: Any, received: Received) -> Draft | None:
+        found = await draft_of(self, received)
         return found and msgspec.structs.replace(found, id=self._world.new_id())
 
     monkeypatch.setattr(Inbox, "_draft", draft)
@@ -133,8 +133,8 @@ def knows_no_duplicates(monkeypatch: pytest.MonkeyPatch) -> None:
 def drops_what_it_cannot_read(monkeypatch: pytest.MonkeyPatch) -> None:
     draft_of = Inbox._draft
 
-    def draft(self: Any, received: Received) -> Draft | None:
-        found = draft_of(self, received)
+    async def draft(self: Any, received: Received) -> Draft | None:
+        found = await draft_of(self, received)
         return None if found is not None and found.type_name.startswith("ensue.Message") else found
 
     monkeypatch.setattr(Inbox, "_draft", draft)
