@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
 from typing import Any
@@ -96,6 +96,13 @@ def test_events_cannot_be_changed_and_take_their_fields_by_name() -> None:
         ({"name": "x" * 201}, "is not a name for an event type"),
         ({"was": ("1st",)}, "'1st' is not a name for an event type"),
         ({"version": 0}, "versions are whole numbers from 1"),
+        ({"closes": True}, "closes=True, and it has no key: it is in no stream that it could close"),
+        (
+            {"closes": True, "key": {"id": "order"}, "tags": {"order_id": "order"}},
+            "it has its key's tag 'order' a second time: another stream would seem closed by it",
+        ),
+        ({"retention": timedelta()}, r"retention=datetime.timedelta\(0\); a positive duration, such as days\(30\)"),
+        ({"retention": 30}, r"retention=30; a positive duration"),
         ({"version": True}, "versions are whole numbers from 1"),
         ({"version": "2"}, "versions are whole numbers from 1"),
     ],
