@@ -129,7 +129,8 @@ def test_a_state_that_was_being_loaded_while_somebody_was_forgotten_is_not_remem
             states = app._open_engine().domain.states
             states.forget()
             log: Any = states._log
-            states._log = _Meanwhile(log, states.forget)
+            meanwhile: Any = _Meanwhile(log, states.forget)
+            states._log = meanwhile
             assert await app.ask(EmailOf(customer_id="c1")) == EMAIL
             assert len(states.memory) == 0
             states._log = log
