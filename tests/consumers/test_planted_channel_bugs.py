@@ -98,7 +98,8 @@ def accepts_before_it_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     async def take(self: Any, batch: Sequence[Received]) -> None:
         await self._subscription.accept(batch)
         self._world.failpoint("inbox.accepted")
-        await self._writer.write([draft for received in batch if (draft := self._draft(received)) is not None])
+        drafts = [await self._draft(received) for received in batch]
+        await self._writer.write([draft for draft in drafts if draft is not None])
 
     monkeypatch.setattr(Inbox, "take", take)
 
