@@ -45,7 +45,7 @@ from ensue.world import World
 __all__ = ["InlineKeeper", "InlineStore", "inner_of"]
 
 WAITING = 500
-"""The rows of so many requests that wait are read together."""
+"""The rows of so many events that wait are read together."""
 MISSED = 1000
 """So many missed events are taken within another request; more are left to the keeper, which makes transactions of its own."""
 _MOVE_ON = "UPDATE ensue_view SET position = ?, rev = rev + 1 WHERE name = ? AND number = ?"
@@ -63,6 +63,8 @@ class _Batch:
         self.of = of
         self.number = number
         self.lines: dict[Key, Line | None] = {}
+        self.looked_ahead = False
+        """The rows of what waits have been read."""
         self._part_of = part_of
         self._before: dict[Key, Line | None] = {}
         self._reached = 0
@@ -121,9 +123,12 @@ class InlineKeeper(Keeper):
         self._quick = (batch.number, last)
 
     def _keys_that_wait(self) -> Iterable[Key]:
-        """The keys of what this process is about to append: their rows are read at once."""
-        kept = self.kept
+        """The keys of what this process is about to append: their rows are read at once, once in a batch."""
+        kept, batch = self.kept, self._batch
         assert isinstance(kept, RowsKept)
+        if batch is None or batch.looked_ahead:
+            return
+        batch.looked_ahead = True
         rows, types = self.waiting()
         mine = [row for row in rows if types[row[2]][0] in self.names]
         for row in mine:
@@ -239,7 +244,7 @@ class InlineStore:
             keeper.waiting = self._rows_that_wait
 
     def _rows_that_wait(self) -> tuple[Sequence[Row], Types]:
-        drafts = [draft for request in islice(self._waiting.values(), WAITING) for draft in request.events]
+        drafts = islice((draft for request in self._waiting.values() for draft in request.events), WAITING)
         return [self._drafts.row(draft, 0) for draft in drafts], self._drafts.types
 
     def write(self, request: Request) -> Any:
