@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
 from urllib.parse import unquote, urlsplit
 from weakref import WeakKeyDictionary
 
@@ -48,7 +47,8 @@ def open_keys(url: str, *, create: bool = True) -> KeyStore:
 
 
 def keys_of_store(log_url: str | None, store: Store, *, create: bool = True) -> KeyStore:
-    """Where the keys of a log are when nobody says it: beside a file `shop.db` the file `shop.keys`; in the database of a log on
+    """Where the keys of a log are when nobody says it: beside a file `shop.db` the file `shop.keys`, beside `shop.log`
+    `shop.log.keys`; in the database of a log on
     PostgreSQL, a table of their own; in memory for a log in memory."""
     path: str = getattr(store, "path", "")
     if path.startswith("file:") and "vfs=memdb" in path:
@@ -58,7 +58,8 @@ def keys_of_store(log_url: str | None, store: Store, *, create: bool = True) -> 
     if path:
         from ensue.store.sqlite.keys import SqliteKeys
 
-        return SqliteKeys(str(PurePath(path).with_suffix(".keys")), create=create)
+        # Two logs that differ in more than this suffix have two stores; and a copy of `shop.db*` takes no keys along.
+        return SqliteKeys(f"{path.removesuffix('.db')}.keys", create=create)
     if log_url is not None and urlsplit(log_url).scheme in ("postgresql", "postgres"):
         return open_keys(log_url, create=create)
     return _in_memory.setdefault(store, MemoryKeys())

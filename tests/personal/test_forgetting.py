@@ -278,6 +278,18 @@ def test_the_key_file_is_for_its_owner_alone_and_beside_the_log(tmp_path: Path) 
     assert (tmp_path / "shop.keys").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize(
+    ("log", "keys"), [("a.db", "a.keys"), ("a.log", "a.log.keys"), ("a", "a.keys"), ("a.keys", "a.keys.keys")]
+)
+def test_no_two_logs_of_a_folder_share_their_keys_by_mistake(tmp_path: Path, log: str, keys: str) -> None:
+    async def run() -> None:
+        async with application(f"sqlite:///{tmp_path / log}").connected() as app:
+            await app.publish(CustomerJoined(customer_id="c1", email=EMAIL))
+
+    asyncio.run(run())
+    assert (tmp_path / keys).is_file()
+
+
 def test_an_application_without_personal_data_makes_no_key_file(tmp_path: Path) -> None:
     class Plain(Event, key="plain_id"):
         plain_id: str
