@@ -19,7 +19,7 @@ from tests.servers.postgresql import PostgresServer, empty_database
 __all__ = ["main"]
 
 ROUNDS = 5
-MANY, SINGLE, ENROLMENTS = 1_920, 640, 1_920
+MANY, SINGLE, ENROLMENTS = 3_200, 640, 1_920
 HOT = 256
 CLIENTS = 64
 LONG, LOADS = 10_000, 5
