@@ -341,7 +341,7 @@ class App(Service):
             world,
             Registry(payload_bytes=settings.payload_bytes, keys=KeyRing(keys, world)),
             self.handlers,
-            Dependencies([*self._all_factories(), Factory(self.name, App, lambda: self, ())], self._all_hooks()),
+            Dependencies(self._with_itself(self._all_factories()), self._all_hooks()),
             registered,
             retry=self._retry if isinstance(self._retry, Retry) else Retry(),
             observe=self._observe,
@@ -356,6 +356,11 @@ class App(Service):
             self._take(None)
             raise
         return engine
+
+    def _with_itself(self, factories: list[Factory]) -> list[Factory]:
+        """Handlers may ask for the application, unless it provides another under its type."""
+        own = Factory(self.name, App, lambda: self, ())
+        return factories if any(one.provides is App for one in factories) else [*factories, own]
 
     def _with_archives(self, store: Store) -> Store:
         if not self._archives:
