@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from ensue.errors import ApplyFailed, Conflict, Fenced, IdempotencyKeyReused
 from ensue.store.base import Condition, Expected, Fence, Lane, Request
 
-__all__ = ["another_version", "fenced", "function_failed", "happened", "key_reused", "not_parked", "part_known"]
+__all__ = [
+    "another_version",
+    "fenced",
+    "function_failed",
+    "happened",
+    "key_reused",
+    "not_parked",
+    "part_known",
+    "row_refused",
+]
 
 
 def another_version(expected: Expected, actual: int) -> Conflict:
