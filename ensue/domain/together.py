@@ -24,7 +24,7 @@ from ensue.domain.command import CommandDefinition
 from ensue.domain.fold import Boundary
 from ensue.domain.outcome import Keyed
 from ensue.domain.states import Kept, Loaded, States
-from ensue.errors import Conflict, InvalidEvent, Refusal, StreamClosed
+from ensue.errors import ApplyFailed, Conflict, InvalidEvent, Refusal, StreamClosed
 from ensue.events.message import Event
 from ensue.events.stored import Draft
 from ensue.store.base import Answered, Request, Store
@@ -188,7 +188,7 @@ class Together:
             if conflict.expected < 0:
                 return await self._one_by_one([job for job, _ in made]) + left
             return await self._again([job for job, _ in made], conflict) + left
-        except StreamClosed as closed:
+        except (ApplyFailed, StreamClosed) as closed:
             if len(made) > 1:  # one of them is about it, and the others are not to hear of it
                 return await self._one_by_one([job for job, _ in made]) + left
             made[0][0].failed(closed)

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import pytest
 
-from ensue import App, Channel, Command, Event, Retry, Transaction, View
+from ensue import App, Channel, Command, Event, Retry, State, Transaction, View
 from ensue.domain.views import inline, keeper, registry
 from ensue.errors import ApplyFailed, DuplicateEventId, MissingCapability, NotCaughtUp, WiringError
 from ensue.observe.signals import Signal, WriterTrouble
@@ -525,5 +525,37 @@ def test_what_one_view_took_is_undone_where_another_refuses(log_url: str) -> Non
                 assert row is not None
                 assert row.balance == 10 * (number + 1)
                 await check_rows(app)
+
+    told(story)
+
+
+class Purse(State, key="account_id"):
+    deposits: int = 0
+
+    def evolve(self, event: Deposited) -> Self:
+        self.deposits += 1
+        return self
+
+
+class Fill(Command[Deposited]):
+    account_id: str
+    amount: Decimal
+
+
+def test_of_commands_that_are_decided_together_only_the_one_whose_event_is_refused_fails(log_url: str) -> None:
+    async def story() -> None:
+        app = bank(log_url)
+
+        @app.command
+        def fill(command: Fill, purse: Purse) -> Deposited:
+            return Deposited(account_id=command.account_id, amount=command.amount)
+
+        async with app:
+            amounts = [1, 2, -1, 3, -1, 4]
+            answers = await asyncio.gather(
+                *(app.send(Fill(account_id="a1", amount=Decimal(amount))) for amount in amounts), return_exceptions=True
+            )
+            assert [isinstance(answer, ApplyFailed) for answer in answers] == [amount < 0 for amount in amounts]
+            await check_rows(app)
 
     told(story)
