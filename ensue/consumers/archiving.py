@@ -27,7 +27,8 @@ from ensue.consumers.waiting import Done, handled_numbers
 from ensue.errors import CorruptLog, Misuse, Unavailable, WrongLog
 from ensue.events.recorded import instant
 from ensue.events.stored import Row, Tombstone, tombstone_of
-from ensue.store.archives import Archive, Head, open_archive, writer_for
+from ensue.store.archive_file import Head
+from ensue.store.archives import Archive, open_archive, writer_for
 from ensue.store.base import Store, Term
 from ensue.world import World
 

@@ -12,10 +12,9 @@ import os
 import zlib
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from hashlib import blake2b
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -23,29 +22,13 @@ import msgspec
 from ensue.errors import CorruptLog, MissingCapability, Unavailable
 from ensue.events.recorded import instant
 from ensue.events.stored import Row, decode_meta
+from ensue.store.archive_file import ArchiveWriter, Blocks, Digest, End, Head
 
-__all__ = ["Archive", "ArchiveWriter", "Blocks", "Digest", "End", "Entry", "Head", "open_archive", "writer_for"]
+__all__ = ["Archive", "Entry", "open_archive", "writer_for"]
 
 BLOCK_BYTES = 256 * 1024
 CACHED_BLOCKS = 8
 _encode = msgspec.json.Encoder().encode
-
-
-class Head(msgspec.Struct, frozen=True, kw_only=True):
-    """What a file says about itself first. `id` is that of the archive, in tombstones as well."""
-
-    ensue_archive: int = 1
-    id: str
-    log_id: str
-    made_at: str
-
-
-class End(msgspec.Struct, frozen=True, kw_only=True):
-    """What a file says last."""
-
-    end: int
-    """How many events are in it."""
-    digest: str
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -88,55 +71,6 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 _decode_entry = msgspec.json.Decoder(Entry).decode
-
-
-class Digest:
-    """Over positions and payloads, in order."""
-
-    def __init__(self) -> None:
-        self._hash = blake2b(digest_size=16)
-        self.events = 0
-
-    def add(self, position: int, payload: bytes) -> None:
-        self._hash.update(b"%d %d " % (position, len(payload)))
-        self._hash.update(payload)
-        self.events += 1
-
-    def __str__(self) -> str:
-        return self._hash.hexdigest()
-
-
-class ArchiveWriter(Protocol):
-    """A file that is being written. It is whole, and on disk, when `finish` returns."""
-
-    def add(self, row: Row, types: Mapping[int, tuple[str, int]]) -> None:
-        """Rows come in the order of their positions."""
-        ...
-
-    def finish(self) -> None: ...
-
-    def close(self) -> None:
-        """Give it up, unless it is finished."""
-        ...
-
-
-class Blocks(Protocol):
-    """A file that can be read."""
-
-    @property
-    def head(self) -> Head: ...
-
-    @property
-    def first(self) -> Sequence[int]:
-        """The first position of each block, ascending."""
-        ...
-
-    @property
-    def end(self) -> End: ...
-
-    def read(self, number: int) -> dict[int, bytes]:
-        """The payloads of a block by position, in their order."""
-        ...
 
 
 class Archive:

@@ -15,7 +15,7 @@ from pyarrow import parquet  # pyright: ignore[reportMissingTypeStubs]
 
 from ensue.events.recorded import instant
 from ensue.events.stored import Row, decode_meta
-from ensue.store.archives import Digest, End, Head
+from ensue.store.archive_file import Digest, End, Head
 
 __all__ = ["ParquetBlocks", "ParquetWriter"]
 
@@ -38,7 +38,7 @@ _FIELDS: dict[str, Any] = {
 
 
 class ParquetWriter:
-    """See `ensue.store.archives.ArchiveWriter`."""
+    """See `ensue.store.archive_file.ArchiveWriter`."""
 
     def __init__(self, path: Path, head: Head) -> None:
         self._file = path.open("wb")
@@ -84,7 +84,7 @@ class ParquetWriter:
 
 
 class ParquetBlocks:
-    """See `ensue.store.archives.Blocks`. Errors: `ValueError`, `KeyError`, `OSError`."""
+    """See `ensue.store.archive_file.Blocks`. Errors: `ValueError`, `KeyError`, `OSError`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
