@@ -187,7 +187,7 @@ async def test_a_command_is_decided_once_through_a_crash_at_every_step(sim: AppS
     await each_order_is_paid_or_not_and_withdrawn_once(sim, 1)
 
 
-@simulate(managed(), crashes="none", runs=40)
+@simulate(managed(), crashes="none", runs=20)
 async def test_a_command_is_decided_once_whatever_chance_does(sim: AppSimulation) -> None:
     await each_order_is_paid_or_not_and_withdrawn_once(sim, 4)
 
@@ -234,7 +234,7 @@ def decided_in_the_commit() -> App:
     return app
 
 
-@simulate(decided_in_the_commit(), crashes="everywhere", runs=40)
+@simulate(decided_in_the_commit(), crashes="everywhere", runs=10)
 async def test_rows_of_a_decision_in_the_commit_are_as_its_events_through_crashes_everywhere(
     sim: AppSimulation,
 ) -> None:

@@ -94,7 +94,7 @@ def test_inline_rows_follow_through_a_crash_at_every_step() -> None:
         shown = await sim.rows("SELECT account_id, owner FROM balances ORDER BY account_id")
         assert shown == [(account, row[0]) for account, row in sorted(folded(events).items())]
 
-    checked = simulate(bank(when="inline"), runs=40, pairs=60)(inline_story)
+    checked = simulate(bank(when="inline"), runs=20, pairs=20)(inline_story)
     checked()
     assert checked.report is not None
     assert {"view.created", "view.taken"} <= checked.report.failpoints.keys()
@@ -121,7 +121,7 @@ def test_rows_in_plain_sql_follow_through_a_crash_at_every_step() -> None:
             await sim.advance(timedelta(seconds=1))
         raise AssertionError(rows)
 
-    checked = simulate(app, runs=40, pairs=40)(sql_story)
+    checked = simulate(app, runs=20, pairs=20)(sql_story)
     checked()
     assert checked.report is not None
     assert {"view.created", "view.taken"} <= checked.report.failpoints.keys()
@@ -137,7 +137,7 @@ def test_rows_elsewhere_follow_through_a_crash_at_every_step(tmp_path: Path) -> 
         finally:  # each run begins with a database that is not there
             _clear(tmp_path)
 
-    checked = simulate(app, runs=40, pairs=40)(elsewhere)
+    checked = simulate(app, runs=20, pairs=20)(elsewhere)
     checked()
     assert checked.report is not None
     assert {"view.created", "view.taken", "target.commit", "target.committed"} <= checked.report.failpoints.keys()

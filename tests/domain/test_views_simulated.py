@@ -77,15 +77,15 @@ async def rows_follow(sim: AppSimulation) -> None:
 
 
 async def rows_are_built_anew(sim: AppSimulation) -> None:
-    events = some_events(3, 24, accounts=4)
-    await sim.app.publish(*events[:16])
+    events = some_events(3, 12, accounts=4)
+    await sim.app.publish(*events[:8])
     await sim.run_until_quiet()
     while len(await sim.inside(versions)) < len(NAMES):
         await sim.advance(timedelta(seconds=1))
     await sim.inside(rebuild)
-    await sim.app.publish(*events[16:20])
-    await sim.app.publish(*events[20:])
-    await check(sim, 24, current=2)
+    await sim.app.publish(*events[8:10])
+    await sim.app.publish(*events[10:])
+    await check(sim, 12, current=2)
 
 
 def test_rows_follow_the_log_through_a_crash_at_every_step() -> None:

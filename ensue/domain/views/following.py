@@ -21,6 +21,8 @@ __all__ = ["ViewHandling"]
 CONCURRENCY = 1000
 RETRY = Retry()
 """For what the database raises, which may pass."""
+DEATHS = Retry(attempts=25)
+"""How often a process may die at an event before it is called the event's fault: `evolve` calls nobody, so it rarely is."""
 
 
 class ViewHandling(Handling):
@@ -49,6 +51,7 @@ class ViewHandling(Handling):
             start=None,
         )
         super().__init__(definition, registry, world, scope, retry=RETRY)
+        self.retry_of_deaths = DEATHS
 
     def policy(self, error: BaseException) -> Retry:
         """What evolve raises it will raise again: its key is parked at once. What the database raises may pass."""
