@@ -6,6 +6,8 @@ it right beside other processes). Enrolments are slices with a boundary over cou
 faster of its two. Connections and locks are as for its appends. Whoever meets a conflict decides again.
 """
 
+# mypy: disable-error-code="misc, untyped-decorator"
+# The peer is installed for benchmarks only: without it its classes and decorators are untyped.
 from __future__ import annotations
 
 import threading

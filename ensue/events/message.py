@@ -173,7 +173,7 @@ def _checked_closing(
 
 
 def _checked_retention(cls_name: str, retention: timedelta | None) -> timedelta | None:
-    given: object = retention
+    given: Any = retention
     if given is not None and (not isinstance(given, timedelta) or given <= timedelta()):
         raise DefinitionError(f"{cls_name}: retention={given!r}; a positive duration, such as days(30)")
     return retention
