@@ -59,14 +59,19 @@ def own_types(registry: Registry, packages: Iterable[str], also: Collection[str]
     published is an event, too; `also` those of these names. Of two classes of one name the registry's counts."""
     known = dict.fromkeys(registry.covering((Event,)))
     names = {name for event in known for name in (declaration(event).name, *declaration(event).was)}
-    pending = list(Event.__subclasses__())
     roots = tuple(packages)
-    while pending:
-        event = pending.pop(0)
-        pending.extend(event.__subclasses__())
-        inside = any(event.__module__ == root or event.__module__.startswith(f"{root}.") for root in roots)
-        meant = _stands_in_its_module(event) and (inside or declaration(event).name in also)
-        if event not in known and meant and declaration(event).name not in names:
+    loaded = list(Event.__subclasses__())
+    for event in loaded:  # it grows
+        loaded.extend(event.__subclasses__())
+    found = [event for event in loaded if event not in known and _stands_in_its_module(event)]
+    own = [
+        event
+        for event in found
+        if any(event.__module__ == root or event.__module__.startswith(f"{root}.") for root in roots)
+    ]
+    # What the application itself declares comes before what only bears the name.
+    for event in (*own, *(event for event in found if declaration(event).name in also)):
+        if declaration(event).name not in names:
             registry.add(event)
             known[event] = None
             names.add(declaration(event).name)

@@ -184,6 +184,9 @@ class Joined(Event, key="customer_id", subject="customer_id"):
     email: Personal[str]
 
 app = App("bakery")
+
+@app.on(start="beginning")
+async def greet(joined: Joined) -> None: ...
 """
 
 
