@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from ensue import App, Query, Transaction, View
-from ensue.domain.views import building, parts
+from ensue.domain.views import building, parts, registry
+from ensue.domain.views.kept import KeptView
 from ensue.events.message import Event
 from tests.domain.accounts import Balance, Daily, Profile, expected, some_events
 
@@ -115,5 +117,25 @@ def test_get_finds_a_row_by_its_key_in_the_types_of_its_class(shared_url: str) -
             assert await app.get(Daily, daily.account_id, daily.day.isoformat()) == daily
             with pytest.raises(TypeError, match="found by account_id, day; given were 1"):
                 await app.get(Daily, "a1")
+
+    asyncio.run(run())
+
+
+def test_who_begins_a_version_that_another_process_has_built_meanwhile_changes_nothing(shared_url: str) -> None:
+    events = some_events(1, 40)
+
+    async def run() -> None:
+        async with application(shared_url) as app:
+            receipt = await app.publish(*events)
+            for row in VIEWS:
+                await app.get(row, *(("a1", "2026-03-01") if row is Daily else ("a1",)), after=receipt.position)
+            engine = app._open_engine()
+            view = engine.domain.views._views[Profile]
+            assert isinstance(view, KeptView)
+            (known,) = [one for one in await registry.versions(view._store) if one.name == "profile"]
+            seen_before = msgspec.structs.replace(known, state=registry.BUILDING, position=0, began_at=None, rev=0)
+            builder = building.Builder(view._reading, view._store, engine.world, seen_before, owner="other")
+            assert not await builder.run()
+            await check(app, events)
 
     asyncio.run(run())

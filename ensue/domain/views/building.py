@@ -77,13 +77,14 @@ class Builder:
         begun = version.began_at is not None
 
         def begin(sql: SqlTransaction) -> None:
+            # First: somebody else may have built and shown it meanwhile.
+            self.version = registry.change(
+                sql, version, owner=self._owner, began_at=version.began_at or self._world.now(), reason=None
+            )
             if not begun:
                 sql.execute(f"DROP TABLE IF EXISTS {quoted(table.name)}")
                 for statement in table.creation():
                     sql.execute(statement)
-            self.version = registry.change(
-                sql, version, owner=self._owner, began_at=version.began_at or self._world.now(), reason=None
-            )
 
         await registry.write(self._store, begin)
         self._world.failpoint("view.begun")

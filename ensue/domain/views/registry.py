@@ -292,6 +292,12 @@ def show(sql: SqlTransaction, version: Version, *, dialect: str, now: int, pinne
 
 def drop(sql: SqlTransaction, version: Version, *, dialect: str) -> None:
     """Delete a version and its table; with the current one also the name. Errors: `Stale`."""
+    found = sql.execute(
+        "DELETE FROM ensue_view WHERE name = ? AND number = ? AND rev = ? RETURNING number",
+        (version.name, version.number, version.rev),
+    )
+    if not found:
+        raise Stale(f"version {version.number} of {version.name} was changed by somebody else")
     if dialect == POSTGRESQL:
         sql.execute(_LOCKS_SOON)
     if version.current:
@@ -299,12 +305,6 @@ def drop(sql: SqlTransaction, version: Version, *, dialect: str) -> None:
     sql.execute(f"DROP TABLE IF EXISTS {quoted(table_name(version.name, version.number))}")
     if dialect == POSTGRESQL:
         sql.execute(_LOCKS_AS_EVER)
-    found = sql.execute(
-        "DELETE FROM ensue_view WHERE name = ? AND number = ? AND rev = ? RETURNING number",
-        (version.name, version.number, version.rev),
-    )
-    if not found:
-        raise Stale(f"version {version.number} of {version.name} was changed by somebody else")
 
 
 def _relation(sql: SqlTransaction, name: str, dialect: str) -> str | None:
