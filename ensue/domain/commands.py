@@ -97,6 +97,11 @@ class Commands:
         """Errors: `DefinitionError` for a command that nobody decides here."""
         found = self._by_type.get(type(command))
         if found is None:
+            given: Any = command
+            if not isinstance(given, Command):
+                raise DefinitionError(
+                    f"{type(given).__name__} is no command: send() takes commands. Queries are for ask(), events for publish()"
+                )
             known = ", ".join(sorted(one.__name__ for one in self._by_type)) or "none"
             raise DefinitionError(
                 f"nothing decides {type(command).__name__}: register a handler with @app.command, or include its service. "

@@ -66,6 +66,11 @@ class Queries:
         the other way round."""
         found = self._by_type.get(type(query))
         if found is None:
+            given: Any = query
+            if not isinstance(given, Query):
+                raise DefinitionError(
+                    f"{type(given).__name__} is no query: ask() takes queries. Commands are for send(), rows of views for get()"
+                )
             known = ", ".join(sorted(one.__name__ for one in self._by_type)) or "none"
             raise DefinitionError(
                 f"nothing answers {type(query).__name__}: register a handler with @app.query, or include its service. Queries "

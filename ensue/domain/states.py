@@ -18,8 +18,8 @@ import msgspec
 from ensue.domain.decider import fold_of_decider
 from ensue.domain.fold import Boundary, Fold, Folding, fold_of
 from ensue.domain.forms import Form, form_of
-from ensue.domain.state import Decider
-from ensue.errors import InvalidEvent, NotCaughtUp
+from ensue.domain.state import Decider, State
+from ensue.errors import DefinitionError, InvalidEvent, NotCaughtUp
 from ensue.events.message import Event
 from ensue.events.personal import personal_fields
 from ensue.events.recorded import Position, microseconds
@@ -152,6 +152,12 @@ class States:
         if isinstance(kind, Decider):
             return self.folding(fold_of_decider(kind, {}))
         known = next((one for fold, one in self._foldings.items() if fold.initial is kind), None)
+        given: Any = kind
+        if known is None and not (isinstance(given, type) and issubclass(given, State)):
+            raise DefinitionError(
+                f"{getattr(given, '__name__', repr(given))} is no state: give a State class, or a Decider. A row of a view is "
+                "read with app.get"
+            )
         return known or self.folding(fold_of(kind, {}))
 
     async def load(self, *boundaries: Boundary[Any], current: bool) -> list[Loaded[Any]]:

@@ -191,6 +191,21 @@ def test_a_command_that_nobody_decides_is_told_with_those_that_are_decided(file_
     asyncio.run(run())
 
 
+def test_what_is_given_to_the_wrong_door_is_told_the_right_one(file_url: str) -> None:
+    async def run() -> None:
+        async with desk(file_url).connected() as app:
+            wrong: Any = app
+            command, event = Deposit(account_id="a1", amount=Decimal(1)), Deposited(account_id="a1", amount=Decimal(1))
+            with pytest.raises(DefinitionError, match=r"Deposited is no command: .* events for publish\(\)"):
+                await wrong.send(event)
+            with pytest.raises(DefinitionError, match=r"Deposit is no query: .* Commands are for send\(\)"):
+                await wrong.ask(command)
+            with pytest.raises(DefinitionError, match=r"Deposited is no state: give a State class"):
+                await wrong.state(Deposited, "a1")
+
+    asyncio.run(run())
+
+
 def test_two_handlers_of_one_command_are_refused_at_the_start(file_url: str) -> None:
     app, other = desk(file_url), Service("other")
     app.include(other)
