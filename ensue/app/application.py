@@ -652,8 +652,8 @@ class App(Service):
         then, a write's own events included, what was recorded at a time or later not; or by `version`, as the first so many of
         its events made it. It is yours to change: that changes nothing else.
 
-        Errors: `UnreadableEvent`; `NotCaughtUp` for a position that the log has not come to; `ValueError` for a version that the
-        state has not come to; `TypeError` for another key; `WrongLog`; those of the store.
+        Errors: `DefinitionError` for what is no state; `UnreadableEvent`; `NotCaughtUp` for a position that the log has not come
+        to; `ValueError` for a version that the state has not come to; `TypeError` for another key; `WrongLog`; those of the store.
         """
         return await self._open_engine().domain.state(state, key, named, at, version)
 
