@@ -13,7 +13,8 @@ from typing import NamedTuple, NoReturn, Protocol
 
 import pytest
 
-from tests.servers import disks, javascript, kafka, mosquitto, nats, pgbouncer, rabbitmq, redis
+from tests.servers import disks, flink, javascript, kafka, mosquitto, nats, pgbouncer, rabbitmq, redis
+from tests.servers.flink import FlinkAddress, FlinkCluster
 from tests.servers.kafka import KafkaAddress, KafkaServer
 from tests.servers.mosquitto import MosquittoAddress, MosquittoServer
 from tests.servers.nats import NatsAddress, NatsServer
@@ -193,6 +194,21 @@ def shared_redis(redis_installed: None) -> Iterator[RedisAddress]:
     `own_redis`."""
     with RedisServer(durable=False, settings={"proto-max-bulk-len": "8mb"}) as server:
         yield server.address
+
+
+@pytest.fixture(scope="session")
+def flink_installed(request: pytest.FixtureRequest) -> None:
+    """For tests that run Flink's classes themselves."""
+    if (home := flink.installed()) is None:
+        _missing(request.config, flink.ADVICE)
+    request.config.stash[SERVERS].used.add(f"Flink {home.name}")
+
+
+@pytest.fixture(scope="session", name="flink")
+def shared_flink(flink_installed: None) -> Iterator[FlinkAddress]:
+    """Where the Flink cluster and the SQL gateway of this process of the run are."""
+    with FlinkCluster() as cluster:
+        yield cluster.address
 
 
 @pytest.fixture(scope="session")
