@@ -6,6 +6,7 @@
     │   ├── WiringError         something is missing or doubled; raised at start-up
     │   ├── MissingCapability   the backend cannot do what the application needs
     │   ├── NotYetAvailable     declared in the public interface, not built yet
+    │   ├── NotPortable         a pattern that another system cannot be made to answer equally
     │   ├── InvalidEvent        a value that could not be read back
     │   ├── DuplicateEventId    an event with this id is stored already
     │   ├── AlreadyForgotten    personal data of a subject that was forgotten
@@ -26,6 +27,7 @@
         ├── HandlerFailed       something this write caused is a dead letter, or cannot run
         ├── MessageRefused      a broker will never take this message
         ├── AccessRefused       a broker does not let us in, or not do this
+        ├── FlinkFailed         a Flink cluster refuses a statement, or its job failed
         ├── UnreadableEvent     an event that this code is too old for, or knows no way to read
         │   └── ArchivedEvent   an event whose payload is in an archive, or was dropped
         ├── KeyLost             personal data whose key is gone, though nobody was forgotten
@@ -58,6 +60,7 @@ __all__ = [
     "DuplicateEventId",
     "EnsueError",
     "Fenced",
+    "FlinkFailed",
     "ForeignConnection",
     "GiveUp",
     "HandlerFailed",
@@ -72,6 +75,7 @@ __all__ = [
     "Misuse",
     "MissingCapability",
     "NotCaughtUp",
+    "NotPortable",
     "NotYetAvailable",
     "OutcomeUnknown",
     "ReadOnlyLog",
@@ -109,6 +113,15 @@ class MissingCapability(Misuse):
 
 class NotYetAvailable(Misuse):
     """Part of the public interface whose engine does not exist in this version. Nothing was done."""
+
+
+class NotPortable(Misuse):
+    """A pattern cannot be compiled so that the other system's matches are provably ours. `reasons` are all that is in the way, each
+    with the nearest form that can be compiled. Nothing was done."""
+
+    def __init__(self, message: str, /, *, reasons: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.reasons = reasons
 
 
 class InvalidEvent(Misuse):
@@ -216,6 +229,10 @@ class MessageRefused(GiveUp):
 
 class AccessRefused(GiveUp):
     """A broker does not let this user in, or does not let it do this. Not tried again: that locks accounts."""
+
+
+class FlinkFailed(GiveUp):
+    """A Flink cluster would not run a statement, or a job of it failed. The message ends with its own reason."""
 
 
 class UnreadableEvent(GiveUp):
