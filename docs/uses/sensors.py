@@ -36,7 +36,7 @@ class Silence(Pattern, within=minutes(15)):
 
 
 class Hot(Pattern, within=minutes(5), disorder=seconds(30)):
-    readings = several(Reading, lambda reading: reading.celsius > 90, times=3, strict=True)
+    readings = several(Reading, lambda reading: reading.celsius > 90, times=3, inner="strict")
 
 
 class PerMinute(Window, size=minutes(1), lateness=minutes(2)):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any, Protocol
 
-from ensue.domain.fingerprint import fingerprint_of
+from ensue.events.fingerprint import fingerprint_of
 from ensue.domain.fold import Boundary, Folding
 from ensue.domain.states import Kept
 from ensue.errors import EnsueError

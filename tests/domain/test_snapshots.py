@@ -11,7 +11,7 @@ import pytest
 
 from ensue import App, Command, Decided, Event, State, Transaction
 from ensue.domain import snapshots as snapshots_module
-from ensue.domain.fingerprint import fingerprint_of
+from ensue.events.fingerprint import fingerprint_of
 from ensue.domain.snapshots import TABLE, SqlSnapshots
 from ensue.errors import Unavailable
 from ensue.observe.signals import Signal, SnapshotsLost
@@ -274,7 +274,7 @@ def test_a_fingerprint_is_the_same_in_every_process(tmp_path: Any) -> None:
     import sys
 
     program = (
-        "from tests.domain.school import *; from ensue.domain.fingerprint import fingerprint_of as of;"
+        "from tests.domain.school import *; from ensue.events.fingerprint import fingerprint_of as of;"
         "from tests.domain.school import evolve, Places;"
         "print(of((Account,), (Account.evolve,), (Deposited, Withdrawn)).hex(), of((Places,), (evolve,), (Deposited,)).hex())"
     )

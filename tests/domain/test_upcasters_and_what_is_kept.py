@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from ensue import Event, Fields, upcast
-from ensue.domain.fingerprint import fingerprint_of
+from ensue.events.fingerprint import fingerprint_of
 from tests.events.declared import define
 
 

@@ -75,8 +75,7 @@ USES: dict[str, Callable[[], object]] = {
     "workflow with options": lambda: App("shop").workflow(name="old")(flow),
     "schedule": lambda: App("shop").schedule(every=hours(1))(tick),
     "cron": lambda: App("shop").schedule("0 9 * * MON", timezone="Europe/London")(tick),
-    "a match": Suspicious,
-    "a window": PerHour,
+        "a window": PerHour,
 }
 
 
@@ -113,10 +112,9 @@ def test_a_wrong_declaration_is_refused_where_it_is_made(what: str) -> None:
 
 
 def test_what_is_declared_stands_on_the_class() -> None:
-    assert (Suspicious.first.events, Suspicious.more.times) == ((Payment,), (2, None))
-    assert (Suspicious.end.events, Suspicious.nothing.times) == ((Refund, Payment), 0)
-    assert Suspicious.more.conditions == [vars(Suspicious)["larger"]]
-    assert (PerHour.payments.name, PerHour.spent.event) == ("count", Payment)
+    assert (Suspicious.first.of, Suspicious.more.times) == ((Payment,), (2, None))
+    assert Suspicious.more.conditions == [(vars(Suspicious)["larger"], True)]
+    assert (PerHour.payments.kind, PerHour.spent.event) == ("count", Payment)
     assert Channel("payments", Payment, Pay).carries == (Payment, Pay)
 
 

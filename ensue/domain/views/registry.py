@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias
 import msgspec
 
 from ensue.consumers.node import VIEWS
-from ensue.domain.fingerprint import fingerprint_of
+from ensue.events.fingerprint import fingerprint_of
 from ensue.domain.view import ViewDefinition
 from ensue.domain.views.table import quoted
 from ensue.errors import ApplyFailed, WiringError
@@ -327,7 +327,7 @@ def shape(definition: ViewDefinition) -> str:
 
 def fingerprint(definition: ViewDefinition, names: Sequence[str], events: Sequence[type[Event]]) -> str:
     """Of all that the rows follow from: columns, key, indexes, the events that are read, and the code of evolve with what it
-    calls (see `ensue.domain.fingerprint`), or the version that is declared in its place."""
+    calls (see `ensue.events.fingerprint`), or the version that is declared in its place."""
     if definition.version is not None:
         code = f"version {definition.version}"
     else:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from ensue.consumers.transaction import Transaction
-from ensue.domain.fingerprint import fingerprint_of
+from ensue.events.fingerprint import fingerprint_of
 from ensue.domain.views.keeping import CannotTake, Types
 from ensue.domain.views.sql_text import own_statement, renamed
 from ensue.domain.views.sql_view import SqlViewDefinition
