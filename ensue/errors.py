@@ -27,6 +27,7 @@
         ├── HandlerFailed       something this write caused is a dead letter, or cannot run
         ├── MessageRefused      a broker will never take this message
         ├── AccessRefused       a broker does not let us in, or not do this
+        ├── ConditionFailed     a condition or value of a pattern raised for an event
         ├── FlinkFailed         a Flink cluster refuses a statement, or its job failed
         ├── UnreadableEvent     an event that this code is too old for, or knows no way to read
         │   └── ArchivedEvent   an event whose payload is in an archive, or was dropped
@@ -47,6 +48,7 @@ where a program would act on them. No message holds a secret: URLs are shown wit
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, dataclass_transform
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "AlreadyForgotten",
     "ApplyFailed",
     "ArchivedEvent",
+    "ConditionFailed",
     "Conflict",
     "CorruptLog",
     "DefinitionError",
@@ -229,6 +232,24 @@ class MessageRefused(GiveUp):
 
 class AccessRefused(GiveUp):
     """A broker does not let this user in, or does not let it do this. Not tried again: that locks accounts."""
+
+
+class ConditionFailed(GiveUp):
+    """A condition of a pattern, or a value of a window, raised for an event (its `__cause__`), so that this event was passed over.
+
+    `name` is the pattern's, `step` the step's or value's, `position` and `key` are the event's. `outputs` is what was given
+    for the events before it in the same batch; whoever fed them goes on behind it.
+    """
+
+    def __init__(
+        self, message: str, /, *, name: str, step: str, position: int, key: str, outputs: Sequence[Any] = ()
+    ) -> None:
+        super().__init__(message)
+        self.name = name
+        self.step = step
+        self.position = position
+        self.key = key
+        self.outputs = outputs
 
 
 class FlinkFailed(GiveUp):

@@ -16,7 +16,19 @@ import msgspec
 from ensue.events.message import Event
 from ensue.events.stored import Row
 
-__all__ = ["Batch", "Closed", "Expired", "Found", "Operator", "Output", "Revoked", "Taken", "Tooks", "Untimely"]
+__all__ = [
+    "Batch",
+    "Closed",
+    "Correcting",
+    "Expired",
+    "Found",
+    "Operator",
+    "Output",
+    "Revoked",
+    "Taken",
+    "Tooks",
+    "Untimely",
+]
 
 
 class Taken(msgspec.Struct, frozen=True, gc=False):
@@ -128,4 +140,13 @@ class Operator(Protocol):
 
     def restore(self, key: str, state: Any) -> None:
         """Have the state of a key again, as `state` gave it."""
+        ...
+
+
+class Correcting(Operator, Protocol):
+    """An operator that can still take an event that came late, for which it was made with a `lateness`."""
+
+    def correct(self, taken: Taken, key: str) -> list[Output]:
+        """Take this event, which is earlier than what `advance` was last given by at most the lateness: give what was given wrongly
+        anew or take it back. Errors: as `take`."""
         ...
