@@ -6,7 +6,9 @@ Everything that is wrong with a handler is found here, when it is registered, an
 from __future__ import annotations
 
 import collections.abc
+import functools
 import inspect
+import operator
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,12 +26,14 @@ from ensue.errors import DefinitionError, NotYetAvailable
 from ensue.events.context import Context
 from ensue.events.message import Event
 from ensue.events.recorded import Position, Recorded
-from ensue.events.registry import declaration
+from ensue.events.registry import Registry, declaration
 
 __all__ = [
     "Declared",
     "HandlerDefinition",
     "HandlerOptions",
+    "Noticed",
+    "Noticing",
     "Parameter",
     "Role",
     "Start",
@@ -56,6 +60,21 @@ class Declared:
     """What it is, for the message."""
 
 
+class Noticed(msgspec.Struct, frozen=True):
+    """What is noticed in events, such as the match of a pattern, and handled like one: it is stored as an event of the type `event`,
+    from which `read` makes again what the handler is given. `source` is the pattern or window, or the late event's type; `kind` says
+    which of the things that are noticed of it."""
+
+    source: type
+    kind: str
+    event: type[Event]
+    read: Callable[[Any, Registry], object]
+
+
+Noticing: TypeAlias = Callable[[Any], Noticed | None]
+"""What a handler's annotation stands for, if it is something that is noticed in events."""
+
+
 class Wants(Enum):
     """What a parameter is given."""
 
@@ -77,6 +96,8 @@ class Role(Enum):
     """A channel, to the log."""
     DIRECT = "direct"
     """A channel, to the application's function."""
+    DETECTOR = "detector"
+    """Events of the log, to what looks for something in them."""
 
 
 class Parameter(msgspec.Struct, frozen=True):
@@ -122,6 +143,10 @@ class HandlerDefinition(msgspec.Struct, frozen=True, kw_only=True):
     channel: Channel | None = None
     batch: bool = False
     """The function takes a list of events."""
+    noticed: tuple[Noticed, ...] = ()
+    """What among `events` is to be read as something else before the function is given it."""
+    sought: object = None
+    """Of a detector: what it looks for."""
 
 
 def channel_consumers(inbox: Iterable[Channel], outbox: Iterable[Channel]) -> list[HandlerDefinition]:
@@ -155,19 +180,29 @@ def _consumer(role: Role, channel: Channel) -> HandlerDefinition:
     )
 
 
+def _nothing_noticed(_hint: Any) -> None:
+    return None
+
+
 def analyse(
-    function: Callable[..., Any], options: HandlerOptions, local_names: Mapping[str, Any], *, prefix: str = ""
+    function: Callable[..., Any],
+    options: HandlerOptions,
+    local_names: Mapping[str, Any],
+    *,
+    prefix: str = "",
+    noticing: Noticing = _nothing_noticed,
 ) -> HandlerDefinition:
     """The definition of a handler. Errors: `DefinitionError`, naming the function and what to write instead;
     `NotYetAvailable` for what is declared and not built."""
     name = getattr(function, "__name__", repr(function))
     hints = hints_of(function, local_names)
-    _refuse_declared(name, hints)
     parameters = list(inspect.signature(function).parameters.values())
     if not parameters:
         raise DefinitionError(f"{name}: a handler takes the event it reacts to: def {name}(event: OrderPlaced)")
     first = parameters[0]
     hint, batch = _several(hints.get(first.name))
+    hint, noticed = _noticed(hint, noticing)
+    _refuse_declared(name, {**hints, first.name: hint})
     events, recorded = reacted_to(name, first.name, hint)
     rest = tuple(parameter_of(name, parameter, hints) for parameter in parameters[1:])
     is_async = inspect.iscoroutinefunction(function)
@@ -189,6 +224,11 @@ def analyse(
     if options.timeout is not None and (options.timeout <= timedelta() or inside or options.pure):
         raise DefinitionError(f"{name}: timeout= is a positive duration, for handlers that run outside the transaction")
     _check_key(name, events, options.key)
+    if noticed and options.source is not None:
+        raise DefinitionError(
+            f"{name}: {options.source.name} is handled without the log, and a pattern or window is found in the log: put the channel "
+            f"into the application's inbox, App(inbox=[{options.source.name}]), and leave source= out"
+        )
     _check_source(name, events, options.source, recorded=recorded, inside=inside, batch=batch)
     return HandlerDefinition(
         name=prefix + (options.name or name),
@@ -208,7 +248,19 @@ def analyse(
         role=Role.LOG if options.source is None else Role.DIRECT,
         channel=options.source,
         batch=batch,
+        noticed=noticed,
     )
+
+
+def _noticed(hint: Any, noticing: Noticing) -> tuple[Any, tuple[Noticed, ...]]:
+    """The annotation with the events as which what is noticed is stored, and what that is."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    named = typing.get_args(hint) if union else (hint,)
+    found = [noticing(one) for one in named]
+    if not any(found):
+        return hint, ()
+    stored = [one if known is None else known.event for one, known in zip(named, found, strict=True)]
+    return functools.reduce(operator.or_, stored), tuple(one for one in found if one is not None)
 
 
 def _several(hint: Any) -> tuple[Any, bool]:

@@ -101,6 +101,8 @@ class Scope(Protocol):
 class Handling:
     """See the module. `bind` must be called before anything is handled."""
 
+    drives: Callable[..., Any] | None = None
+    """What runs it, in the place of the delivery machine's runner and called as that is."""
     failures_trip = True
     """Whether many keys that fail without a success are a bug or an outage. Messages that nobody can read are neither."""
 
@@ -128,6 +130,7 @@ class Handling:
         self._retry = retry
         self._function = definition.function
         self._parameters = definition.parameters
+        self._reads = {one.event: one.read for one in definition.noticed}
         self._recorded = definition.recorded
         self._registry = registry
         self._world = world
@@ -323,7 +326,7 @@ class Handling:
         return (self._arguments(slot, event, 0, transaction),)
 
     def _arguments(self, slot: Slot, event: Event, part: int, transaction: Transaction | None) -> list[Any]:
-        arguments: list[Any] = [event]
+        arguments: list[Any] = [self._given(event) if self._reads else event]
         if self._recorded:
             name, version = self._types[slot.row[2]]
             arguments = [Recorded(event, slot.row, name, version, self._log_id, part)]
@@ -335,6 +338,18 @@ class Handling:
             else:
                 arguments.append(self._scope.value(parameter))
         return arguments
+
+    def _given(self, event: Event) -> object:
+        """What was noticed, again, of the event as which it is stored."""
+        read = self._reads.get(type(event))
+        if read is None:
+            return event
+        try:
+            return read(event, self._registry)
+        except (Unavailable, StorageFull) as error:
+            raise KeysAway(str(error)) from error
+        except Exception as error:
+            raise Undecodable(f"{type(event).__name__} cannot be read again: {error}") from error
 
     def _context(self, slot: Slot, part: int) -> Context:
         row: Row = slot.row

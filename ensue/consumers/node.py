@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from ensue.consumers.handling import Handling
@@ -23,10 +23,10 @@ from ensue.observe.signals import Observer, WriterTrouble
 from ensue.store.base import Consumer, Store, Term
 from ensue.world import World
 
-__all__ = ["VIEWS", "Node", "define_consumers"]
+__all__ = ["PATTERNS", "VIEWS", "Node", "define_consumers"]
 
-VIEWS = "view."
-"""How the consumers of views are called: no handler was ever one."""
+VIEWS, PATTERNS = "view.", "pattern."
+"""How the consumers of views and patterns are called: no handler was ever one."""
 
 
 async def define_consumers(store: Store, world: World, handlings: Sequence[Handling]) -> list[Consumer]:
@@ -90,7 +90,7 @@ async def _problem_of_new(
     orphans = [
         name
         for name, consumer in known.items()
-        if name not in declared and not name.startswith(VIEWS) and set(consumer.handles) & set(handling.type_names)
+        if name not in declared and not name.startswith((VIEWS, PATTERNS)) and set(consumer.handles) & set(handling.type_names)
     ]
     if orphans:
         return (
@@ -149,7 +149,8 @@ class Node:
 
     def _runner(self, consumer: Consumer, handling: Handling) -> Runner:
         handling.bind(consumer, self._store.log_id)
-        runner = Runner(self._store, self._world, self.lease, consumer, handling, self._observe, self._bell)
+        make: Callable[..., Runner] = handling.drives or Runner
+        runner = make(self._store, self._world, self.lease, consumer, handling, self._observe, self._bell)
         self.runners.append(runner)
         return runner
 
