@@ -13,7 +13,7 @@ event that cannot be decoded still has its place.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast, dataclass_transform
@@ -43,6 +43,7 @@ __all__ = [
     "declaration",
     "hours",
     "minutes",
+    "own_time",
     "seconds",
     "tag_of",
     "tag_text",
@@ -75,6 +76,8 @@ class EventType(msgspec.Struct, frozen=True, kw_only=True):
     """Nothing follows it in its stream, which may be archived."""
     retention: timedelta | None = None
     """So long its payload is wanted; then it may be dropped."""
+    time: str | None = None
+    """The field that says when it happened; None: it happened when it was published."""
 
 
 class MessageMeta(msgspec.StructMeta):
@@ -95,6 +98,7 @@ class MessageMeta(msgspec.StructMeta):
         was: tuple[str, ...] = (),
         closes: bool = False,
         retention: timedelta | None = None,
+        time: str | None = None,
         frozen: bool = True,
         kw_only: bool = True,
     ) -> M:
@@ -107,6 +111,10 @@ class MessageMeta(msgspec.StructMeta):
         own_key = own_key if own_key or inherited is None else inherited.key
         own_subject = own_subject if own_subject or inherited is None else inherited.subject
         own_tags = _tags(cls_name, cls, tags) or (inherited.tags if inherited else ())
+        if time is not None:
+            _checked_field(cls_name, cls, time, "time")
+        elif inherited is not None:
+            time = inherited.time
         if own_subject is not None and own_subject not in (own_key, *own_tags):
             own_tags += (own_subject,)  # all that is about a subject can be found by it
         if own_subject is not None:
@@ -123,6 +131,7 @@ class MessageMeta(msgspec.StructMeta):
                 subject=own_subject,
                 closes=_checked_closing(cls_name, own_key, own_tags, closes),
                 retention=_checked_retention(cls_name, retention),
+                time=time,
             ),
         )
         if closes:
@@ -270,7 +279,8 @@ class Event(Message):
     `subject`, a field or `{field: tag}`, whose its `Personal` fields are; it is a tag as well;
     `name`, under which it is stored (the class's own by default); `version` of its fields, from 1; `was`, former names.
     `closes`, that it is the last event of its stream, which may then be archived; `retention`, how long its payload is wanted.
-    Key, tags and subject are inherited by subclasses, all else is not. Errors: `DefinitionError`, when it is declared.
+    `time`, the field that says when it happened, an aware datetime, for patterns and windows by event time.
+    Key, tags, subject and time are inherited by subclasses, all else is not. Errors: `DefinitionError`, when it is declared.
     """
 
 
@@ -278,6 +288,25 @@ def declaration(event: type[Event]) -> EventType:
     """What the class declares."""
     declared: EventType = vars(event)["__ensue_type__"]
     return declared
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def own_time(event: Event, field: str | None = None) -> int | None:
+    """When an event says that it happened, in microseconds since 1970 UTC; None where its type declares no `time` (give the field to
+    save the look-up). Errors: `InvalidEvent` for what is no time, or one without a UTC offset."""
+    field = field or declaration(type(event)).time
+    if field is None:
+        return None
+    value: object = getattr(event, field)
+    if not isinstance(value, datetime) or value.utcoffset() is None:
+        found = "has no UTC offset, so that it may be any of two dozen" if isinstance(value, datetime) else "is no time"
+        raise InvalidEvent(
+            f"{type(event).__name__}: {field}={value!r}, which says when it happened, {found}: give an aware datetime"
+        )
+    return (value - _EPOCH) // _MICROSECOND
 
 
 class Command(Message, Generic[R_co]):

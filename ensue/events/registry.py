@@ -14,12 +14,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from decimal import Decimal
 from functools import partial
 from hashlib import blake2b
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import msgspec
 
 from ensue.errors import DefinitionError, InvalidEvent, UnreadableEvent
-from ensue.events.message import Event, closing_types, declaration, tag_text
+from ensue.events.message import Event, closing_types, declaration, own_time, tag_text
 from ensue.events.personal import (
     Keys,
     PersonalCodec,
@@ -82,7 +82,7 @@ class Keyed(NamedTuple):
 class _Codec:
     """One event type, ready for use: the work that depends on the class only is done once."""
 
-    __slots__ = ("containers", "decode", "declared", "key", "name", "numbers", "personal", "tags", "version")
+    __slots__ = ("containers", "decode", "declared", "key", "name", "numbers", "personal", "tags", "time", "version")
 
     def __init__(self, event: type[Event]) -> None:
         self.declared = declaration(event)
@@ -90,6 +90,7 @@ class _Codec:
         self.version = self.declared.version
         self.key = self.declared.key
         self.tags = self.declared.tags
+        self.time = self.declared.time
         try:
             self.personal = PersonalCodec(event) if personal_fields(event) else None
             if self.personal is None:
@@ -337,9 +338,12 @@ class Registry:
         maker: int | None = None,
         nth: int | None = None,
     ) -> Draft:
-        """The event ready to be stored. Without a correlation it begins one, under its own id. Errors: `InvalidEvent`."""
+        """The event ready to be stored. Without a correlation it begins one, under its own id. `time` is when it happened, where its
+        type does not say it itself. Errors: `InvalidEvent`."""
         data = self.encode(event)
         codec = self._codecs[type(event)]
+        if codec.time is not None:
+            time = cast(int, own_time(event, codec.time))
         key, tags = self.keyed(event)
         meta = Meta(time, correlation or id, causation, key, tags, depth, traceparent, tracestate, headers)
         return Draft(
@@ -374,13 +378,16 @@ class Registry:
                 name, version, data = codec.name, codec.version, codec.personal.encode(event, None, codec.name)
             data = codec.personal.sealed(event, data, self.keys, name)
         keyed = self.keyed(event)
+        said = meta(keyed)
+        if codec.time is not None:
+            said = msgspec.structs.replace(said, time=cast(int, own_time(event, codec.time)))
         return Draft(
             id,
             name,
             version,
             tag_hash(keyed.key) if keyed.key is not None else None,
             tuple(map(tag_hash, keyed.tags)) if keyed.tags else (),
-            encode_meta(meta(keyed)),
+            encode_meta(said),
             data,
         )
 
