@@ -238,11 +238,21 @@ class ConditionFailed(GiveUp):
     """A condition of a pattern, or a value of a window, raised for an event (its `__cause__`), so that this event was passed over.
 
     `name` is the pattern's, `step` the step's or value's, `position` and `key` are the event's. `outputs` is what was given
-    for the events before it in the same batch; whoever fed them goes on behind it.
+    for the events before it in the same batch; whoever fed them goes on behind it. Where not the event failed but a deadline, the
+    candidate is given up, and `done` says how many events of the batch were taken.
     """
 
     def __init__(
-        self, message: str, /, *, name: str, step: str, position: int, key: str, outputs: Sequence[Any] = ()
+        self,
+        message: str,
+        /,
+        *,
+        name: str,
+        step: str,
+        position: int,
+        key: str,
+        outputs: Sequence[Any] = (),
+        done: int | None = None,
     ) -> None:
         super().__init__(message)
         self.name = name
@@ -250,6 +260,7 @@ class ConditionFailed(GiveUp):
         self.position = position
         self.key = key
         self.outputs = outputs
+        self.done = done
 
 
 class FlinkFailed(GiveUp):

@@ -96,7 +96,7 @@ class Untimely(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Closed(msgspec.Struct, frozen=True, kw_only=True):
-    """A window, or a joined pair: its values by name. `final` says that it will not be given again."""
+    """A window, or a joined pair: its values by name. Of an early answer `final` is False: the window is still open."""
 
     id: bytes
     key: str
@@ -104,6 +104,8 @@ class Closed(msgspec.Struct, frozen=True, kw_only=True):
     end: int
     values: Mapping[str, Any]
     final: bool = True
+    replaces: tuple[bytes, ...] = ()
+    """Answers that were given before and are not true any more, since an event came late: this one stands for them."""
 
 
 Output: TypeAlias = Found | Expired | Revoked | Untimely | Closed

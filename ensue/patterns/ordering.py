@@ -50,9 +50,10 @@ class Arrivals(msgspec.Struct, frozen=True):
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True):
-    """An event that could not be looked at. Everything else went on."""
+    """An event that could not be looked at, or a match that could not be decided when its time was over. Everything else went on."""
 
-    taken: Taken
+    taken: Taken | None
+    """The event; None where it was a deadline. `error` has its position and key."""
     error: ConditionFailed
 
 
@@ -127,30 +128,51 @@ def ordered(
 
 
 def _fed(operator: Operator, batch: Batch) -> list[Any]:
-    """What the operator gives for the batch, with `Failed` in the place of each event that it could not look at."""
+    """What the operator gives for the batch, with `Failed` in the place of what it could not look at."""
     try:
         return operator.take(batch)
     except ConditionFailed as error:
-        out: list[Any] = []
-        rest, failure = batch, error
-        while True:
+        failure: ConditionFailed | None = error
+    out: list[Any] = []
+    rest = batch
+    while failure is not None:
+        out += failure.outputs
+        if failure.done is None:
             at = list(rest.positions).index(failure.position)
             row = None if rest.rows is None else rest.rows[at]
             taken = Taken(rest.times[at], rest.positions[at], rest.events[at], row)
-            out += [*failure.outputs, Failed(taken=taken, error=failure)]
-            rest = Batch(
-                rest.events[at + 1 :],
-                rest.times[at + 1 :],
-                rest.positions[at + 1 :],
-                None if rest.keys is None else rest.keys[at + 1 :],
-                None if rest.rows is None else rest.rows[at + 1 :],
-            )
-            if not rest.positions:
-                return out
-            try:
-                return out + operator.take(rest)
-            except ConditionFailed as another:
-                failure = another
+            out.append(Failed(taken=taken, error=failure))
+            rest = _behind(rest, at + 1)
+        else:
+            out.append(Failed(taken=None, error=failure))
+            rest = _behind(rest, failure.done)
+        failure = None
+        try:
+            out += operator.take(rest) if rest.positions else []
+        except ConditionFailed as another:
+            failure = another
+    return out
+
+
+def _behind(batch: Batch, at: int) -> Batch:
+    keys, rows = batch.keys, batch.rows
+    return Batch(
+        batch.events[at:],
+        batch.times[at:],
+        batch.positions[at:],
+        None if keys is None else keys[at:],
+        None if rows is None else rows[at:],
+    )
+
+
+def _advanced(operator: Operator, time: int) -> list[Any]:
+    """What the operator gives for this time, with `Failed` for what could not be decided."""
+    out: list[Any] = []
+    while True:
+        try:
+            return out + operator.advance(time)
+        except ConditionFailed as error:
+            out += [*error.outputs, Failed(taken=None, error=error)]
 
 
 class _Passing:
@@ -169,7 +191,7 @@ class _Passing:
 
     def tick(self, wall: int) -> list[Outcome]:
         self._wall = wall
-        return cast("list[Outcome]", self._operator.advance(wall))
+        return _advanced(self._operator, wall)
 
     def due(self) -> int | None:
         return self._operator.due()
@@ -242,7 +264,7 @@ class _ByTime:
         self._told: int | None = None
         self._wall = 0
         self._waiting: list[_Waiting] = []
-        self._by_key: dict[str, list[Any]] | None = None
+        self._by_key: dict[str, list[Taken]] | None = None
         """What waits, by key, while nothing new has come."""
         self._changed: set[str] = set()
 
@@ -315,7 +337,7 @@ class _ByTime:
                 self._changed.update(one[2] for one in waiting[:cut])
                 del waiting[:cut]
         if self._told != mark:
-            out += self._operator.advance(mark)
+            out += _advanced(self._operator, mark)
             self._told = mark
         return out
 
@@ -354,7 +376,7 @@ class _ByTime:
         if self._by_key is None:
             self._by_key = {}
             for time, position, of, event, row in self._waiting:
-                self._by_key.setdefault(of, []).append((time, position, event, row))
+                self._by_key.setdefault(of, []).append(Taken(time, position, event, row))
         inner, waits = self._operator.state(key), self._by_key.get(key)
         return None if inner is None and waits is None else (inner, waits or [])
 
@@ -362,7 +384,7 @@ class _ByTime:
         inner, waits = state
         if inner is not None:
             self._operator.restore(key, inner)
-        self._waiting += [(time, position, key, event, row) for time, position, event, row in waits]
+        self._waiting += [(one.time, one.position, key, one.event, one.row) for one in waits]
 
     def progress(self) -> Any:
         present = self._present
@@ -471,7 +493,7 @@ class _ByKey:
                 out = _fed(of.operator, _batch(of.waiting[:cut]))
                 del of.waiting[:cut]
         if of.told is None or of.told < mark:
-            out += of.operator.advance(mark)
+            out += _advanced(of.operator, mark)
             of.told = mark
         return out
 
@@ -526,7 +548,7 @@ class _ByKey:
         of = self._keys.get(key)
         if of is None:
             return None
-        waits = [(time, position, event, row) for time, position, _, event, row in of.waiting]
+        waits = [Taken(time, position, event, row) for time, position, _, event, row in of.waiting]
         return (of.operator.state(key), waits, of.newest, of.told, of.target)
 
     def restore(self, key: str, state: Any) -> None:
@@ -537,7 +559,7 @@ class _ByKey:
             of.told = told
         if inner is not None:
             of.operator.restore(key, inner)
-        of.waiting = [(time, position, key, event, row) for time, position, event, row in waits]
+        of.waiting = [(one.time, one.position, key, one.event, one.row) for one in waits]
         of.target = target
         if target is not None:
             heappush(self._targets, (target, key))
