@@ -1,0 +1,102 @@
+"""The same events for Flink and for the oracle, and what each finds in them."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+
+from ensue.events.message import Event, declaration
+from ensue.patterns import Pattern
+from ensue.patterns.flink.columns import Column
+from ensue.patterns.flink.gateway import Session
+from ensue.patterns.flink.sql import FlinkQuery, to_flink
+from tests.patterns.flink.cases import stream
+from tests.patterns.oracle import Match, Timed, answer
+
+__all__ = ["Found", "Streamed", "ask_flink", "found_by_the_oracle", "random_events", "write_events"]
+
+Streamed: TypeAlias = list[tuple[int, int, Event]]
+"""Time, position, event; in order."""
+Found: TypeAlias = tuple[str, int, int, tuple[str, ...]]
+"""Key, start, end, and for each step the positions with commas between them."""
+
+
+def write_events(file: Path, events: Streamed) -> None:
+    """As lines of JSON, in the order of their times, as Flink is to read them."""
+    encoder = msgspec.json.Encoder(decimal_format="string")
+    with file.open("w") as out:
+        for time, position, event in sorted(events, key=lambda one: one[:2]):
+            row: dict[str, Any] = json.loads(encoder.encode(event))
+            row |= {
+                "ensue_type": declaration(type(event)).name,
+                "ensue_id": str(position),
+                "ensue_micros": time,
+                "ensue_order": position,
+            }
+            out.write(json.dumps(row) + "\n")
+
+
+def table_of(name: str, columns: Sequence[Column], file: Path) -> str:
+    fields = "".join(f"`{column.name}` {column.sql_type}, " for column in columns)
+    return (
+        f"CREATE TABLE {name} (ensue_type STRING, ensue_id STRING, ensue_micros BIGINT, ensue_order BIGINT, {fields}"
+        "ensue_time AS TO_TIMESTAMP_LTZ(ensue_micros / 1000, 3), WATERMARK FOR ensue_time AS ensue_time - INTERVAL '0.001' SECOND) "
+        f"WITH ('connector' = 'filesystem', 'path' = '{file}', 'format' = 'json')"
+    )
+
+
+async def ask_flink(session: Session, patterns: Sequence[type[Pattern]], file: Path) -> dict[str, list[Found]]:
+    """What one job finds, for each pattern."""
+    queries = [to_flink(pattern) for pattern in patterns]
+    columns = {column.name: column for query in queries for column in query.columns}
+    await session.execute(table_of("events", list(columns.values()), file))
+    found: dict[str, list[Found]] = {query.name: [] for query in queries}
+    for row in await session.execute(" UNION ALL ".join(_flat(query) for query in queries)):
+        found[row[0]].append((row[1], row[2], row[3], tuple(row[4].split("|"))))
+    return {name: sorted(matches) for name, matches in found.items()}
+
+
+def _flat(query: FlinkQuery) -> str:
+    steps = ", ".join(f"COALESCE(`{name}`, '')" for name in query.steps)
+    return (
+        f"SELECT '{query.name}' AS name, `key`, started, ended, CONCAT_WS('|', {steps}) AS steps "
+        f"FROM ({query.select('events')})"
+    )
+
+
+def found_by_the_oracle(pattern: type[Pattern], events: Streamed) -> list[Found]:
+    """By trying all possibilities."""
+    definition = pattern.__ensue_pattern__
+    query = to_flink(pattern)
+    by_key: dict[str, list[Timed]] = {}
+    for time, position, event in events:
+        if isinstance(event, definition.events):
+            by_key.setdefault(event.who, []).append(Timed(time, position, event))  # type: ignore[attr-defined]
+    found: list[Found] = []
+    for key, timed in by_key.items():
+        for match in answer(definition, sorted(timed, key=lambda one: one[:2])).matches:
+            found.append((key, match.started, match.ended, _steps(match, query)))
+    return sorted(found)
+
+
+def _steps(match: Match, query: FlinkQuery) -> tuple[str, ...]:
+    said: dict[str, str] = {}
+    for name, took in match.steps.items():
+        if f"{name}.0" in query.steps:
+            said |= {f"{name}.{at}": str(part) for at, part in enumerate(took)}
+        else:
+            said[name] = ",".join(map(str, took)) if isinstance(took, tuple) else "" if took is None else str(took)
+    return tuple(said[name] for name in query.steps)
+
+
+def random_events(count: int, seed: int) -> Streamed:
+    """So many keys, each with a random stream."""
+    chance = random.Random(seed)
+    events = [one for number in range(count) for one in stream(chance, f"k{number}", chance.randrange(4, 16))]
+    events.sort(key=lambda one: one[0])
+    return [(time, position, event) for position, (time, event) in enumerate(events)]
