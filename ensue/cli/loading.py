@@ -20,8 +20,9 @@ from ensue.cli.failures import WrongUsage
 
 if TYPE_CHECKING:
     from ensue.app import App
+    from ensue.patterns import Pattern
 
-__all__ = ["declared_app", "load_app", "show_traceback"]
+__all__ = ["declared_app", "load_app", "load_pattern", "show_traceback"]
 
 
 def declared_app(folder: Path) -> str | None:
@@ -47,15 +48,7 @@ def load_app(text: str) -> App:
     """
     from ensue.app import App
 
-    name, _, attribute = text.partition(":")
-    if not name or not attribute or not all(part.isidentifier() for part in name.split(".")):
-        said = f"{text!r} does not name an application"
-        guess = name.removesuffix(".py").replace("/", ".").strip(".") or "app"
-        raise WrongUsage(f"{said}; write module:name, such as {guess}:{attribute or 'app'}")
-    module = _module(name)
-    found: Any = module
-    for part in attribute.split("."):
-        found = getattr(found, part, _NOTHING)
+    name, attribute, module, found = _named(text, "an application", "app")
     if isinstance(found, App):
         return found
     apps = [f"{name}:{key}" for key, value in vars(module).items() if isinstance(value, App)]
@@ -64,6 +57,37 @@ def load_app(text: str) -> App:
         raise WrongUsage(f"the module {name} has no {attribute!r}; {hint}")
     kind = "a function" if callable(found) and not isinstance(found, type) else f"a {type(found).__name__}"
     raise WrongUsage(f"{text} is {kind}, not an App; {hint}")
+
+
+def load_pattern(text: str) -> type[Pattern]:
+    """The pattern class that `module:Name` names, looked for as an application is. Errors: as `load_app`."""
+    from ensue.patterns import Pattern
+
+    name, attribute, module, found = _named(text, "a pattern", "Unpaid")
+    if isinstance(found, type) and issubclass(found, Pattern) and found is not Pattern:
+        return found
+    patterns = [
+        f"{name}:{key}"
+        for key, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, Pattern) and value is not Pattern
+    ]
+    hint = f"it has {', '.join(patterns)}" if patterns else "it has no Pattern at its top level"
+    said = f"the module {name} has no {attribute!r}" if found is _NOTHING else f"{text} is not a Pattern"
+    raise WrongUsage(f"{said}; {hint}")
+
+
+def _named(text: str, what: str, example: str) -> tuple[str, str, ModuleType, Any]:
+    """The module and attribute that `module:name` says, with what they are. Errors: as `load_app`."""
+    name, _, attribute = text.partition(":")
+    if not name or not attribute or not all(part.isidentifier() for part in name.split(".")):
+        said = f"{text!r} does not name {what}"
+        guess = name.removesuffix(".py").replace("/", ".").strip(".") or "app"
+        raise WrongUsage(f"{said}; write module:name, such as {guess}:{attribute or example}")
+    module = _module(name)
+    found: Any = module
+    for part in attribute.split("."):
+        found = getattr(found, part, _NOTHING)
+    return name, attribute, module, found
 
 
 _NOTHING = object()

@@ -3,7 +3,18 @@
 from ensue.testing.applications import AppSimulation, simulate
 from ensue.testing.checking import NotDeterministic
 from ensue.testing.given import Given, Outcome, given
+from ensue.testing.marbles import assert_matches
 from ensue.testing.pure import NotPure
 from ensue.testing.samples import check_samples
 
-__all__ = ["AppSimulation", "Given", "NotDeterministic", "NotPure", "Outcome", "check_samples", "given", "simulate"]
+__all__ = [
+    "AppSimulation",
+    "Given",
+    "NotDeterministic",
+    "NotPure",
+    "Outcome",
+    "assert_matches",
+    "check_samples",
+    "given",
+    "simulate",
+]
