@@ -94,7 +94,8 @@ class Candidate(NamedTuple):
 
 def answer(definition: Definition, events: Sequence[Timed], *, over: int | None = None) -> Answer:
     """What is found among these events of one key, when no event before `over` will come any more (None: no event at all)."""
-    return _Oracle(definition, events, FOREVER - 1 if over is None else over).answer
+    named = [timed for timed in events if isinstance(timed.event, definition.events)]
+    return _Oracle(definition, named, FOREVER - 1 if over is None else over).answer
 
 
 class _Oracle:
@@ -171,35 +172,33 @@ class _Oracle:
             case Choice(elements) | AllOf(elements):
                 return [way for at in range(len(elements)) for way in self._ways((*place, Level(at)), contiguity)]
             case Group(elements):
-                return self._sequence(place, elements, 0, contiguity)[0]
+                return self._forward(place, elements, 0, [], contiguity)
 
-    def _forward(self, prefix: Place, elements: Sequence[Element], start: int, behind: list[Move]) -> list[Move]:
-        """From here on in a sequence: into the next element, and where it need not take, into the one behind it."""
-        moves, opens, absences, through = self._sequence(prefix, elements, start, None)
-        if not through:
-            return moves
-        return moves + [move._replace(opens=opens + move.opens, absences=absences + move.absences) for move in behind]
-
-    def _sequence(
-        self, prefix: Place, elements: Sequence[Element], start: int, contiguity: Contiguity | None
-    ) -> tuple[list[Move], tuple[Open, ...], tuple[Place, ...], bool]:
-        """The moves into a sequence, what they pass over, and whether all of it can be passed over."""
-        moves: list[Move] = []
-        opens: tuple[Open, ...] = ()
-        absences: tuple[Place, ...] = ()
-        for at in range(start, len(elements)):
-            element, place = elements[at], (*prefix, Level(at))
-            if element.absent:
-                absences += (place,)
-                continue
-            how = contiguity or element.contiguity
-            ways = self._into(place, element, how) if contiguity is None else self._ways(place, how)
-            moves += [way._replace(opens=opens + way.opens, absences=absences + way.absences) for way in ways]
-            if element.low > 0:
-                return moves, opens, absences, False
-            if element.greedy:
-                opens += tuple(Open(_place(way), how) for way in ways)
-        return moves, opens, absences, True
+    def _forward(
+        self,
+        prefix: Place,
+        elements: Sequence[Element],
+        start: int,
+        behind: list[Move],
+        contiguity: Contiguity | None = None,
+    ) -> list[Move]:
+        """From here on in a sequence: into the next element, and where it need not take, into what follows it; `behind` are the moves
+        when all is passed over. A greedy element is entered rather than passed over."""
+        if start == len(elements):
+            return behind
+        element, place = elements[start], (*prefix, Level(start))
+        if element.absent:
+            following = self._forward(prefix, elements, start + 1, behind, contiguity)
+            return [move._replace(absences=(place, *move.absences)) for move in following]
+        how = contiguity or element.contiguity
+        ways = self._into(place, element, how) if contiguity is None else self._ways(place, how)
+        if element.low > 0:
+            return ways
+        following = self._forward(prefix, elements, start + 1, behind, contiguity)
+        if not element.greedy:
+            return following + ways
+        opens = tuple(Open(_place(way), how) for way in ways)
+        return ways + [move._replace(opens=opens + move.opens) for move in following]
 
     # ---------------------------------------------------------------------------------------- what an event may be
 
