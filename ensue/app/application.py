@@ -28,6 +28,7 @@ from ensue.app.checks import (
 from ensue.app.dead_letters import DeadLetters
 from ensue.app.dependencies import Dependencies, Factory, factory_of
 from ensue.app.log import LogView
+from ensue.app.patterns import detectors_of
 from ensue.app.receipt import WAIT, Receipt
 from ensue.app.service import Service
 from ensue.app.settings import Settings
@@ -175,9 +176,10 @@ class App(Service):
 
     @property
     def handlers(self) -> tuple[HandlerDefinition, ...]:
-        """All consumers: the registered handlers, those of included services too, and the channels' `inbox.NAME` and `outbox.NAME`.
-        Errors: `DefinitionError` for a name used twice."""
+        """All consumers: the registered handlers, those of included services too, the patterns and windows that they handle
+        (`pattern.NAME`), and the channels' `inbox.NAME` and `outbox.NAME`. Errors: `DefinitionError` for a name used twice."""
         handlers = self._all_handlers()
+        handlers += detectors_of(handlers, tenants=self._tagged)
         if self._inbox or self._outbox:
             handlers += channel_consumers(self._inbox, self._outbox)
         names = [handler.name for handler in handlers]

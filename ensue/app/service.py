@@ -11,6 +11,7 @@ import msgspec
 
 from ensue.app.checks import checked_options, checked_retries
 from ensue.app.dependencies import Factory, factory_of, hook_of
+from ensue.app.patterns import noticing
 from ensue.channels import Channel
 from ensue.consumers.handler import HandlerDefinition, Start, analyse
 from ensue.consumers.policy import Retries
@@ -90,7 +91,8 @@ class Service:
         source: Channel | None = None,
     ) -> Callable[[Handler], Handler]: ...
     def on(self, handler: Any = None, /, **options: Any) -> Any:
-        """React to the events the first parameter is annotated with; append what is returned.
+        """React to the events the first parameter is annotated with; append what is returned. It may be annotated with a pattern, a
+        window, or what else is said of one (`TimedOut[Unpaid]`): each match is then handled as an event is.
 
         The handler may be `async def`, a plain `def` (runs on a thread), or a plain `def` that takes a `Transaction`
         (runs inside the commit). It may ask for a `Context`, and for anything the application provides.
@@ -103,7 +105,7 @@ class Service:
         least once; the first parameter may be a `list` of events then.
 
         Order: events of one key one after another, each after the commit of the one before. Errors: `DefinitionError`;
-        `NotYetAvailable` for patterns, windows, states and workflows, which this version only declares.
+        `NotYetAvailable` for states and workflows, which this version only declares here.
         """
         local_names = sys._getframe(1).f_locals
 
@@ -116,7 +118,7 @@ class Service:
                 )
             known = checked_options(getattr(function, "__name__", repr(function)), options)
             self._before_opening(f"the handler {getattr(function, '__name__', function)}")
-            definition = analyse(function, known, local_names, prefix=self._prefix)
+            definition = analyse(function, known, local_names, prefix=self._prefix, noticing=noticing)
             if any(other.name == definition.name for other in self._handlers):
                 raise DefinitionError(
                     f"two handlers are called {definition.name!r}; the name is how the log knows how far each has come: "

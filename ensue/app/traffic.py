@@ -45,6 +45,10 @@ def handling_of(
 ) -> Handling:
     """How a consumer handles its events, by what it is."""
     channel = definition.channel
+    if definition.role is Role.DETECTOR:
+        from ensue.patterns.detector import DetectorHandling
+
+        return DetectorHandling(definition, registry, world, scope)
     if channel is None:
         return Handling(definition, registry, world, scope, retry=retry)
     if definition.role is Role.OUTBOX:

@@ -100,7 +100,7 @@ class _Guarded:
         found: dict[bytes, Term] = {}
         closed: set[bytes] = set()
         for draft in drafts:
-            if draft.stream is None or draft.type_name.startswith(OWN):
+            if draft.stream is None or draft.type_name.startswith(OWN) or draft.type_name in self._registry.found:
                 continue
             key = decode_meta(draft.meta).key or ""
             names = self._registry.closing.get(key.partition("=")[0])

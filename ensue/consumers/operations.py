@@ -7,8 +7,9 @@ import os
 
 import msgspec
 
+from ensue.consumers.node import PATTERNS
 from ensue.consumers.runner import OPERATED
-from ensue.errors import Conflict
+from ensue.errors import Conflict, InvalidEvent
 from ensue.events.stored import Draft, Meta, encode_meta
 from ensue.store.base import DeadLetter, Lane, LaneState, Operation, Request, Store
 from ensue.world import World
@@ -39,8 +40,11 @@ async def release(
 ) -> None:
     """Let the key go on: at the event again, at it with another payload, or behind it. One request, one transaction.
 
-    Errors: `Conflict` when somebody else was faster; nothing is changed then.
+    Errors: `Conflict` when somebody else was faster; nothing is changed then. `InvalidEvent` for another payload where the consumer looks
+    for a pattern: that reads the log as it is.
     """
+    if edit is not None:
+        await _check_edit(store, letter)
     lane = await parked_lane(store, letter)
     resolution = "discarded" if discard else "retried" if edit is None else "edited"
     released = msgspec.structs.replace(
@@ -67,6 +71,15 @@ async def release(
     )
     await store.write(Request(events=(told,), operation=operation))
     world.failpoint("operator.written")
+
+
+async def _check_edit(store: Store, letter: DeadLetter) -> None:
+    name = next((one.name for one in await store.consumers() if one.id == letter.consumer), "")
+    if name.startswith(PATTERNS):
+        raise InvalidEvent(
+            f"the dead letter {letter.id} is of {name}, which finds what is in the log: with another payload it would find what nobody "
+            "finds who reads the log again. Mend the pattern and retry, or discard it"
+        )
 
 
 def _user() -> str:

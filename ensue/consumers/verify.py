@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from ensue.consumers.deliveries import Outcome, unpack
+from ensue.consumers.node import PATTERNS
 from ensue.consumers.routing import Routing, key_of_position, segment_of
 from ensue.consumers.waiting import handled_numbers
 from ensue.events.stored import Row, decode_meta, of_tenant, tag_hash, tenant_of, tombstone_of
@@ -72,7 +73,8 @@ async def verify(store: Store, world: World, *, progress: Callable[[int, int], N
         consumer.id: _Account(report, consumer, await store.standing(consumer.id), known_head)
         for consumer in await store.consumers()
     }
-    events = _Events(report, dense=store.capabilities.dense)
+    finders = frozenset(number for number, one in accounts.items() if one.consumer.name.startswith(PATTERNS))
+    events = _Events(report, dense=store.capabilities.dense, finders=finders)
     reached = 0
     while True:
         page = await store.read((), after=reached, limit=PAGE)
@@ -166,7 +168,9 @@ class _Twice:
 class _Events:
     """Each event against those before it."""
 
-    def __init__(self, report: _Report, *, dense: bool) -> None:
+    def __init__(self, report: _Report, *, dense: bool, finders: frozenset[int] = frozenset()) -> None:
+        self._finders = finders
+        """The consumers that look for patterns: what one of them finds at an event is no unit, and has an id by which it is known."""
         self.count = 0
         self.unfilled = 0
         self._dense = dense
@@ -265,6 +269,9 @@ class _Events:
             self._unit = None
             return
         self.makers.setdefault(maker, position)
+        if maker in self._finders:
+            self._unit = None
+            return
         if cause is None or nth is None:
             self._report.add("units", f"was emitted by a consumer, with cause {cause} and number {nth}", position)
             self._unit = None

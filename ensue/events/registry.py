@@ -163,6 +163,8 @@ class Registry:
         keys: Keys | None = None,
     ) -> None:
         self.keys = keys
+        self.found: set[str] = set()
+        """Names of types that say what was found in other events: such as come behind the last event of a stream as well."""
         self._by_name: dict[str, type[Event]] = {}
         self._codecs: dict[type[Event], _Codec] = {}
         self._payload_bytes = payload_bytes

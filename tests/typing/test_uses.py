@@ -13,7 +13,6 @@ import pytest
 
 from ensue import App, Event, Flow, Of, State
 from ensue.errors import NotYetAvailable
-from ensue.patterns import Late, Pattern, TimedOut, absent
 from tests.http.serving import process
 from tests.typing.checkers import ROOT, programs_of_papers
 
@@ -125,17 +124,10 @@ class Paid(Event, key="order_id"):
     order_id: str
 
 
-class Unpaid(Pattern):
-    paid = absent(Paid)
-
-
 class Account(State, key="account_id"):
     balance: int = 0
 
 
-def of_a_union(event: Paid | Unpaid) -> None: ...
-def of_a_deadline(out: TimedOut[Unpaid]) -> None: ...
-def of_a_late_event(late: Late[Paid]) -> None: ...
 def with_a_state(event: Paid, account: Account) -> None: ...
 def with_a_named_state(event: Paid, account: Annotated[Account, Of("order_id")]) -> None: ...
 def with_a_state_or_none(event: Paid, account: Account | None = None) -> None: ...
@@ -145,9 +137,6 @@ async def with_a_flow(event: Paid, flow: Flow) -> None: ...
 @pytest.mark.parametrize(
     "handler",
     [
-        of_a_union,
-        of_a_deadline,
-        of_a_late_event,
         with_a_state,
         with_a_named_state,
         with_a_state_or_none,

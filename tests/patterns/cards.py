@@ -1,0 +1,109 @@
+"""An application that looks for patterns in payments, for tests of what runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from ensue import App, Event, minutes, seconds
+from ensue.events.recorded import Recorded
+from ensue.patterns import Late, Pattern, TimedOut, absent, one, several
+from ensue.patterns.finding import find, timed_out
+
+
+class Payment(Event, key="card"):
+    card: str
+    amount: int
+
+
+class Reading(Event, key="sensor", time="at"):
+    sensor: str
+    at: datetime
+    celsius: float
+
+
+class Suspected(Event, key="card"):
+    card: str
+    amount: int
+
+
+class WentSilent(Event, key="card"):
+    card: str
+
+
+class Stuck(Event, key="card"):
+    card: str
+    waiting_for: str
+
+
+class Probed(Pattern, within=seconds(40)):
+    probe = one(Payment, lambda p: p.amount < 2)
+    large = several(Payment, lambda p: p.amount > 200, times=2)
+
+
+class Silent(Pattern, within=seconds(30)):
+    last = one(Payment)
+    none = absent(Payment)
+
+
+class Hot(Pattern, within=minutes(5), disorder=seconds(30)):
+    readings = several(Reading, lambda r: r.celsius > 90, times=2, inner="strict")
+
+
+cards = App("cards")
+
+
+@cards.on(pure=True)
+def suspect(match: Probed) -> Suspected:
+    return Suspected(card=match.key, amount=sum(payment.amount for payment in match.large))
+
+
+@cards.on(pure=True)
+def silent(match: Silent) -> WentSilent:
+    return WentSilent(card=match.last.card)
+
+
+@cards.on(pure=True)
+def stuck(out: TimedOut[Probed]) -> Stuck:
+    return Stuck(card=out.match.key, waiting_for=out.waiting_for)
+
+
+heat = App("heat")
+
+
+class Overheated(Event, key="sensor"):
+    sensor: str
+    highest: float
+
+
+class CameLate(Event, key="sensor"):
+    sensor: str
+    seconds: float
+
+
+@heat.on(pure=True)
+def hot(match: Hot) -> Overheated:
+    return Overheated(sensor=match.key, highest=max(reading.celsius for reading in match.readings))
+
+
+@heat.on(pure=True)
+def late(reading: Late[Reading]) -> CameLate:
+    return CameLate(sensor=reading.event.sensor, seconds=reading.by.total_seconds())
+
+
+def expected(recorded: Sequence[Recorded[Any]], pattern: type[Pattern], *, until: datetime) -> set[str]:
+    """The ids of the matches in these events, by another way than the detector's."""
+    events = [one for one in recorded if isinstance(one.event, Payment)]
+    return {match.id for match in find(pattern, events, until=until)}
+
+
+def expected_timeouts(recorded: Sequence[Recorded[Any]], pattern: type[Pattern], *, until: datetime) -> set[str]:
+    """And of what timed out."""
+    events = [one for one in recorded if isinstance(one.event, Payment)]
+    return {out.match.id for out in timed_out(pattern, events, until=until)}
+
+
+def found(recorded: Sequence[Recorded[Any]], name: str) -> list[str]:
+    """The ids of what is stored under this name."""
+    return [one.event.found for one in recorded if one.type_name == name]
