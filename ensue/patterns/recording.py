@@ -288,13 +288,16 @@ class Recording:
         keep = partial(self._keep, taken)
         if isinstance(output, Closed):
             values = to_plain(output.values, keep)
-            stored = self._stored(taken, types)
-            fields = {"start": output.start, "end": output.end, "final": output.final, "values": values}
-            yield (
-                made(found=str(UUID(bytes=output.id)), key=self._key(output.key), taken=stored, **fields),
-                output.id,
-                None,
+            closed = made(
+                found=str(UUID(bytes=output.id)),
+                key=self._key(output.key),
+                start=output.start,
+                end=output.end,
+                final=output.final,
+                values=values,
+                taken=self._stored(taken, types),
             )
+            yield closed, output.id, None
             return
         match = output.found if isinstance(output, Revoked) else output
         shape = {name: _shape(value, keep) for name, value in match.steps.items()}
