@@ -42,7 +42,7 @@ class _Drawing:
             kind,
             event=self.of("A", "A", "B", "B", "C", "Sub"),
             where=self.of(*[None] * 12, *UNARY),
-            contiguity="strict" if kind == "absent" and contiguity == "any" else contiguity,
+            contiguity="relaxed" if kind == "absent" and contiguity == "any" else contiguity,
             within=None if first else self.rarely(self.of(1, 2, 3, 5, 7)),
         )
         if kind == "several":
@@ -88,7 +88,9 @@ class _Drawing:
 
     def _group(self, depth: int) -> tuple[StepShape, ...]:
         drawing = _Drawing(self.chance, self.budget)
-        kinds = ("one", "one", "several", "optional", "absent") + (("either", "all_of", "group") if depth < 2 else ())
+        kinds = ("one", "one", "several", "optional", "absent", "absent") + (
+            ("either", "all_of", "group") if depth < 2 else ()
+        )
         steps: list[StepShape] = []
         for at in range(self.of(1, 2, 2, 3)):
             edge = at == 0
@@ -115,7 +117,7 @@ def _takes_one(step: StepShape) -> StepShape:
     return step
 
 
-KINDS = ("one", "one", "one", "several", "several", "optional", "absent", "either", "all_of", "group")
+KINDS = ("one", "one", "one", "several", "several", "optional", "absent", "absent", "either", "all_of", "group")
 
 
 def draw_shape(chance: Random, kinds: tuple[str, ...] = KINDS) -> PatternShape:

@@ -80,7 +80,7 @@ class Other(Event, key="k"):
     s: str = "x"
 
 
-EVENTS: Mapping[str, type[Event]] = {"A": A, "B": B, "C": C, "Sub": Sub, "Other": Other}
+EVENTS: Mapping[str, Any] = {"A": A, "B": B, "C": C, "Sub": Sub, "Other": Other}
 
 UNARY: Mapping[str, Callable[[Any], bool]] = {
     "e.n > 1": lambda e: e.n > 1,
