@@ -43,10 +43,11 @@ class Target(msgspec.Struct, frozen=True):
     """Where the keys of personal data are, where anybody says it."""
 
     @classmethod
-    def chosen(cls) -> Target:
-        """The log that the command line, the environment or the folder names. Errors: as `find`."""
+    def chosen(cls, url: str | None = None) -> Target:
+        """The log that the command line, the environment or the folder names; `url` is what a command says before them. Errors: as
+        `find`."""
         meta = click.get_current_context().meta
-        found = cls.find(meta.get(f"{__name__}.url"), meta.get(f"{__name__}.app"))
+        found = cls.find(url or meta.get(f"{__name__}.url"), meta.get(f"{__name__}.app"))
         keys = meta.get(f"{__name__}.keys") or os.environ.get("ENSUE_KEYS") or found.keys
         return msgspec.structs.replace(found, keys=keys)._of(meta.get(f"{__name__}.tenant"))
 

@@ -1,55 +1,51 @@
-"""How far each beginning of a pattern came: found by looking for shorter patterns with the engine itself.
+"""How far each beginning of a pattern came, and what closed each of its ways on.
 
-A pattern `a b c` that finds nothing is looked for as `a`, as `a b`: the longest that is found is the run that came farthest. Of a
-step that takes several, and of the parts of a group or of any order, each number is tried as well.
+The general engine is run over the events of one key, and every run that it makes is seen; of each beginning the one that came
+farthest is kept. What closed its ways is then read from the engine's own automaton, event by event.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from hashlib import blake2b
-from itertools import combinations
-from typing import Any
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
 from ensue.errors import ConditionFailed
-from ensue.patterns.checks import Scope
-from ensue.patterns.definition import AllOf, Choice, Definition, Element, Group, Skip, Take
+from ensue.events.recorded import instant
+from ensue.patterns.automaton import Automaton, Leaf, Move, Place
+from ensue.patterns.automaton import Reach as Reached
+from ensue.patterns.checks import Scope, fits
+from ensue.patterns.definition import AllOf, Choice, Definition, Element, Group, Take
 from ensue.patterns.engine import Engine
+from ensue.patterns.matches import partial_match
 from ensue.patterns.operator import Batch, Found, Operator, Output, Taken, Tooks
+from ensue.patterns.runs import Beginning, Link, Run, seen_by
 
-__all__ = ["FOREVER", "Reach", "Stream", "entries", "fed", "flat", "order", "reached", "scope_of", "view_of"]
+__all__ = [
+    "FOREVER",
+    "Closed",
+    "Nearest",
+    "Stream",
+    "entries",
+    "fed",
+    "flat",
+    "nearest",
+    "order",
+    "scope_at",
+    "ways_of",
+]
 
 FOREVER = 1 << 62
 """A time, in microseconds, that never comes."""
 
-REPETITIONS = 100
-"""Of a step that takes any number, so many are told apart."""
-
 
 class Stream(msgspec.Struct, frozen=True):
-    """The events of one key in their order, of the types that a pattern looks at, and how far time has come (None: to its end)."""
+    """The events of one key in their order, and how far time has come (None: to its end)."""
 
     key: str
     events: tuple[Taken, ...]
     until: int | None = None
-
-
-class Reach(msgspec.Struct, frozen=True, kw_only=True):
-    """The run of one beginning that came farthest."""
-
-    steps: Mapping[str, Tooks]
-    taken: tuple[Taken, ...]
-    """In order."""
-    at: int
-    """The element that it waited for; how many there are if it had all."""
-    had: int
-    """How many of that element it had taken."""
-    waiting: tuple[Element, ...] = ()
-    """What could have come next, each of one event."""
-    passed: tuple[Element, ...] = ()
-    """Absences between what was taken last and what could have come."""
 
 
 def order(taken: Taken) -> tuple[int, int]:
@@ -69,211 +65,242 @@ def flat(tooks: Tooks | Mapping[str, Tooks]) -> Iterator[Taken]:
             yield from flat(one)
 
 
-def entries(elements: Sequence[Element]) -> tuple[Element, ...]:
-    """The elements of one event that a sequence can begin with."""
-    return _next(elements)[0]
-
-
-def fed(operator: Operator, stream: Stream, *, over: bool = False) -> list[Output]:
-    """What an operator finds in the stream, with `over` also what is certain at the end of it; events for which a condition raises are
-    passed over."""
+def fed(operator: Operator, stream: Stream) -> list[Output]:
+    """What an operator finds in the stream, and what is certain at the end of it. What raises is passed over."""
     outputs: list[Output] = []
     events = stream.events
     while events:
         try:
-            outputs += operator.take(
-                Batch(
-                    [one.event for one in events],
-                    [one.time for one in events],
-                    [one.position for one in events],
-                    [stream.key] * len(events),
-                )
-            )
+            outputs += operator.take(_batch(events, stream.key))
             break
         except ConditionFailed as error:
             outputs += error.outputs
-            at = next(number for number, one in enumerate(events) if one.position == error.position)
-            events = events[at + 1 :]
-    return outputs + operator.advance(FOREVER if stream.until is None else stream.until) if over else outputs
+            done = error.done if error.done is not None else _place_of(events, error.position) + 1
+            events = events[done:]
+    while True:
+        try:
+            return outputs + operator.advance(FOREVER if stream.until is None else stream.until)
+        except ConditionFailed as error:
+            outputs += error.outputs
 
 
-def reached(definition: Definition, stream: Stream) -> dict[int, Reach]:
-    """For each beginning, by its position, the run that came farthest."""
-    best: dict[int, Reach] = {}
-    before: tuple[Element, ...] = ()
-    for at, element in enumerate(definition.elements):
-        if not element.absent:
-            went = _element(definition, stream, before, at, best)
-            if not went and element.low > 0:
-                break
-        before = (*before, element)
-    return best
+def _batch(events: Sequence[Taken], key: str) -> Batch:
+    columns = ([one.event for one in events], [one.time for one in events], [one.position for one in events])
+    return Batch(*columns, [key] * len(events))
 
 
-def _element(
-    definition: Definition, stream: Stream, before: tuple[Element, ...], at: int, best: dict[int, Reach]
-) -> bool:
-    """Look how much of one element is found behind those before it. Whether any run had enough of it."""
-    element = definition.elements[at]
-    enough = False
-    most = REPETITIONS if element.high is None else min(element.high, REPETITIONS)
-    for number in range(1, most + 1):
-        found = _probe(definition, stream, (*before, _exactly(element, number)))
-        if not found:
-            if number == 1:
-                _parts(definition, stream, before, at, best)
-            break
-        for one in found:
-            taken = tuple(sorted(flat(one.steps), key=order))
-            best[taken[0].position] = _reach(definition, one.steps, taken, at, number)
-        enough = enough or number >= element.low
-    return enough
+def _place_of(events: Sequence[Taken], position: int) -> int:
+    return next(number for number, one in enumerate(events) if one.position == position)
 
 
-def _exactly(element: Element, number: int) -> Element:
-    return msgspec.structs.replace(element, low=number, high=number, greedy=False)
+# -------------------------------------------------------------------------------------------------- the farthest run
 
 
-def _probe(definition: Definition, stream: Stream, elements: tuple[Element, ...]) -> list[Found]:
-    """One match of these elements for each beginning."""
-    shape = blake2b(definition.fingerprint + repr(elements).encode(), digest_size=16).digest()
-    looked_for = msgspec.structs.replace(
-        definition,
-        elements=elements,
-        where=None,
-        skip=Skip("next"),
-        semantics="ensue",
-        lateness=0,
-        runs=max(definition.runs, len(stream.events) + 1),
-        fingerprint=shape,
-    )
-    return [one for one in fed(Engine(looked_for), stream) if isinstance(one, Found)]
+class Nearest(NamedTuple):
+    """The run of one beginning that came farthest: what it took, and where it then waited."""
+
+    key: str
+    automaton: Automaton
+    link: Link
+    place: Place
+    progress: tuple[int, ...]
+
+    @property
+    def taken(self) -> tuple[Taken, ...]:
+        """In their order."""
+        return tuple(one.taken for one in self.link.all())
+
+    @property
+    def by_step(self) -> tuple[tuple[str, Taken], ...]:
+        """What was taken, each with the path of the step that took it."""
+        return tuple((one.move.reach.leaf.name, one.taken) for one in self.link.all())
 
 
-def _parts(
-    definition: Definition, stream: Stream, before: tuple[Element, ...], at: int, best: dict[int, Reach]
-) -> None:
-    """Where an element of several steps was not found whole: as much of it as is found."""
-    element = definition.elements[at]
-    smaller: list[tuple[Element, ...]] = []
-    if isinstance(element.node, Group):
-        inner = element.node.elements
-        smaller = [inner[:number] for number in range(1, len(inner)) if not inner[number - 1].absent]
-    elif isinstance(element.node, AllOf):
-        parts = element.node.elements
-        smaller = [some for number in range(1, len(parts)) for some in combinations(parts, number)]
-    for some in smaller:
-        node = msgspec.structs.replace(element.node, elements=some)
-        for one in _probe(definition, stream, (*before, _exactly(msgspec.structs.replace(element, node=node), 1))):
-            taken = tuple(sorted(flat(one.steps), key=order))
-            waiting = _rest(element, some)
-            best[taken[0].position] = Reach(
-                steps=one.steps, taken=taken, at=at, had=0, waiting=waiting[0], passed=waiting[1]
-            )
+class _Watching(Engine):
+    """The general engine, watched."""
+
+    def __init__(self, definition: Definition) -> None:
+        super().__init__(definition)
+        self.best: dict[int, Nearest] = {}
+
+    def _born(self, beginning: Beginning, place: Place, link: Link, runs: list[Run], found: list[Output]) -> bool:
+        run = Nearest(beginning.key, self._automaton, link, place, _progress(self._automaton.elements, place.key))
+        known = self.best.get(link.first.position)
+        if known is None or (run.progress, link.count) > (known.progress, known.link.count):
+            self.best[link.first.position] = run
+        return super()._born(beginning, place, link, runs, found)
 
 
-def _rest(element: Element, some: Sequence[Element]) -> tuple[tuple[Element, ...], tuple[Element, ...]]:
-    """What can come behind some parts of a group or of any order; and the absences before it."""
-    assert not isinstance(element.node, Take)
-    if isinstance(element.node, AllOf):
-        left = [one for one in element.node.elements if one not in some]
-        return tuple(leaf for one in left for leaf in _first(one)), ()
-    return _next(element.node.elements[len(some) :])
+def nearest(definition: Definition, stream: Stream) -> tuple[list[Found], dict[int, Nearest]]:
+    """The matches; and for each beginning, by its position, the run that came farthest: over the most steps, then with the most events,
+    then the preferred one."""
+    watching = _Watching(msgspec.structs.replace(definition, semantics="ensue", lateness=0))
+    outputs = fed(watching, stream)
+    return [one for one in outputs if isinstance(one, Found)], watching.best
 
 
-def _reach(definition: Definition, steps: Mapping[str, Tooks], taken: tuple[Taken, ...], at: int, number: int) -> Reach:
-    element = definition.elements[at]
-    if number < element.low:
-        return Reach(steps=steps, taken=taken, at=at, had=number, waiting=tuple(_first(element)))
-    waiting, passed = _next(definition.elements[at + 1 :])
-    required = (
-        place
-        for place in range(at + 1, len(definition.elements))
-        if definition.elements[place].low > 0 and not definition.elements[place].absent
-    )
-    return Reach(
-        steps=steps,
-        taken=taken,
-        at=next(required, len(definition.elements)),
-        had=0,
-        waiting=waiting,
-        passed=passed,
-    )
+def _progress(elements: tuple[Element, ...], key: Any) -> tuple[int, ...]:
+    """How far a place is, to be compared: the element, how many of it, and how far within it."""
+    at, within = key
+    return (at, *_progress_in(elements[at], within))
 
 
-def _next(elements: Sequence[Element]) -> tuple[tuple[Element, ...], tuple[Element, ...]]:
-    """What can come next of these, and the absences on the way to it."""
-    waiting: list[Element] = []
-    passed: list[Element] = []
-    for element in elements:
-        if element.absent:
-            passed.append(element)
-            continue
-        waiting += _first(element)
-        if element.low > 0:
-            break
-    return tuple(waiting), tuple(passed)
+def _progress_in(element: Element, key: Any) -> tuple[int, ...]:
+    count, within = key
+    node = element.node
+    if isinstance(node, Group):
+        return (count, *_progress(node.elements, within))
+    if isinstance(node, Choice):
+        part, inside = within
+        return (count, *_progress_in(node.elements[part], inside))
+    if isinstance(node, AllOf):
+        done, part, inside = within
+        return (count, int(done).bit_count(), *_progress_in(node.elements[part], inside))
+    return (count,)
 
 
-def _first(element: Element) -> Iterator[Element]:
-    """The elements of one event that an element can begin with."""
-    match element.node:
-        case Take():
-            yield element
-        case Choice(elements) | AllOf(elements):
-            for one in elements:
-                yield from _first(one)
-        case Group(elements):
-            yield from _next(elements)[0]
+def entries(definition: Definition) -> tuple[Element, ...]:
+    """The steps of one event that the pattern can begin with."""
+    return tuple(dict.fromkeys(move.reach.leaf.element for move in Automaton(definition).start.moves))
 
 
-# -------------------------------------------------------------------------------------------------- what conditions see
-
-
-def view_of(pattern: type, elements: Sequence[Element], steps: Mapping[str, Any]) -> Any:
-    """A match as far as it has come, as a condition sees it: `self`."""
-    view = object.__new__(pattern)
-    for element in elements:
-        if element.absent:
-            continue
-        name = element.name.rpartition(".")[2]
-        if name in steps:
-            view.__dict__[name] = _seen(element, steps[name])
-        elif element.low == 0 or element.several:
-            view.__dict__[name] = () if element.several else None
-    return view
-
-
-def _seen(element: Element, tooks: Tooks) -> Any:
-    if isinstance(tooks, Taken):
-        return tooks.event
-    if isinstance(tooks, Mapping):
-        group = _group(element, tooks)
-        return view_of(group.pattern, group.elements, tooks)
-    return None if tooks is None else tuple(_seen(element, one) for one in tooks)
-
-
-def _group(element: Element, steps: Mapping[str, Tooks]) -> Group:
-    """The group that took these steps: the element's own, or the one of its parts that has them."""
-    if isinstance(element.node, Group):
-        return element.node
-    assert isinstance(element.node, Choice)
-    groups = [one.node for one in element.node.elements if isinstance(one.node, Group)]
-    return next(one for one in groups if set(steps) <= {part.name.rpartition(".")[2] for part in one.elements})
-
-
-def scope_of(definition: Definition, steps: Mapping[str, Tooks], element: Element) -> Scope:
-    """What a condition of an element sees when these steps were taken before: of an element in a group, what its round has taken."""
-    top, _, below = element.name.partition(".")
-    outer = next(one for one in definition.elements if one.name == top)
-    if not below or not isinstance(outer.node, Group):
-        view: Any = view_of(definition.pattern, definition.elements, steps)
-        return Scope(view, vars(view))
-    rounds = steps.get(top) or ()
-    node, elements, prefix = outer.node, outer.node.elements, f"{top}."
-    partial: Mapping[str, Any] = rounds[-1] if isinstance(rounds, tuple) and rounds else {}
-    names = {one.name.rpartition(".")[2] for one in elements if not one.absent and one.low > 0}
-    if names <= set(partial):  # that round is over
-        partial = {}
-    view = view_of(node.pattern, elements, partial)
+def scope_at(definition: Definition, run: Nearest, reach: Reached) -> Scope:
+    """What a condition of this step sees, behind what the run took."""
+    pattern, elements = run.automaton.scope_of(reach.leaf)
+    seen = seen_by(run.automaton, run.link, reach.leaf, fresh=reach.fresh)
+    started = instant(run.link.first.time)
+    view = partial_match(pattern or definition.pattern, elements, seen, key=run.key, started=started)
+    prefix = "" if pattern is None else reach.leaf.name[: -len(reach.leaf.name.rpartition(".")[2])]
     return Scope(view, vars(view), prefix)
+
+
+# ------------------------------------------------------------------------------------------------------ its ways on
+
+Closing: TypeAlias = Literal["time", "forbidden", "between", "until", "rival", "greedy", "open", "taken"]
+
+
+class Closed(NamedTuple):
+    """What became of one way on. `moment` is when: of two at one time the deadline comes first."""
+
+    reach: Reached
+    how: Closing
+    moment: tuple[int, int]
+    event: Taken | None = None
+    by: Element | None = None
+    """The absence that forbids the event, or the greedy step that could take it."""
+
+
+class _Ways:
+    """The events behind what a run took last, held against its ways on, as the engine does it."""
+
+    def __init__(self, definition: Definition, run: Nearest, stream: Stream) -> None:
+        self.definition, self.run, self.stream = definition, run, stream
+        self.last = run.link.taken
+        self._whole = FOREVER if definition.within is None else run.link.first.time + definition.within
+
+    def deadline(self, within: int | None) -> int:
+        return self._whole if within is None else min(self._whole, self.last.time + within)
+
+    def can(self, reach: Reached, taken: Taken, *, ended: bool = False) -> bool:
+        if taken.time >= self.deadline(reach.leaf.within) or (ended and reach.again):
+            return False
+        return fits(reach.leaf.element, taken.event, self.scope(reach))
+
+    def scope(self, reach: Reached) -> Scope:
+        return scope_at(self.definition, self.run, reach)
+
+    def behind(self, before: Taken | None) -> Iterator[tuple[bool, bool, Taken]]:
+        """Each event behind: whether it is the next one, whether `until` has held, and the event."""
+        own = self.run.link.move.reach.leaf
+        ended, first = self._ended_before(own), True
+        for one in self.stream.events:
+            if order(one) <= order(self.last):
+                continue
+            if before is not None and order(one) >= order(before):
+                return
+            ended = ended or self._until(own, one)
+            yield first, ended, one
+            first = False
+
+    def _ended_before(self, own: Leaf) -> bool:
+        """Whether `until` had held since the first event of this visit of the element."""
+        visit = [self.last]
+        link = self.run.link
+        while link.move.reach.again and link.before is not None:
+            link = link.before
+            visit.append(link.taken)
+        return any(
+            order(visit[-1]) < order(one) <= order(self.last) and self._until(own, one) for one in self.stream.events
+        )
+
+    def _until(self, own: Leaf, taken: Taken) -> bool:
+        if own.until is None or not isinstance(taken.event, own.events):
+            return False
+        probe = msgspec.structs.replace(own.element, node=Take(own.events, (own.until,)))
+        return fits(probe, taken.event, Scope(None, {}))
+
+    def closed(self, move: Move, before: Taken | None) -> Closed:
+        """What closed a way, among the events before this one."""
+        reach, deadline = move.reach, self.deadline(move.within)
+        for first, ended, one in self.behind(before):
+            moment = order(one)
+            if one.time >= deadline:
+                break
+            found = self._at(move, one, first=first, ended=ended)
+            if found is not None:
+                return Closed(reach, found[0], moment, one, found[1])
+        until = FOREVER if self.stream.until is None else self.stream.until
+        if before is not None:
+            until = min(until, before.time)
+        return Closed(reach, "time" if deadline <= until else "open", (deadline, -1))
+
+    def _at(self, move: Move, one: Taken, *, first: bool, ended: bool) -> tuple[Closing, Element | None] | None:
+        reach = move.reach
+        if first:
+            for forbidden in move.forbidden_next:
+                if self.can(forbidden, one):
+                    return "forbidden", forbidden.leaf.element
+        if ended and reach.again:
+            return "until", reach.leaf.element
+        absent = self._absent(move, one)
+        if absent is not None:
+            return "forbidden", absent
+        if self.can(reach, one, ended=ended):
+            return "taken", None
+        if move.strict:
+            return "between", None
+        for closer in (*move.closers, *(move.closers_next if first else ())):
+            if self.can(closer, one, ended=ended):
+                return ("greedy" if closer.again else "rival"), closer.leaf.element
+        return None
+
+    def _absent(self, move: Move, one: Taken) -> Element | None:
+        for absence in move.absences:
+            lasts = FOREVER if absence.within is None else self.last.time + absence.within
+            if one.time < lasts and self.can(absence.reach, one):
+                return absence.reach.leaf.element
+        return None
+
+    def end(self, before: Taken | None) -> Closed | None:
+        """What became of being complete here; None: it could not have been, or was at once."""
+        end = self.run.place.end
+        if end is None or not end.absences:
+            return None
+        spans = [self.deadline(absence.within) for absence in end.absences]
+        deadline = max(spans)
+        for first, _, one in self.behind(before):
+            for span, absence in zip(spans, end.absences, strict=True):
+                if one.time < span and (first or not absence.strict) and self.can(absence.reach, one):
+                    return Closed(absence.reach, "forbidden", order(one), one, absence.reach.leaf.element)
+            if first and all(absence.strict for absence in end.absences):
+                return Closed(end.absences[0].reach, "time", order(one))
+        until = FOREVER if self.stream.until is None else self.stream.until
+        return Closed(end.absences[0].reach, "time" if deadline <= until else "open", (deadline, -1))
+
+
+def ways_of(
+    definition: Definition, run: Nearest, stream: Stream, *, before: Taken | None = None
+) -> tuple[list[Closed], Closed | None]:
+    """What became of each way on of a run, and of being complete where it was."""
+    ways = _Ways(definition, run, stream)
+    return [ways.closed(move, before) for move in run.place.moves], ways.end(before)

@@ -3,9 +3,8 @@
     print(why(match))
     print(why_not(Unpaid, events, key="o1"))
 
-`why_not` finds the nearest miss. It looks for the beginnings of the pattern with the general engine, each with shorter and shorter
-patterns, until one is found; what the run then waited for is compared with the events that came. So whatever it says follows from
-the engine's own answers and from the conditions themselves.
+`why_not` finds the nearest miss: of all runs that the engine made over these events, the one that came farthest. What closed its ways
+on is read from the engine's automaton, and the conditions are asked once more to say which failed, with which values.
 """
 
 from __future__ import annotations
@@ -21,17 +20,20 @@ from ensue.events.message import Event
 from ensue.events.recorded import microseconds
 from ensue.patterns.checks import Check, Scope, checks_of, fits, whole_checks
 from ensue.patterns.definition import AllOf, Choice, Definition, Element, Group, Take
-from ensue.patterns.engine import Engine
 from ensue.patterns.explaining import span_text, step_text
 from ensue.patterns.finding import Given, batch_of
 from ensue.patterns.keys import key_reader
 from ensue.patterns.language import Pattern
-from ensue.patterns.nearest import FOREVER, Reach, Stream, entries, fed, flat, order, reached, scope_of
+from ensue.patterns.matches import partial_match
+from ensue.patterns.nearest import FOREVER, Closed, Nearest, Stream, entries, flat, nearest, order, scope_at, ways_of
 from ensue.patterns.operator import Found, Taken
+from ensue.patterns.runs import steps_of
 
 __all__ = ["Cause", "Reason", "Took", "Why", "WhyNot", "nearest_miss", "streams_of", "why", "why_not"]
 
 NameOf: TypeAlias = Callable[[Event], str]
+NEAR = 3
+"""So many events that nearly went on with a run are told."""
 
 
 class Took(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +81,7 @@ Cause: TypeAlias = Literal[
     "blocked",
     "where",
     "ruled_out",
+    "given_up",
     "not_begun",
     "not_looked_at",
     "no_events",
@@ -302,62 +305,54 @@ def nearest_miss(definition: Definition, stream: Stream, target: Taken | None = 
     """As `why_not`, of the events of one key in their order."""
     if target is not None and not isinstance(target.event, definition.events):
         return _miss(definition, stream, None, Reason(cause="not_looked_at", event=target))
-    if not stream.events:
+    if not any(isinstance(one.event, definition.events) for one in stream.events):
         return _miss(definition, stream, None, Reason(cause="no_events"))
-    matches = [one for one in fed(Engine(definition), stream, over=True) if isinstance(one, Found)]
+    matches, runs = nearest(definition, stream)
     for one in matches:
         if target is not None and target.position in {taken.position for taken in flat(one.steps)}:
             return _miss(definition, stream, None, Reason(cause="matched", event=target))
     begun = {min(flat(one.steps), key=order).position for one in matches}
-    runs = [one for position, one in reached(definition, stream).items() if position not in begun]
-    runs.sort(key=_nearness)
+    missed = sorted((run for position, run in runs.items() if position not in begun), key=_nearness)
     if target is not None:
-        return _of_event(definition, stream, matches, runs, target)
-    if runs:
-        run = runs[-1]
-        return _miss(definition, stream, run, *_in_the_way(definition, stream, run, matches))
+        return _of_event(definition, stream, matches, missed, target)
+    if missed:
+        return _miss(definition, stream, missed[-1], *_in_the_way(definition, stream, missed[-1], matches))
     if matches:
         return _miss(definition, stream, None, Reason(cause="matched"))
     return _not_begun(definition, stream)
 
 
-def _nearness(run: Reach) -> tuple[int, int, int, tuple[int, int]]:
-    return run.at, run.had, len(run.taken), order(run.taken[0])
+def _nearness(run: Nearest) -> tuple[tuple[int, ...], int, tuple[int, int]]:
+    return run.progress, run.link.count, order(run.link.first)
 
 
-def _miss(definition: Definition, stream: Stream, run: Reach | None, *reasons: Reason) -> WhyNot:
-    taking = [one for one in definition.elements if not one.absent]
-    done = 0 if run is None else sum(not one.absent for one in definition.elements[: run.at])
+def _miss(definition: Definition, stream: Stream, run: Nearest | None, *reasons: Reason) -> WhyNot:
+    taking = [one.name for one in definition.elements if not one.absent]
+    done = 0
+    if run is not None:
+        awaited = run.place.awaited.partition(".")[0]
+        done = taking.index(awaited) if awaited in taking else len(taking)
+    waiting = [] if run is None else [move.reach.leaf.name for move in run.place.moves]
     return WhyNot(
         pattern=definition.name,
         key=stream.key,
         done=done,
         steps=len(taking),
-        took=() if run is None else tuple(_by_step(run.steps)),
-        waiting_for=() if run is None else tuple(dict.fromkeys(one.name for one in run.waiting)),
+        took=() if run is None else run.by_step,
+        waiting_for=() if done == len(taking) else tuple(dict.fromkeys(waiting)),
         reasons=reasons,
     )
 
 
-def _by_step(steps: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Taken]]:
-    for name, tooks in steps.items():
-        if isinstance(tooks, tuple) and tooks and all(isinstance(one, Mapping) for one in tooks):
-            for one in tooks:
-                yield from _by_step(one, f"{prefix}{name}.")
-        else:
-            for taken in flat(tooks):
-                yield prefix + name, taken
-
-
 def _not_begun(definition: Definition, stream: Stream) -> WhyNot:
     """No event could begin: the one that failed the fewest conditions of the first step, the latest of those."""
-    first = entries(definition.elements)
+    first = entries(definition)
     near = [
         (len(failed), taken, leaf, failed)
         for leaf in first
         for taken in stream.events
         if isinstance(taken.event, _types(leaf))
-        for failed in [_failing(leaf, taken, scope_of(definition, {}, leaf))]
+        for failed in [_failing(leaf, taken, Scope(None, {}))]
         if failed
     ]
     if not near:
@@ -375,172 +370,163 @@ def _failing(leaf: Element, taken: Taken, scope: Scope) -> tuple[Check, ...]:
 
 
 def _of_event(
-    definition: Definition, stream: Stream, matches: Sequence[Found], runs: Sequence[Reach], target: Taken
+    definition: Definition, stream: Stream, matches: Sequence[Found], missed: Sequence[Nearest], target: Taken
 ) -> WhyNot:
-    """What became of one event: the run that took it; else the one that it could have gone on with."""
-    for run in reversed(runs):
+    """What became of one event: the run that took it; else the one that could have gone on with it."""
+    for run in reversed(missed):
         if any(one.position == target.position for one in run.taken):
             return _miss(definition, stream, run, *_in_the_way(definition, stream, run, matches))
-    before = Stream(stream.key, tuple(one for one in stream.events if order(one) < order(target)), target.time)
-    open_runs = sorted(reached(definition, before).values(), key=_nearness)
-    best: tuple[tuple[bool, int], Reach, tuple[Reason, ...]] | None = None
-    for run in reversed(open_runs):
-        reasons = tuple(_for_event(definition, stream, run, target))
-        mine = any(one.event is not None and one.event.position == target.position for one in reasons)
-        if reasons and (best is None or (mine and not best[0][0])):
-            best = ((mine, 0), run, reasons)
-            if mine:
-                break
-    if best is not None and best[0][0]:
-        return _miss(definition, stream, best[1], *best[2])
-    first = [one for one in entries(definition.elements) if isinstance(target.event, _types(one))]
-    for leaf in first:
-        failed = _failing(leaf, target, scope_of(definition, {}, leaf))
+    before = msgspec.structs.replace(
+        stream, events=tuple(one for one in stream.events if order(one) < order(target)), until=target.time
+    )
+    _, runs = nearest(definition, before)
+    near: list[tuple[tuple[object, ...], Nearest, Reason]] = []
+    for run in runs.values():
+        for reason in _for_event(definition, stream, run, matches, target):
+            about = reason.event is not None and reason.event.position == target.position
+            near.append(((about, -len(reason.checks), *_nearness(run)), run, reason))
+    if near:
+        rank, run, reason = max(near, key=lambda one: one[0])
+        if rank[0]:
+            return _miss(definition, stream, run, reason)
+    for leaf in entries(definition):
+        failed = _failing(leaf, target, Scope(None, {})) if isinstance(target.event, _types(leaf)) else ()
         if failed:
             return _miss(definition, stream, None, Reason(cause="failed", step=leaf.name, event=target, checks=failed))
-    if best is not None:
-        return _miss(definition, stream, best[1], *best[2])
-    begins = " or ".join(one.name for one in entries(definition.elements))
+    if near:
+        _, run, reason = max(near, key=lambda one: one[0])
+        return _miss(definition, stream, run, reason)
+    begins = " or ".join(one.name for one in entries(definition))
     return _miss(definition, stream, None, Reason(cause="not_begun", step=begins, event=target))
 
 
-def _for_event(definition: Definition, stream: Stream, run: Reach, target: Taken) -> Iterator[Reason]:
-    """Why a run, as it was before this event, did not take it."""
-    ended = next(_ended(definition, stream, run, before=target), None)
-    if ended is not None:
-        yield ended
-        return
-    for leaf in run.waiting:
+def _for_event(
+    definition: Definition, stream: Stream, run: Nearest, matches: Sequence[Found], target: Taken
+) -> Iterator[Reason]:
+    """Why a run, as it was before this event, did not take it: for each way on that might have."""
+    ways, _ = ways_of(definition, run, stream, before=target)
+    for way in ways:
+        leaf = way.reach.leaf.element
         if not isinstance(target.event, _types(leaf)):
             continue
-        deadline = _deadline(definition, run, leaf)
-        failed = _failing(leaf, target, scope_of(definition, run.steps, leaf))
-        if failed:
+        failed = _failing(leaf, target, scope_at(definition, run, way.reach))
+        if way.how not in ("open", "time", "taken"):
+            yield _reason(way)
+        elif failed:
             yield Reason(cause="failed", step=leaf.name, event=target, checks=failed)
-        elif target.time >= deadline:
-            yield Reason(cause="too_late", step=leaf.name, event=target, by=target.time - deadline)
+        elif way.how == "time":
+            yield Reason(cause="too_late", step=leaf.name, event=target, by=target.time - way.moment[0])
         else:
-            yield Reason(cause="blocked", step=leaf.name, event=target)
+            yield _over(definition, run, matches)
 
 
-def _deadline(definition: Definition, run: Reach, leaf: Element) -> int:
-    """Until when a run can take it."""
-    whole = FOREVER if definition.within is None else run.taken[0].time + definition.within
-    return whole if leaf.within is None else min(whole, run.taken[-1].time + leaf.within)
+_CAUSES: Mapping[str, Cause] = {
+    "forbidden": "forbidden",
+    "between": "between",
+    "until": "until",
+    "rival": "blocked",
+    "greedy": "blocked",
+    "time": "expired",
+}
 
 
-def _behind(stream: Stream, run: Reach) -> Iterator[Taken]:
-    last = order(run.taken[-1])
-    return (one for one in stream.events if order(one) > last)
+def _reason(way: Closed) -> Reason:
+    """What closed a way, in its own words."""
+    by = way.by or way.reach.leaf.element
+    step = by.name if way.how in ("forbidden", "rival", "greedy") else way.reach.leaf.name
+    return Reason(cause=_CAUSES[way.how], step=step, event=way.event)
 
 
-def _ended(definition: Definition, stream: Stream, run: Reach, *, before: Taken | None = None) -> Iterator[Reason]:
-    """The event that ended a run in time, if any."""
-    if run.at == len(definition.elements):
-        yield from _ended_complete(definition, stream, run, before)
-        return
-    element = definition.elements[run.at]
-    how = element.inner if run.had else element.contiguity
-    overall = max(_deadline(definition, run, leaf) for leaf in run.waiting)
-    for number, one in enumerate(_behind(stream, run)):
-        if one.time >= overall or (before is not None and order(one) >= order(before)):
-            return
-        absence = _forbids(definition, run, one, first=number == 0)
-        if absence is not None:
-            yield Reason(cause="forbidden", step=absence.name, event=one)
-            return
-        if run.had and element.until is not None and _until(definition, run, element, one):
-            yield Reason(cause="until", step=element.name, event=one)
-            return
-        if how == "strict":
-            yield Reason(cause="between", step=element.name, event=one)
-            return
+def _over(definition: Definition, run: Nearest, matches: Sequence[Found]) -> Reason:
+    """A beginning that was over though its run could have gone on."""
+    match = _ruling(definition, run, matches)
+    return Reason(cause="given_up") if match is None else Reason(cause="ruled_out", event=_last(match))
 
 
-def _forbids(definition: Definition, run: Reach, taken: Taken, *, first: bool) -> Element | None:
-    """The absence that this event, behind what a run took last, is against."""
-    for absence in run.passed:
-        lasts = FOREVER if absence.within is None else run.taken[-1].time + absence.within
-        if absence.contiguity == "strict" and not first:
-            continue
-        if taken.time < lasts and fits(absence, taken.event, scope_of(definition, run.steps, absence)):
-            return absence
+def _last(match: Found) -> Taken:
+    return max(flat(match.steps), key=order)
+
+
+def _ruling(definition: Definition, run: Nearest, matches: Sequence[Found]) -> Found | None:
+    """The match that ruled this beginning out, or that has it."""
+    skip, first = definition.skip, order(run.link.first)
+    for match in matches:
+        if skip.to == "none":
+            return None
+        taken = sorted(map(order, flat(match.steps)))
+        bound = taken[-1]
+        if skip.to in ("first", "last"):
+            of_step = sorted(map(order, flat(match.steps.get(skip.step or ""))))
+            if of_step and first < of_step[0 if skip.to == "first" else -1]:
+                return match
+        if first == taken[0] or (skip.to == "past_last" and first <= bound):
+            return match
     return None
 
 
-def _until(definition: Definition, run: Reach, element: Element, taken: Taken) -> bool:
-    assert element.until is not None
-    if not isinstance(taken.event, _types(element)):
-        return False
-    probe = msgspec.structs.replace(element, node=Take(_types(element), (element.until,)))
-    return fits(probe, taken.event, scope_of(definition, run.steps, element))
+def _in_the_way(definition: Definition, stream: Stream, run: Nearest, matches: Sequence[Found]) -> tuple[Reason, ...]:
+    """Why a run went no further: what closed its last way on; and the events that nearly went on with it."""
+    ways, end = ways_of(definition, run, stream)
+    ruling = _ruling(definition, run, matches)
+    closings = ways if end is None else [*ways, end]
+    last = max(closings, key=lambda one: one.moment, default=None)
+    if ruling is not None and (last is None or ruling.ended <= last.moment[0]):
+        return (Reason(cause="ruled_out", event=_last(ruling)),)
+    if not run.place.awaited:
+        return (_complete(definition, stream, run, ways, end),)
+    assert last is not None
+    if any(one.how == "taken" for one in ways):
+        return (_over(definition, run, matches),)
+    steps = " or ".join(dict.fromkeys(one.reach.leaf.name for one in ways))
+    near, late = _nearly(definition, stream, run, ways)
+    open_ways = [one for one in ways if one.how == "open"]
+    if open_ways:
+        left = max(one.moment[0] for one in open_ways) - (FOREVER if stream.until is None else stream.until)
+        return Reason(cause="waiting", step=steps, by=left if left < FOREVER >> 1 else FOREVER), *near
+    if last.how == "time":
+        return late or Reason(cause="expired", step=steps), *near
+    return _reason(last), *near
 
 
-def _ended_complete(definition: Definition, stream: Stream, run: Reach, before: Taken | None) -> Iterator[Reason]:
-    for number, one in enumerate(_behind(stream, run)):
-        if before is not None and order(one) >= order(before):
-            return
-        if definition.within is not None and one.time >= run.taken[0].time + definition.within:
-            return
-        absence = _forbids(definition, run, one, first=number == 0)
-        if absence is not None:
-            yield Reason(cause="forbidden", step=absence.name, event=one)
-            return
-
-
-def _in_the_way(definition: Definition, stream: Stream, run: Reach, matches: Sequence[Found]) -> tuple[Reason, ...]:
-    """Why a run went no further: what ended it, or that its time was over; and the events that nearly went on with it."""
-    ended = tuple(_ended(definition, stream, run))
-    if run.at == len(definition.elements):
-        return ended or tuple(_complete(definition, stream, run, matches))
+def _nearly(
+    definition: Definition, stream: Stream, run: Nearest, ways: Sequence[Closed]
+) -> tuple[tuple[Reason, ...], Reason | None]:
+    """The events that failed the fewest conditions while a way was open; and the first that only came too late."""
     near: list[Reason] = []
     late: Reason | None = None
-    until = stream.until if stream.until is not None else FOREVER
-    stop = order(ended[0].event) if ended and ended[0].event is not None else (FOREVER, 0)
-    for one in _behind(stream, run):
-        for leaf in run.waiting:
-            if not isinstance(one.event, _types(leaf)):
+    for way in ways:
+        leaf = way.reach.leaf.element
+        for one in stream.events:
+            if order(one) <= order(run.link.taken) or not isinstance(one.event, _types(leaf)):
                 continue
-            deadline = _deadline(definition, run, leaf)
-            failed = _failing(leaf, one, scope_of(definition, run.steps, leaf))
-            if not failed and one.time >= deadline:
-                late = late or Reason(cause="too_late", step=leaf.name, event=one, by=one.time - deadline)
-            elif failed and one.time < deadline and order(one) < stop:
+            failed = _failing(leaf, one, scope_at(definition, run, way.reach))
+            if failed and order(one) < way.moment:
                 near.append(Reason(cause="failed", step=leaf.name, event=one, checks=failed))
-            elif not failed and order(one) < stop and not ended:
-                near.append(Reason(cause="blocked", step=leaf.name, event=one))
-    overall = max(_deadline(definition, run, leaf) for leaf in run.waiting)
-    waited = " or ".join(dict.fromkeys(leaf.name for leaf in run.waiting))
-    if ended:
-        first = ended[0]
-    elif until < overall:
-        first = Reason(cause="waiting", step=waited, by=FOREVER if overall >= FOREVER else overall - until)
-    elif overall >= FOREVER:
-        first = Reason(cause="waiting", step=waited, by=FOREVER)
-    else:
-        first = late or Reason(cause="expired", step=waited)
-    near.sort(key=lambda one: (one.cause != "blocked", len(one.checks)))
-    return first, *near[:3]
+            elif not failed and way.how == "time" and one.time >= way.moment[0]:
+                by = one.time - way.moment[0]
+                if late is None or by < late.by:
+                    late = Reason(cause="too_late", step=leaf.name, event=one, by=by)
+    near.sort(key=lambda one: len(one.checks))
+    return tuple(near[:NEAR]), late
 
 
-def _complete(definition: Definition, stream: Stream, run: Reach, matches: Sequence[Found]) -> Iterator[Reason]:
-    """Why a run that has all its steps is no match, though nothing ended it."""
-    scope = scope_of(definition, run.steps, definition.elements[0])
+def _complete(
+    definition: Definition, stream: Stream, run: Nearest, ways: Sequence[Closed], end: Closed | None
+) -> Reason:
+    """Why a run that has all its steps is no match."""
+    if end is not None and end.how == "forbidden":
+        return _reason(end)
+    until = FOREVER if stream.until is None else stream.until
+    waits = [one for one in (*ways, end) if one is not None and one.how == "open"]
+    if (end is not None and end.how == "open") or (end is None and waits and run.place.end and run.place.end.guards):
+        left = max(one.moment[0] for one in waits) - until
+        return Reason(cause="waiting", step=f"the end of {waits[-1].reach.leaf.name}", by=left)
     if definition.where is not None:
-        failed = tuple(one for one in whole_checks(definition.where, definition.name, scope) if not one.holds)
+        steps = steps_of(run.automaton, run.link)
+        view = partial_match(definition.pattern, definition.elements, steps, key=run.key)
+        failed = tuple(
+            one for one in whole_checks(definition.where, definition.name, Scope(view, vars(view))) if not one.holds
+        )
         if failed:
-            yield Reason(cause="where", checks=failed)
-            return
-    first, until = order(run.taken[0]), FOREVER if stream.until is None else stream.until
-    certain = [run.taken[0].time + definition.within] if definition.within is not None else []
-    certain += [run.taken[-1].time + one.within for one in run.passed if one.within is not None]
-    if certain and until < min(certain):
-        waits = " and ".join(one.name for one in run.passed) or definition.elements[-1].name
-        yield Reason(cause="waiting", step=f"the end of {waits}", by=min(certain) - until)
-        return
-    for match in matches:
-        taken = sorted(flat(match.steps), key=order)
-        if order(taken[0]) < first <= order(taken[-1]):
-            yield Reason(cause="ruled_out", event=taken[-1])
-            return
-    yield Reason(cause="ruled_out")
+            return Reason(cause="where", checks=failed)
+    return Reason(cause="given_up")

@@ -75,8 +75,11 @@ class Table:
         self._rows = rows
 
     def rows(self, progress: Progress | None = None) -> Iterator[tuple[int, Mapping[str, Any] | Unread]]:
-        """Each row with its line: its cells by column."""
-        return self._rows(self.file, progress or _silent)
+        """Each row with its line: its cells by column. Errors: `DefinitionError` for a text that is not UTF-8, or has no heading."""
+        try:
+            yield from self._rows(self.file, progress or _silent)
+        except UnicodeDecodeError as error:
+            raise DefinitionError(f"{self.file.name} is not UTF-8: {error.reason} at byte {error.start}") from None
 
 
 def _silent(done: int, total: int) -> None:

@@ -132,7 +132,7 @@ def test_what_is_no_marble_is_said_with_its_place(text: str, said: str) -> None:
 
 def test_a_letter_that_may_be_two_types_asks_for_more_of_the_name() -> None:
     with pytest.raises(
-        DefinitionError, match="'p' may be Payment or Picked; Handled has: Payment, Picked. Say which: p="
+        DefinitionError, match=r"'p' may be Payment or Picked; Handled has: Payment, Picked\. Say which: p="
     ):
         marbles(Handled, "p1@0")
     assert len(assert_matches(Handled, "pay1@0 pic1@1", ["pay1 pic1"])) == 1
