@@ -134,7 +134,8 @@ class _Building:
         return slot.kind != "one" or slot.optional
 
     def element(self, element: Element) -> None:
-        for word in (element.contiguity, element.inner if element.high != 1 else "relaxed"):
+        inside = element.inner if element.high != 1 or isinstance(element.node, AllOf) else "relaxed"
+        for word in (element.contiguity, inside):
             if word == "any":
                 raise Refused(
                     f'{element.name}: contiguity "any" finds several matches for one beginning, MATCH_RECOGNIZE one',

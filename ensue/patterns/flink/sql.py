@@ -187,10 +187,10 @@ class _Compiled:
 
     # ------------------------------------------------------------------------------------------------ what is taken when
 
-    def _taking(self, slot: Slot, row: str, *, of: Slot | None = None) -> str:
+    def _taking(self, slot: Slot, row: str, *, of: Slot | None = None, beside: Slot | None = None) -> str:
         """Whether this slot takes the row at hand, named by the variable. `of`: the row is looked at as one of that loop, or of the gap
-        behind that slot."""
-        before = self._slots[: slot.number]
+        behind that slot. `beside`: the row is looked at as one that slot, before this one, could take, and has not taken yet."""
+        before = self._slots[: (beside or slot).number]
         member = of is not None and of.kind != "one" and row == of.variable and not excluded(slot, of)
         parts: list[str] = []
         for number, part in enumerate(slot.parts):
@@ -201,7 +201,7 @@ class _Compiled:
                 conditions.append(f"({self._part_taken(sibling, number)}) IS NOT TRUE")
             parts.append(" AND ".join(conditions))
         said = [f"({' OR '.join(f'({one})' for one in parts)})"]
-        said += self._placed(slot, row, of)
+        said += self._placed(slot, row, of, before)
         return " AND ".join(said)
 
     def _part_taken(self, slot: Slot, number: int) -> str:
@@ -212,25 +212,25 @@ class _Compiled:
         conditions = [f"({self._writer.truth(one, scope)})" for one in part.expressions]
         return " AND ".join([type_is(part.take.events, f"{slot.variable}.ensue_type"), *conditions])
 
-    def _placed(self, slot: Slot, row: str, of: Slot | None) -> list[str]:
+    def _placed(self, slot: Slot, row: str, of: Slot | None, slots: Sequence[Slot]) -> list[str]:
         """What is asked of where the row is, beside what it is."""
         said: list[str] = []
-        before = [one for one in self._slots[: slot.number] if slot in after(self._slots, one)]
+        before = [one for one in slots if slot in after(self._slots, one)]
         if slot.repeats and slot.optional and before[-1].optional:
             said.append(f"COUNT({before[-1].variable}.ensue_order) > 0")
         for one in before:
             if one.kind != "one" and one.low > 1:
-                count = self._scope(row, (), self._slots[: slot.number], member=one is of and row == one.variable)
+                count = self._scope(row, (), slots, member=one is of and row == one.variable)
                 said.append(f"{count.aggregated('count', one.step, None, sure=True).text} >= {one.low}")
         if slot.strict and before:
-            said.append(f"({self._directly(before, row, of)})")
+            said.append(f"({self._directly(before, row)})")
         if slot.within is not None and before:
-            said.append(f"{row}.ensue_micros - {self._time_before(before, row, of)} < {slot.within}")
+            said.append(f"{row}.ensue_micros - {self._time_before(before, row)} < {slot.within}")
         if slot.number == self._last.number and self._definition.within is not None:
             said.append(f"{row}.ensue_micros - {self._started()} < {self._definition.within}")
         return said
 
-    def _directly(self, before: Sequence[Slot], row: str, of: Slot | None) -> str:
+    def _directly(self, before: Sequence[Slot], row: str) -> str:
         """Whether the row comes right behind what was taken last."""
         cases = [(one, self._directly_behind(one, row)) for one in before]
         return _cases(cases)
@@ -243,7 +243,7 @@ class _Compiled:
             return "TRUE"
         return f"COUNT({slot.gap}.ensue_order) = {1 if row == slot.gap else 0}"
 
-    def _time_before(self, before: Sequence[Slot], row: str, of: Slot | None) -> str:
+    def _time_before(self, before: Sequence[Slot], row: str) -> str:
         """The time of what was taken last."""
         return _cases([(one, self._time_of(one, row)) for one in before])
 
@@ -301,32 +301,7 @@ class _Compiled:
 
     def _not_last(self, slot: Slot, row: str) -> str:
         """Whoever completes a match comes first."""
-        return f"({self._taking_beside(self._last, row, slot)}) IS NOT TRUE"
-
-    def _taking_beside(self, slot: Slot, row: str, beside: Slot) -> str:
-        """Whether a slot takes the row as if the one beside it had taken nothing yet."""
-        slots = self._slots
-        self._slots = tuple(one for one in slots if one.number < beside.number or one.number >= slot.number)
-        try:
-            return self._taking_among(slot, row)
-        finally:
-            self._slots = slots
-
-    def _taking_among(self, slot: Slot, row: str) -> str:
-        before = [one for one in self._slots if one.number < slot.number]
-        parts: list[str] = []
-        for part in slot.parts:
-            scope = self._scope(row, part.take.events, before)
-            conditions = [f"({self._writer.truth(one, scope)})" for one in part.expressions]
-            parts.append(" AND ".join([type_is(part.take.events, f"{row}.ensue_type"), *conditions]))
-        said = [f"({' OR '.join(f'({one})' for one in parts)})"]
-        if slot.strict and before:
-            said.append(f"({self._directly_behind(before[-1], row)})")
-        if slot.within is not None:
-            said.append(f"{row}.ensue_micros - {self._time_of(before[-1], row)} < {slot.within}")
-        if self._definition.within is not None:
-            said.append(f"{row}.ensue_micros - {self._started()} < {self._definition.within}")
-        return " AND ".join(said)
+        return f"({self._taking(self._last, row, beside=slot)}) IS NOT TRUE"
 
     def _gap(self, slot: Slot) -> str:
         """When a row is passed over behind this slot."""

@@ -88,10 +88,14 @@ def _steps(match: Match, query: FlinkQuery) -> tuple[str, ...]:
     said: dict[str, str] = {}
     for name, took in match.steps.items():
         if f"{name}.0" in query.steps:
-            said |= {f"{name}.{at}": str(part) for at, part in enumerate(took)}
+            said |= {f"{name}.{at}": _positions(part) for at, part in enumerate(took)}
         else:
-            said[name] = ",".join(map(str, took)) if isinstance(took, tuple) else "" if took is None else str(took)
+            said[name] = _positions(took)
     return tuple(said[name] for name in query.steps)
+
+
+def _positions(took: Any) -> str:
+    return ",".join(map(str, took)) if isinstance(took, tuple) else "" if took is None else str(took)
 
 
 def random_events(count: int, seed: int) -> Streamed:
