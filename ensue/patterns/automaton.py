@@ -145,7 +145,7 @@ class Move:
         """An event that one of these can take, left out by the run, closes the way."""
         self.closers_next: tuple[Reach, ...] = tuple(g.reach for g in way.passed.guards if g.only_next)
         """The same for the event right behind the last one."""
-        self.forbidden_next: tuple[Reach, ...] = tuple(a.reach for a in way.passed.absences if a.strict)
+        self.forbidden_next: tuple[Absence, ...] = tuple(a for a in way.passed.absences if a.strict)
         """The event right behind the last one must be none of these, also if it is the one that is taken."""
         self.absences: tuple[Absence, ...] = tuple(a for a in way.passed.absences if not a.strict)
 
@@ -186,8 +186,7 @@ class Place:
             yield move.reach
             yield from move.closers
             yield from move.closers_next
-            yield from move.forbidden_next
-            for absence in move.absences:
+            for absence in (*move.forbidden_next, *move.absences):
                 yield absence.reach
         if self.end is not None:
             for absence in self.end.absences:

@@ -15,7 +15,7 @@ from typing import Any
 from ensue.errors import ConditionFailed
 from ensue.events.message import Event
 from ensue.events.recorded import instant
-from ensue.patterns.automaton import Automaton, Leaf, Place, Reach
+from ensue.patterns.automaton import Absence, Automaton, Leaf, Place, Reach
 from ensue.patterns.definition import Choice, Condition, Definition, elements_of
 from ensue.patterns.keys import key_reader
 from ensue.patterns.matches import identity, match_of, partial_match
@@ -60,6 +60,8 @@ class Engine:
         self._queue: list[tuple[int, int, int, int, Beginning]] = []
         self._serial = 0
         self._changed: set[str] = set()
+        self._failures: list[ConditionFailed] = []
+        """Of a deadline that was handled whole: still to be told."""
         self._accepted: dict[type[Event], frozenset[int]] = {}
         self._skip = definition.skip
         self._twice = definition.skip.to == "none" and any(
@@ -182,16 +184,32 @@ class Engine:
     # ------------------------------------------------------------------------------------------------------------ deadlines
 
     def _until(self, time: int, outputs: list[Output]) -> None:
-        """All deadlines up to this time, in their order. Errors: `ConditionFailed`, of the last one that was handled."""
+        """All deadlines up to this time, in their order. Errors: `ConditionFailed`; call it again for what is left."""
         queue = self._queue
-        while queue and queue[0][0] <= time:
-            due, _, _, _, beginning = queue[0]
-            if beginning.live and beginning.queued == due and self._due_of(beginning) == due:
+        while True:
+            if self._failures:
+                raise self._failures.pop(0)
+            if not queue or queue[0][0] > time:
+                return
+            self._moment(queue[0][0], outputs)
+
+    def _moment(self, moment: int, outputs: list[Output]) -> None:
+        """The deadlines of one time: matches first, since they may rule out what is over at the same time."""
+        queue = self._queue
+        over: list[Beginning] = []
+        while queue and queue[0][0] <= moment:
+            beginning = queue[0][-1]
+            if beginning.live and beginning.queued == moment and self._due_of(beginning) == moment:
                 heappop(queue)
                 beginning.queued = None
-                self._deadline(beginning, due, outputs)
+                if self._deadline(beginning, moment, outputs):
+                    over.append(beginning)
             else:
                 self._requeue()
+        for beginning in over:
+            if beginning.live:
+                self._dead(beginning, outputs)
+                self._drop(beginning.key)
 
     def _requeue(self) -> None:
         """The first entry of the queue is not so any more: where it belongs, if anywhere."""
@@ -215,10 +233,10 @@ class Engine:
                 due = run.due
         return due
 
-    def _deadline(self, beginning: Beginning, moment: int, outputs: list[Output]) -> None:
+    def _deadline(self, beginning: Beginning, moment: int, outputs: list[Output]) -> bool:
+        """What is over with one beginning at this time. True: all of it, and no match has ended it."""
         self._changed.add(beginning.key)
         self._bound = None
-        failure: ConditionFailed | None = None
         kept: list[Run] = []
         for run in beginning.runs:
             if run.due is None or run.due > moment:
@@ -231,12 +249,12 @@ class Engine:
                 try:
                     if self._candidate(beginning, run.link, moment, outputs):
                         self._rule_out(beginning.key, beginning)
-                        return
+                        return False
                 except ConditionFailed as failed:
-                    failure = failure or failed
+                    self._failures.append(failed)
             moves_due = self._moves_due(beginning, run)
             over = bool(run.open) and moves_due is not None and moves_due <= moment
-            if over and self._timeouts and not whole:
+            if over and self._timeouts and not whole and end is None:
                 self._over(beginning, run, moves_due or moment)
             left = 0 if over else run.open
             if left or end is not None:
@@ -244,11 +262,7 @@ class Engine:
         beginning.runs = kept
         if kept:
             self._enqueue(beginning)
-        else:
-            self._dead(beginning, outputs)
-            self._drop(beginning.key)
-        if failure is not None:
-            raise failure
+        return not kept
 
     def _over(self, beginning: Beginning, run: Run, deadline: int) -> None:
         """The time of this run is over, and it is not whole."""
@@ -362,7 +376,7 @@ class Engine:
                 del one.given[given:]
             raise
         outputs += found
-        if not touched and fresh is None:
+        if not touched and fresh is None and self._bound is None:
             return
         self._changed.add(key)
         kept: list[Beginning] = []
@@ -474,7 +488,7 @@ class Engine:
                 left &= ~move.bit
                 continue
             closes = move.strict or (ended and move.reach.again)
-            if run.fresh and any(self._can(key, run, link, look, one) for one in move.forbidden_next):
+            if run.fresh and self._forbids(key, run, look, move.forbidden_next):
                 left &= ~move.bit
                 continue
             if not (ended and move.reach.again) and self._can(key, run, link, look, move.reach):
@@ -486,11 +500,7 @@ class Engine:
             if not closes and run.fresh:
                 closes = any(self._can(key, run, link, look, one) for one in move.closers_next)
             if not closes:
-                closes = any(
-                    (one.within is None or look.taken.time - link.taken.time < one.within)
-                    and self._can(key, run, link, look, one.reach)
-                    for one in move.absences
-                )
+                closes = self._forbids(key, run, look, move.absences)
             if closes:
                 left &= ~move.bit
         end, guards, whole = run.end, run.guards, run.whole
@@ -503,6 +513,13 @@ class Engine:
         if left or end is not None:
             runs.append(self._with_due(beginning, run.left(left, False, ended, end, guards, whole)))
         return False
+
+    def _forbids(self, key: str, run: Run, look: _Look, absences: Sequence[Absence]) -> bool:
+        passed = look.taken.time - run.link.taken.time
+        return any(
+            (one.within is None or passed < one.within) and self._can(key, run, run.link, look, one.reach)
+            for one in absences
+        )
 
     def _step_end(self, beginning: Beginning, run: Run, look: _Look, *, ended: bool) -> tuple[int | None, int]:
         """The end of a run with this event: what is still pending. None: it cannot end here any more; -1: it is whole now."""
