@@ -6,21 +6,16 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from ensue import App, Event, minutes, seconds
+from ensue import App, Event, seconds
+from ensue.app.service import ONE_ORDER
 from ensue.events.recorded import Recorded
-from ensue.patterns import Late, Pattern, TimedOut, absent, one, several
+from ensue.patterns import Pattern, TimedOut, absent, one, several
 from ensue.patterns.finding import find, timed_out
 
 
 class Payment(Event, key="card"):
     card: str
     amount: int
-
-
-class Reading(Event, key="sensor", time="at"):
-    sensor: str
-    at: datetime
-    celsius: float
 
 
 class Suspected(Event, key="card"):
@@ -47,49 +42,22 @@ class Silent(Pattern, within=seconds(30)):
     none = absent(Payment)
 
 
-class Hot(Pattern, within=minutes(5), disorder=seconds(30)):
-    readings = several(Reading, lambda r: r.celsius > 90, times=2, inner="strict")
-
-
 cards = App("cards")
 
 
-@cards.on(pure=True)
+@cards.on(pure=True, key=ONE_ORDER)
 def suspect(match: Probed) -> Suspected:
     return Suspected(card=match.key, amount=sum(payment.amount for payment in match.large))
 
 
-@cards.on(pure=True)
+@cards.on(pure=True, key=ONE_ORDER)
 def silent(match: Silent) -> WentSilent:
     return WentSilent(card=match.last.card)
 
 
-@cards.on(pure=True)
+@cards.on(pure=True, key=ONE_ORDER)  # one segment: few places to die at that are not the detector's
 def stuck(out: TimedOut[Probed]) -> Stuck:
     return Stuck(card=out.match.key, waiting_for=out.waiting_for)
-
-
-heat = App("heat")
-
-
-class Overheated(Event, key="sensor"):
-    sensor: str
-    highest: float
-
-
-class CameLate(Event, key="sensor"):
-    sensor: str
-    seconds: float
-
-
-@heat.on(pure=True)
-def hot(match: Hot) -> Overheated:
-    return Overheated(sensor=match.key, highest=max(reading.celsius for reading in match.readings))
-
-
-@heat.on(pure=True)
-def late(reading: Late[Reading]) -> CameLate:
-    return CameLate(sensor=reading.event.sensor, seconds=reading.by.total_seconds())
 
 
 def expected(recorded: Sequence[Recorded[Any]], pattern: type[Pattern], *, until: datetime) -> set[str]:
