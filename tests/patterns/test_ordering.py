@@ -126,7 +126,7 @@ def told(outcomes: Iterable[object]) -> list[tuple[object, ...]]:
             case Untimely():
                 found.append(("untimely", one.taken.position, one.by))
             case Failed():
-                found.append(("failed", one.taken.position, one.error.position))
+                found.append(("failed", one.error.position, one.taken is not None))
             case _:
                 raise AssertionError(one)
     return found
