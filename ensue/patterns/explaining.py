@@ -119,20 +119,30 @@ def step_text(element: Element, *, first: bool = False) -> str:
     words = [f"{element.name}: {_what(element)}"]
     if isinstance(element.node, Take) and element.node.conditions:
         words.append("with " + " and ".join(condition_text(one, element.name) for one in element.node.conditions))
-    said = [] if first and not element.absent else [_FOLLOWS[element.contiguity]]
-    if element.absent:
-        said = ["the very next event is none"] if element.contiguity == "strict" else []
-    if element.high != 1 and element.inner != element.contiguity:
-        said.append(f"among themselves {_FOLLOWS[element.inner]}")
-    if element.high != 1 and not isinstance(element.node, Group):
-        said.append("as many as there are" if element.greedy else "as few as will do, and more")
+    return "; ".join([" ".join(words), *(_absence(element) if element.absent else _following(element, first=first))])
+
+
+def _absence(element: Element) -> Iterator[str]:
+    if element.contiguity == "strict":
+        yield "the very next event is none"
+    if element.within is not None:
+        yield f"for {span_text(element.within)}"
+
+
+def _following(element: Element, *, first: bool) -> Iterator[str]:
+    many = element.high != 1
+    if many and element.inner == element.contiguity:
+        yield f"each {_FOLLOWS[element.contiguity]}"
+    elif not first:
+        yield _FOLLOWS[element.contiguity]
+    if many and element.inner != element.contiguity:
+        yield f"among themselves {_FOLLOWS[element.inner]}"
+    if element.low != element.high and many and isinstance(element.node, Take):
+        yield "as many as there are" if element.greedy else "any number of those will do"
     if element.until is not None:
-        said.append(f"until {condition_text(element.until, element.name)}")
-    if element.within is not None and not element.absent:
-        said.append(f"less than {span_text(element.within)} after the event before")
-    if element.within is not None and element.absent:
-        said.append(f"for {span_text(element.within)}")
-    return "; ".join([" ".join(words), *said])
+        yield f"until {condition_text(element.until, element.name)}"
+    if element.within is not None:
+        yield f"less than {span_text(element.within)} after the event before"
 
 
 _FOLLOWS: dict[Contiguity, str] = {
@@ -147,14 +157,16 @@ def _what(element: Element) -> str:
         case Take(events, _):
             names = " or ".join(one.__name__ for one in events)
         case Group(_, pattern):
-            names = f"round of {pattern.__name__}"
+            names = pattern.__name__
         case Choice():
             names = "one of"
         case AllOf():
             names = "all of, in any order"
     if element.absent:
         return f"no {names}"
-    return f"{_times(element)} {names}" if isinstance(element.node, Take | Group) else names
+    if not isinstance(element.node, Take | Group):
+        return names
+    return f"{_times(element)} {'of ' if element.high != 1 else ''}{names}"
 
 
 def _times(element: Element) -> str:
@@ -164,7 +176,7 @@ def _times(element: Element) -> str:
         case (0, 1):
             return "perhaps one"
         case (low, None):
-            return f"{low} or more" if low else "any number of"
+            return f"{low} or more" if low else "any number"
         case (low, high):
             return str(low) if low == high else f"{low} to {high}"
 
@@ -198,9 +210,9 @@ def span_text(microseconds: int) -> str:
         if number:
             parts.append(f"{number} {unit}")
     if microseconds >= 1_000_000 or (microseconds and parts):
-        parts.append(f"{microseconds / 1_000_000:.10g} s")
+        parts.append(f"{microseconds / 1_000_000:.6f}".rstrip("0").rstrip(".") + " s")
     elif microseconds >= 1000:
-        parts.append(f"{microseconds / 1000:.10g} ms")
+        parts.append(f"{microseconds / 1000:g} ms")
     elif microseconds:
         parts.append(f"{microseconds} µs")
     return " ".join(parts) or "0 s"

@@ -13,7 +13,7 @@ import msgspec
 
 from ensue.errors import ConditionFailed
 from ensue.events.recorded import instant
-from ensue.patterns.automaton import Automaton, Leaf, Move, Place
+from ensue.patterns.automaton import Absence, Automaton, Leaf, Move, Place
 from ensue.patterns.automaton import Reach as Reached
 from ensue.patterns.checks import Scope, fits
 from ensue.patterns.definition import AllOf, Choice, Definition, Element, Group, Take
@@ -119,22 +119,27 @@ class Nearest(NamedTuple):
 class _Watching(Engine):
     """The general engine, watched."""
 
-    def __init__(self, definition: Definition) -> None:
+    def __init__(self, definition: Definition, through: Taken | None) -> None:
         super().__init__(definition)
         self.best: dict[int, Nearest] = {}
+        self._through = through
 
     def _born(self, beginning: Beginning, place: Place, link: Link, runs: list[Run], found: list[Output]) -> bool:
         run = Nearest(beginning.key, self._automaton, link, place, _progress(self._automaton.elements, place.key))
         known = self.best.get(link.first.position)
-        if known is None or (run.progress, link.count) > (known.progress, known.link.count):
+        farther = known is None or (run.progress, link.count) > (known.progress, known.link.count)
+        through = self._through
+        if farther and (through is None or any(one.position == through.position for one in run.taken)):
             self.best[link.first.position] = run
         return super()._born(beginning, place, link, runs, found)
 
 
-def nearest(definition: Definition, stream: Stream) -> tuple[list[Found], dict[int, Nearest]]:
+def nearest(
+    definition: Definition, stream: Stream, *, through: Taken | None = None
+) -> tuple[list[Found], dict[int, Nearest]]:
     """The matches; and for each beginning, by its position, the run that came farthest: over the most steps, then with the most events,
-    then the preferred one."""
-    watching = _Watching(msgspec.structs.replace(definition, semantics="ensue", lateness=0))
+    then the preferred one. With `through` of those runs only that took this event."""
+    watching = _Watching(msgspec.structs.replace(definition, semantics="ensue", lateness=0), through)
     outputs = fed(watching, stream)
     return [one for one in outputs if isinstance(one, Found)], watching.best
 
@@ -256,15 +261,11 @@ class _Ways:
 
     def _at(self, move: Move, one: Taken, *, first: bool, ended: bool) -> tuple[Closing, Element | None] | None:
         reach = move.reach
-        if first:
-            for forbidden in move.forbidden_next:
-                if self.can(forbidden, one):
-                    return "forbidden", forbidden.leaf.element
-        if ended and reach.again:
-            return "until", reach.leaf.element
-        absent = self._absent(move, one)
+        absent = self._absent((*move.absences, *(move.forbidden_next if first else ())), one)
         if absent is not None:
             return "forbidden", absent
+        if ended and reach.again:
+            return "until", reach.leaf.element
         if self.can(reach, one, ended=ended):
             return "taken", None
         if move.strict:
@@ -274,8 +275,8 @@ class _Ways:
                 return ("greedy" if closer.again else "rival"), closer.leaf.element
         return None
 
-    def _absent(self, move: Move, one: Taken) -> Element | None:
-        for absence in move.absences:
+    def _absent(self, absences: Sequence[Absence], one: Taken) -> Element | None:
+        for absence in absences:
             lasts = FOREVER if absence.within is None else self.last.time + absence.within
             if one.time < lasts and self.can(absence.reach, one):
                 return absence.reach.leaf.element

@@ -9,9 +9,9 @@ on is read from the engine's automaton, and the conditions are asked once more t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
 
@@ -79,6 +79,7 @@ Cause: TypeAlias = Literal[
     "until",
     "failed",
     "blocked",
+    "not_wanted",
     "where",
     "ruled_out",
     "given_up",
@@ -143,11 +144,11 @@ def _named(event: Event, position: int | None) -> str:
 
 
 _SAID: Mapping[Cause, Callable[[Reason, str], str]] = {
-    "matched": lambda one, event: f"{event or 'it'} is part of a match",
+    "matched": lambda one, event: f"{event or 'every beginning'} is part of a match",
     "waiting": lambda one, event: (
         f"it still waits for {one.step}" + ("" if one.by >= FOREVER else f", for {span_text(one.by)} more")
     ),
-    "too_late": lambda one, event: f"{event} came {_late(one.by)} too late for {one.step}",
+    "too_late": lambda one, event: f"{event} came {span_text(one.by) if one.by else 'just'} too late for {one.step}",
     "expired": lambda one, event: f"its time was over before {one.step} came",
     "forbidden": lambda one, event: f"ended by {event}, which {one.step} forbids",
     "between": lambda one, event: f"ended by {event}: {one.step} must come at once, with nothing between",
@@ -155,25 +156,17 @@ _SAID: Mapping[Cause, Callable[[Reason, str], str]] = {
     "failed": lambda one, event: (
         f"{event} is not taken by {one.step}: {', '.join(_failed(check) for check in one.checks)}"
     ),
-    "blocked": lambda one, event: (
-        f"{event} would do for {one.step}, but a greedy step before it could still take an event"
-    ),
+    "blocked": lambda one, event: f"{event} was left out, though {one.step} could have taken it",
+    "not_wanted": lambda one, event: f"{event} is none of these",
     "where": lambda one, event: (
         f"it is complete, but of the whole: {', '.join(_failed(check) for check in one.checks)}"
     ),
-    "ruled_out": lambda one, event: (
-        f"it is complete, but an earlier match, up to {event or 'a later event'}, rules it out"
-    ),
-    "not_begun": lambda one, event: (
-        f"nothing had begun that could take {event or 'anything'}: no {one.step} came before"
-    ),
+    "ruled_out": lambda one, event: f"ruled out by the match that ends with {event}",
+    "given_up": lambda one, event: "given up: more than runs= of this key were waiting",
+    "not_begun": lambda one, event: f"nothing had begun: no {one.step} came" + (f" before {event}" if event else ""),
     "not_looked_at": lambda one, event: f"no step takes a {event}",
     "no_events": lambda one, event: "there are no events of this key that any step could take",
 }
-
-
-def _late(by: int) -> str:
-    return span_text(by) if by else "just"
 
 
 def _failed(check: Check) -> str:
@@ -314,7 +307,7 @@ def nearest_miss(definition: Definition, stream: Stream, target: Taken | None = 
     begun = {min(flat(one.steps), key=order).position for one in matches}
     missed = sorted((run for position, run in runs.items() if position not in begun), key=_nearness)
     if target is not None:
-        return _of_event(definition, stream, matches, missed, target)
+        return _of_event(definition, stream, matches, begun, target)
     if missed:
         return _miss(definition, stream, missed[-1], *_in_the_way(definition, stream, missed[-1], matches))
     if matches:
@@ -370,44 +363,63 @@ def _failing(leaf: Element, taken: Taken, scope: Scope) -> tuple[Check, ...]:
 
 
 def _of_event(
-    definition: Definition, stream: Stream, matches: Sequence[Found], missed: Sequence[Nearest], target: Taken
+    definition: Definition, stream: Stream, matches: Sequence[Found], begun: Collection[int], target: Taken
 ) -> WhyNot:
-    """What became of one event: the run that took it; else the one that could have gone on with it."""
-    for run in reversed(missed):
-        if any(one.position == target.position for one in run.taken):
-            return _miss(definition, stream, run, *_in_the_way(definition, stream, run, matches))
+    """What became of one event: the run that took it; what it ended; else the one that could have gone on with it."""
+    _, took = nearest(definition, stream, through=target)
+    missed = sorted((run for position, run in took.items() if position not in begun), key=_nearness)
+    if missed:
+        return _miss(definition, stream, missed[-1], *_in_the_way(definition, stream, missed[-1], matches))
     before = msgspec.structs.replace(
         stream, events=tuple(one for one in stream.events if order(one) < order(target)), until=target.time
     )
     _, runs = nearest(definition, before)
-    near: list[tuple[tuple[object, ...], Nearest, Reason]] = []
-    for run in runs.values():
-        for reason in _for_event(definition, stream, run, matches, target):
-            about = reason.event is not None and reason.event.position == target.position
-            near.append(((about, -len(reason.checks), *_nearness(run)), run, reason))
+    near = [
+        ((_WORTH[reason.cause], -len(reason.checks), *_nearness(run)), run, reason)
+        for run in runs.values()
+        for reason in _for_event(definition, stream, run, matches, target)
+    ]
+    alone = _alone(definition, stream, matches, target)
     if near:
         rank, run, reason = max(near, key=lambda one: one[0])
-        if rank[0]:
+        if rank[0] or alone.cause == "not_begun":
             return _miss(definition, stream, run, reason)
+    return _miss(definition, stream, None, alone)
+
+
+_WORTH = dict.fromkeys(get_args(Cause), 1) | {"failed": 2, "too_late": 2, "not_wanted": 0}
+"""What says most of an event first: that it was nearly taken, then what it ended, then that it came too late for all of it."""
+
+
+def _alone(definition: Definition, stream: Stream, matches: Sequence[Found], target: Taken) -> Reason:
+    """Why an event is no beginning."""
     for leaf in entries(definition):
-        failed = _failing(leaf, target, Scope(None, {})) if isinstance(target.event, _types(leaf)) else ()
-        if failed:
-            return _miss(definition, stream, None, Reason(cause="failed", step=leaf.name, event=target, checks=failed))
-    if near:
-        _, run, reason = max(near, key=lambda one: one[0])
-        return _miss(definition, stream, run, reason)
+        if isinstance(target.event, _types(leaf)):
+            failed = _failing(leaf, target, Scope(None, {}))
+            if failed:
+                return Reason(cause="failed", step=leaf.name, event=target, checks=failed)
+            match = _ruling(definition, order(target), matches)
+            return Reason(cause="given_up") if match is None else Reason(cause="ruled_out", event=_last(match))
     begins = " or ".join(one.name for one in entries(definition))
-    return _miss(definition, stream, None, Reason(cause="not_begun", step=begins, event=target))
+    return Reason(cause="not_begun", step=begins, event=target)
 
 
 def _for_event(
     definition: Definition, stream: Stream, run: Nearest, matches: Sequence[Found], target: Taken
 ) -> Iterator[Reason]:
     """Why a run, as it was before this event, did not take it: for each way on that might have."""
+    upto = msgspec.structs.replace(
+        stream, events=tuple(one for one in stream.events if order(one) <= order(target)), until=target.time
+    )
+    after, end = ways_of(definition, run, upto)
+    for way in after if end is None else (*after, end):
+        if way.event is not None and way.event.position == target.position and way.how != "taken":
+            yield _reason(way)
     ways, _ = ways_of(definition, run, stream, before=target)
     for way in ways:
         leaf = way.reach.leaf.element
         if not isinstance(target.event, _types(leaf)):
+            yield Reason(cause="not_wanted", step=leaf.name, event=target)
             continue
         failed = _failing(leaf, target, scope_at(definition, run, way.reach))
         if way.how not in ("open", "time", "taken"):
@@ -439,7 +451,7 @@ def _reason(way: Closed) -> Reason:
 
 def _over(definition: Definition, run: Nearest, matches: Sequence[Found]) -> Reason:
     """A beginning that was over though its run could have gone on."""
-    match = _ruling(definition, run, matches)
+    match = _ruling(definition, order(run.link.first), matches)
     return Reason(cause="given_up") if match is None else Reason(cause="ruled_out", event=_last(match))
 
 
@@ -447,9 +459,9 @@ def _last(match: Found) -> Taken:
     return max(flat(match.steps), key=order)
 
 
-def _ruling(definition: Definition, run: Nearest, matches: Sequence[Found]) -> Found | None:
+def _ruling(definition: Definition, first: tuple[int, int], matches: Sequence[Found]) -> Found | None:
     """The match that ruled this beginning out, or that has it."""
-    skip, first = definition.skip, order(run.link.first)
+    skip = definition.skip
     for match in matches:
         if skip.to == "none":
             return None
@@ -467,15 +479,15 @@ def _ruling(definition: Definition, run: Nearest, matches: Sequence[Found]) -> F
 def _in_the_way(definition: Definition, stream: Stream, run: Nearest, matches: Sequence[Found]) -> tuple[Reason, ...]:
     """Why a run went no further: what closed its last way on; and the events that nearly went on with it."""
     ways, end = ways_of(definition, run, stream)
-    ruling = _ruling(definition, run, matches)
+    ruling = _ruling(definition, order(run.link.first), matches)
     closings = ways if end is None else [*ways, end]
-    last = max(closings, key=lambda one: one.moment, default=None)
+    last = max(closings, key=lambda one: (one.how != "taken", one.moment), default=None)
     if ruling is not None and (last is None or ruling.ended <= last.moment[0]):
         return (Reason(cause="ruled_out", event=_last(ruling)),)
     if not run.place.awaited:
         return (_complete(definition, stream, run, ways, end),)
     assert last is not None
-    if any(one.how == "taken" for one in ways):
+    if last.how == "taken":  # it had gone on, but was over already
         return (_over(definition, run, matches),)
     steps = " or ".join(dict.fromkeys(one.reach.leaf.name for one in ways))
     near, late = _nearly(definition, stream, run, ways)
@@ -500,7 +512,7 @@ def _nearly(
             if order(one) <= order(run.link.taken) or not isinstance(one.event, _types(leaf)):
                 continue
             failed = _failing(leaf, one, scope_at(definition, run, way.reach))
-            if failed and order(one) < way.moment:
+            if failed and (order(one) < way.moment or (way.how == "between" and order(one) == way.moment)):
                 near.append(Reason(cause="failed", step=leaf.name, event=one, checks=failed))
             elif not failed and way.how == "time" and one.time >= way.moment[0]:
                 by = one.time - way.moment[0]
