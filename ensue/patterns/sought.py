@@ -12,6 +12,7 @@ from ensue.consumers.handler import HandlerDefinition, Noticed, Role, Start
 from ensue.consumers.node import PATTERNS
 from ensue.errors import DefinitionError
 from ensue.events.message import declaration
+from ensue.patterns.definition import Definition
 from ensue.patterns.operator import Operator
 from ensue.patterns.operators import operator_of
 from ensue.patterns.ordering import Ordered, ordered
@@ -47,7 +48,11 @@ def ordered_of(sought: Sought) -> Ordered:
     definition = sought.definition
 
     def make() -> Operator:
-        return operator_of(definition, timeouts=sought.timeouts)
+        if isinstance(definition, Definition):
+            return operator_of(definition, timeouts=sought.timeouts)
+        from ensue.patterns.window_engine import window_operator
+
+        return window_operator(definition)
 
     return ordered(
         make,
