@@ -15,8 +15,8 @@ from random import Random
 import pytest
 
 from ensue.patterns.definition import Definition
+from ensue.patterns.engine import Engine
 from ensue.patterns.operator import Operator
-from ensue.patterns.operators import operator_of
 from tests.patterns.comparing import (
     BEHIND,
     Feeding,
@@ -83,7 +83,7 @@ def compare(
 
 
 def general(definition: Definition) -> Operator:
-    return operator_of(definition, timeouts=True)
+    return Engine(definition, timeouts=True)
 
 
 CONSTRUCTS = [
