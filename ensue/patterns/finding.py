@@ -19,12 +19,15 @@ from ensue.patterns.definition import Definition
 from ensue.patterns.language import Pattern, TimedOut
 from ensue.patterns.matches import match_of
 from ensue.patterns.matches import timed_out as _told
-from ensue.patterns.operator import Batch, Expired, Found, Operator, Output
+from ensue.patterns.operator import Batch, Closed, Expired, Found, Operator, Output
 from ensue.patterns.operators import operator_of
+from ensue.patterns.window_engine import window_operator
+from ensue.patterns.windows import Window, WindowDefinition
 
 __all__ = ["Given", "END", "batch_of", "find", "outputs", "timed_out"]
 
 P = TypeVar("P", bound=Pattern)
+S = TypeVar("S", bound=Pattern | Window)
 
 Given: TypeAlias = "Recorded[Event] | tuple[datetime, Event] | Event"
 """An event with its time: as a log holds it, with the time beside it, or of a type that says which field it is."""
@@ -33,15 +36,19 @@ END = 1 << 62
 """Behind all times."""
 
 
-def find(pattern: type[P], events: Iterable[Given], /, *, until: datetime | None = None) -> list[P]:
-    """The matches, in the order in which they are complete. `until` is how far time has come, for deadlines behind the last event;
-    without it all of them are over.
+def find(sought: type[S], events: Iterable[Given], /, *, until: datetime | None = None) -> list[S]:
+    """The matches of a pattern, in the order in which they are complete; of a window or join its answers. `until` is how far time has
+    come, for deadlines behind the last event; without it all of them are over.
 
     Errors: `ConditionFailed` for a condition that raises; `InvalidEvent` for an event without its key; `Misuse` for a time without zone.
     """
-    definition = pattern.__ensue_pattern__
+    if issubclass(sought, Window):
+        window = sought.__ensue_window__
+        closed = outputs(window_operator(window), batch_of(window, events), until=until)
+        return [cast(S, sought.__ensue_closed__(one)) for one in closed if isinstance(one, Closed)]
+    definition = sought.__ensue_pattern__
     found = outputs(operator_of(definition), batch_of(definition, events), until=until)
-    return [cast(P, match_of(definition, one)) for one in found if isinstance(one, Found)]
+    return [cast(S, match_of(definition, one)) for one in found if isinstance(one, Found)]
 
 
 def timed_out(pattern: type[P], events: Iterable[Given], /, *, until: datetime | None = None) -> list[TimedOut[P]]:
@@ -57,7 +64,7 @@ def outputs(operator: Operator, batch: Batch, /, *, until: datetime | None = Non
     return given + operator.advance(END if until is None else _micros(until))
 
 
-def batch_of(definition: Definition, events: Iterable[Given], /) -> Batch:
+def batch_of(definition: Definition | WindowDefinition, events: Iterable[Given], /) -> Batch:
     """The events in the order in which an operator takes them. Positions are those of the log, or count from 1."""
     rows: list[tuple[int, int, Event, Row | None]] = []
     for at, one in enumerate(events, 1):

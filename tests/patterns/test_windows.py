@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensue import Event, days, hours, minutes, seconds
+from ensue import Event, days, hours, seconds
 from ensue.errors import ConditionFailed, DefinitionError
 from ensue.events.recorded import microseconds
 from ensue.patterns import Window, count, distinct, first, largest, last, smallest, total
+from ensue.patterns.finding import find
 from ensue.patterns.operator import Batch, Closed, Operator, Untimely
 from ensue.patterns.ordering import Arrivals, Ordered, ordered
 from ensue.patterns.window_engine import window_operator
@@ -377,6 +378,10 @@ class Soon(Window, size=seconds(10), early=seconds(3)):
     number = count(Reading)
 
 
+class Tens(Window, size=seconds(10)):
+    number = count(Reading)
+
+
 class SoonSession(Window, gap=seconds(4), early=seconds(3)):
     number = count(Reading)
 
@@ -507,4 +512,13 @@ def test_another_definition_is_another_fingerprint() -> None:
     prints = {one.__ensue_window__.fingerprint for one in (*EACH, LATE_TUMBLING)}
     assert len(prints) == len(EACH) + 1
     assert spread("Tumbling", size=seconds(10)).__ensue_window__.fingerprint == TUMBLING.__ensue_window__.fingerprint
-    _ = minutes
+
+
+def test_windows_are_found_in_events_at_hand() -> None:
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    events = [(begin + seconds(at), Reading(sensor="a", celsius=float(at))) for at in (0, 5, 12)]
+    found = find(Tens, events)
+    assert [(one.number, one.start, one.end) for one in found] == [
+        (2, begin, begin + seconds(10)),
+        (1, begin + seconds(10), begin + seconds(20)),
+    ]

@@ -75,7 +75,6 @@ USES: dict[str, Callable[[], object]] = {
     "workflow with options": lambda: App("shop").workflow(name="old")(flow),
     "schedule": lambda: App("shop").schedule(every=hours(1))(tick),
     "cron": lambda: App("shop").schedule("0 9 * * MON", timezone="Europe/London")(tick),
-        "a window": PerHour,
 }
 
 
@@ -95,9 +94,9 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "a pattern without steps": (declaring(Pattern, {}), "a pattern needs a step"),
     "a pattern of no time": (declaring(Pattern, STEP, within=timedelta()), "within=.* positive duration"),
     "a window without aggregates": (declaring(Window, {}, size=hours(1)), "a window needs an aggregate"),
-    "a window without a span": (declaring(Window, AGGREGATE), "a window has a size="),
-    "a window with two spans": (declaring(Window, AGGREGATE, size=hours(1), gap=hours(1)), "a window has a size="),
-    "an overlap without a size": (declaring(Window, AGGREGATE, gap=hours(1), every=hours(1)), "a window has a size="),
+    "a window without a span": (declaring(Window, AGGREGATE), "a window is of one kind"),
+    "a window with two spans": (declaring(Window, AGGREGATE, size=hours(1), gap=hours(1)), "a window is of one kind"),
+    "an overlap without a size": (declaring(Window, AGGREGATE, gap=hours(1), every=hours(1)), "every= is for size="),
     "a window that runs backwards": (declaring(Window, AGGREGATE, size=minutes(-1)), "size=.* positive duration"),
     "a channel without a name": (lambda: Channel("", Payment), "not a name for a channel"),
     "a channel that carries nothing": (lambda: Channel("payments"), "carries nothing"),
