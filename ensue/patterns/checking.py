@@ -103,7 +103,7 @@ class _Building:
             absent=step.absent,
         )
         if not step.absent:
-            self.seen.append(StepSeen(name, _events(node), several=step.several))
+            self.seen.append(StepSeen(name, _one_event(node), several=step.several))
         return element
 
     def whole(self, cls: type) -> Condition | None:
@@ -219,6 +219,14 @@ def _qualified(expression: Any, prefix: str) -> Any:
     if isinstance(expression, tuple):
         return tuple(_qualified(one, prefix) for one in expression)
     return expression
+
+
+def _one_event(node: Node) -> tuple[type[Event], ...]:
+    """The types of what a step takes, where that is events and not groups or parts of them."""
+    if isinstance(node, Choice):
+        plain = all(isinstance(part.node, Take) and not part.several for part in node.elements)
+        return _events(node) if plain else ()
+    return node.events if isinstance(node, Take) else ()
 
 
 def _events(node: Node) -> tuple[type[Event], ...]:

@@ -3,22 +3,23 @@
     lambda p: p.amount > 200 and p.country in ("UK", "FR")
 
 Where Python asks a stand-in whether it is true, the function is called again for the other answer, so that `and`, `or`, `not`,
-`in`, `if` and chained comparisons become one expression. What cannot be followed (a call of a function, `is`, a loop, more than
-`PATHS` ways through) makes the function *opaque*: it is then called as it is, for each event, and can be neither vectorised nor
+`in`, `if` and chained comparisons become one expression. What cannot be followed (a call of another function, `is`, `try`, a value
+that may change, more than `PATHS` ways through: `ensue.patterns.following`) makes the function *opaque*: it is then called as it is, for each event, and can be neither vectorised nor
 compiled to another language. A field that an event type does not have is an error wherever it is seen.
 """
 
 from __future__ import annotations
 
-import dis
+import builtins
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any as AnyValue
 from typing import NoReturn
 
 import msgspec
 
 from ensue.errors import DefinitionError
+from ensue.patterns.analysis import disjoint
 from ensue.patterns.expressions import (
     Aggregated,
     All,
@@ -34,7 +35,9 @@ from ensue.patterns.expressions import (
     Operator,
     Present,
     When,
+    walk,
 )
+from ensue.patterns.following import can_be_followed
 
 __all__ = ["EventStandIn", "MatchStandIn", "SequenceStandIn", "StepSeen", "Untraceable", "aggregated", "trace"]
 
@@ -48,7 +51,7 @@ class Untraceable(Exception):
 
 
 class StepSeen(msgspec.Struct, frozen=True):
-    """What a condition may know of a step: its event types, and whether it takes several, or perhaps none."""
+    """What a condition may know of a step: its event types (none: what it takes is no event), and whether it takes several."""
 
     name: str
     events: tuple[type, ...]
@@ -69,8 +72,9 @@ def trace(
 
     Errors: `DefinitionError` for a field that is not there, or a step among `all_steps` that comes later; `what` says where.
     """
-    if not isinstance(function, types.FunctionType) or _asks_identity(function.__code__):
+    if not can_be_followed(function):
         return None
+    assert isinstance(function, types.FunctionType)
     tracer = _Tracer(what, truth=truth)
     arguments: list[object] = []
     if steps is not None:
@@ -78,8 +82,8 @@ def trace(
     if events:
         arguments.append(EventStandIn(tracer, Candidate(), events))
     traced = types.FunctionType(
-        function.__code__,
-        {**function.__globals__, **_builtins(tracer)},
+        _watched(function.__code__, tracer),
+        {**function.__globals__, "__builtins__": {**vars(builtins), **_builtins(tracer)}},
         function.__name__,
         function.__defaults__,
         function.__closure__,
@@ -93,14 +97,10 @@ def trace(
         return None
 
 
-def _asks_identity(code: types.CodeType) -> bool:
-    """`is` and `match` cannot be noted by a stand-in: they would be answered wrongly."""
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in ("IS_OP", "POP_JUMP_IF_NONE", "POP_JUMP_IF_NOT_NONE") or instruction.opname.startswith(
-            ("MATCH_", "POP_JUMP_FORWARD_IF_NONE", "POP_JUMP_FORWARD_IF_NOT_NONE", "POP_JUMP_BACKWARD_IF_N")
-        ):
-            return True
-    return any(_asks_identity(one) for one in code.co_consts if isinstance(one, types.CodeType))
+def _watched(code: types.CodeType, tracer: _Tracer) -> types.CodeType:
+    """The same code, in which `in {…}` can be noted: a set looks for its members by their hash, which no stand-in has."""
+    constants = (_Members(tracer, one) if isinstance(one, frozenset) else one for one in code.co_consts)
+    return code.replace(co_consts=tuple(constants))
 
 
 class _Tracer:
@@ -111,9 +111,19 @@ class _Tracer:
         self._truth = truth
         self._planned: list[bool] = []
         self._asked: list[Expression] = []
+        self._made: list[Expression] = []
         self._operations = 0
+        self.narrowed = False
+        """Whether it was asked of which type an event is: it may then have fields that its step's type has not."""
+
+    def made(self, expression: Expression) -> Expression:
+        """Note that this was computed: it may raise, so that it must be computed at the same point again."""
+        self.tick()
+        self._made.append(expression)
+        return expression
 
     def decide(self, expression: Expression) -> bool:
+        self.tick()
         for asked, answer in zip(self._asked, self._planned, strict=False):
             if asked == expression:
                 return answer
@@ -121,8 +131,14 @@ class _Tracer:
         self._asked.append(expression)
         if at == len(self._planned):
             self._planned.append(True)
-        self.tick()
+        self._check_order()
         return self._planned[at]
+
+    def _check_order(self, *leaf: Expression) -> None:
+        """Errors: `Untraceable` where something was computed that the expression computes later, or not at all."""
+        computed = {one for asked in (*self._asked, *leaf) for one in walk(asked)}
+        if not computed.issuperset(self._made):
+            raise Untraceable
 
     def tick(self) -> None:
         self._operations += 1
@@ -132,8 +148,12 @@ class _Tracer:
     def explore(self, function: Callable[..., object], arguments: Sequence[object]) -> Expression:
         ways: list[tuple[tuple[tuple[Expression, bool], ...], Expression]] = []
         while True:
-            self._asked, self._operations = [], 0
-            leaf = _expression(function(*arguments))
+            self._asked, self._made, self._operations, self.narrowed = [], [], 0, False
+            value = function(*arguments)
+            if self._truth and isinstance(value, EventStandIn | SequenceStandIn):
+                value = bool(value)
+            leaf = _expression(value)
+            self._check_order(leaf)
             path = tuple(zip(self._asked, self._planned, strict=True))
             ways.append((path, _known(leaf, path) if self._truth else leaf))
             if len(ways) > PATHS:
@@ -174,8 +194,8 @@ _TRUE, _FALSE = Constant(True), Constant(False)
 
 
 def _either(condition: Expression, yes: Expression, no: Expression) -> Expression:
-    if yes == no:
-        return yes
+    if yes == no:  # but an error that the question raises is one
+        return When(condition, yes, no) if _may_raise(condition) else yes
     match yes, no:
         case (Constant(True), Constant(False)):
             return condition
@@ -191,6 +211,15 @@ def _either(condition: Expression, yes: Expression, no: Expression) -> Expressio
             return Any((Not(condition), *_parts(Any, yes)))
         case _:
             return When(condition, yes, no)
+
+
+def _may_raise(expression: Expression) -> bool:
+    return any(
+        isinstance(one, Aggregated)
+        or (isinstance(one, Operation) and one.operator not in ("==", "!="))
+        or (isinstance(one, Field) and not isinstance(one.of, Candidate))
+        for one in walk(expression)
+    )
 
 
 def _parts(kind: type[All] | type[Any], expression: Expression) -> tuple[Expression, ...]:
@@ -241,8 +270,8 @@ class _StandIn:
         self._ensue_type = type_
 
     def _ensue_do(self, operator: Operator, *operands: object) -> _StandIn:
-        self._ensue_tracer.tick()
-        return _StandIn(self._ensue_tracer, Operation(operator, tuple(_expression(one) for one in operands)))
+        operation = Operation(operator, tuple(_expression(one) for one in operands))
+        return _StandIn(self._ensue_tracer, self._ensue_tracer.made(operation))
 
     def __bool__(self) -> bool:
         return self._ensue_tracer.decide(self._ensue_expression)
@@ -252,7 +281,7 @@ class _StandIn:
         if name not in fields:
             raise Untraceable
         hint = _hints(self._ensue_type).get(name)
-        return _StandIn(self._ensue_tracer, Field(self._ensue_expression, name), hint)
+        return _StandIn(self._ensue_tracer, self._ensue_tracer.made(Field(self._ensue_expression, name)), hint)
 
     __eq__ = _compare("==")  # type: ignore[assignment]
     __ne__ = _compare("!=")  # type: ignore[assignment]
@@ -290,18 +319,22 @@ class EventStandIn:
                 continue
             if hasattr(event, name):  # a property, a method
                 raise Untraceable
-            if len(events) > 1:  # behind an isinstance, perhaps
+            if len(events) > 1 or tracer.narrowed:  # behind an isinstance, perhaps
                 raise Untraceable
             tracer.missing(name, events, fields)
-        return _StandIn(tracer, Field(expression, name), _hints(events[0]).get(name) if len(events) == 1 else None)
+        field = Field(expression, name)
+        hint = _hints(events[0]).get(name) if len(events) == 1 else None
+        return _StandIn(tracer, field if isinstance(expression, Candidate) else tracer.made(field), hint)
 
     def __bool__(self) -> bool:
-        tracer, expression, _ = self._ensue
-        return (
-            tracer.decide(Present(expression.step))
-            if isinstance(expression, Bound) and expression.index is None
-            else True
-        )
+        tracer, expression, events = self._ensue
+        if any(hasattr(event, word) for event in events for word in ("__bool__", "__len__")):
+            raise Untraceable
+        if isinstance(expression, Candidate):
+            return True
+        if not isinstance(expression, Bound) or expression.index is not None:
+            raise Untraceable
+        return tracer.decide(Present(expression.step))
 
     __hash__ = __eq__ = __ne__ = _refuse
     __str__ = __repr__ = __format__ = _refuse
@@ -342,9 +375,44 @@ class MatchStandIn:
                     f"what was taken before: {', '.join(steps) or 'none'}"
                 )
             raise Untraceable
+        if not step.events:
+            raise Untraceable
         return SequenceStandIn(tracer, step) if step.several else EventStandIn(tracer, Bound(step.name), step.events)
 
     __hash__ = __eq__ = __ne__ = __bool__ = __str__ = __repr__ = _refuse
+
+
+def _kinds(kinds: AnyValue) -> tuple[type, ...]:
+    given: tuple[AnyValue, ...] = kinds if isinstance(kinds, tuple) else getattr(kinds, "__args__", (kinds,))
+    if not all(isinstance(kind, type) for kind in given):
+        raise Untraceable
+    return given
+
+
+def _is_a(tracer: _Tracer, expression: Expression, events: tuple[type, ...], kind: type) -> bool:
+    if isinstance(expression, Bound) and expression.index is None and not tracer.decide(Present(expression.step)):
+        return False
+    if all(issubclass(event, kind) for event in events):
+        return True
+    if all(disjoint(event, kind) for event in events):
+        return False
+    return tracer.decide(IsA(expression, kind))
+
+
+class _Members:
+    """The members of a set that is written in the function."""
+
+    def __init__(self, tracer: _Tracer, of: frozenset[AnyValue]) -> None:
+        self._tracer, self._of = tracer, of
+
+    def __contains__(self, value: object) -> bool:
+        if not isinstance(value, _StandIn):
+            return value in self._of
+        one_order = sorted(self._of, key=lambda member: (type(member).__name__, repr(member)))  # in every process
+        return any(value == member for member in one_order)
+
+    def __iter__(self) -> Iterator[object]:
+        return iter(self._of)
 
 
 def _hints(kind: object) -> Mapping[str, object]:
@@ -363,7 +431,7 @@ def aggregated(kind: AnyValue, events: object, value: Callable[[AnyValue], objec
         of = trace(value, step.events, truth=False, what=tracer.what)
         if of is None:
             raise Untraceable
-    return _StandIn(tracer, Aggregated(kind, step.name, of))
+    return _StandIn(tracer, tracer.made(Aggregated(kind, step.name, of)))
 
 
 def _builtins(tracer: _Tracer) -> dict[str, object]:
@@ -386,27 +454,24 @@ def _builtins(tracer: _Tracer) -> dict[str, object]:
                 raise Untraceable
             return isinstance(of, kinds)
         _, expression, events = of._ensue
-        if all(issubclass(one, kinds) for one in events):
-            return True
-        if isinstance(kinds, type) and len(events) > 1:
-            return _StandIn(tracer, IsA(expression, kinds))
-        return not all(not issubclass(one, kinds) for one in events)
+        tracer.narrowed = True
+        return any(_is_a(tracer, expression, events, kind) for kind in _kinds(kinds))
 
     def extreme(name: Operator, function: Callable[..., AnyValue]) -> Callable[..., object]:
         def traced(*of: object, **named: object) -> object:
             if named or len(of) < 2 or not any(isinstance(one, _StandIn) for one in of):
                 return function(*of, **named)
-            return _StandIn(tracer, Operation(name, tuple(_expression(one) for one in of)))
+            return _StandIn(tracer, tracer.made(Operation(name, tuple(_expression(one) for one in of))))
 
         return traced
 
-    def traced_bool(of: object = False) -> bool:
-        return bool(of)
+    def traced_getattr(of: object, name: str) -> object:  # with another value for what is missing: opaque
+        return getattr(of, name)
 
     return {
         "len": traced_len,
         "isinstance": traced_isinstance,
         "min": extreme("min", min),
         "max": extreme("max", max),
-        "bool": traced_bool,
+        "getattr": traced_getattr,
     }
