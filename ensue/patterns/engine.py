@@ -9,6 +9,7 @@ entries that hold no more are passed over when they come up.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from hashlib import blake2b
 from heapq import heappop, heappush
 from typing import Any
 
@@ -24,7 +25,8 @@ from ensue.patterns.runs import Beginning, Link, Run, earlier_preferred, seen_by
 
 __all__ = ["Engine"]
 
-_NONE: frozenset[int] = frozenset()
+FORMAT = b"runs 1"
+"""Changes when the state of a key, or what a move's number means, does."""
 
 
 class _Look:
@@ -49,7 +51,9 @@ class Engine:
     def __init__(self, definition: Definition, *, timeouts: bool = False) -> None:
         self.definition = definition
         self.name = definition.name
-        self.fingerprint = definition.fingerprint
+        self.fingerprint = blake2b(
+            definition.fingerprint + FORMAT + (b"timeouts" if timeouts else b""), digest_size=16
+        ).digest()
         self.events = definition.events
         self.given_up = 0
         """Beginnings that were given up because more than `runs` runs of their key waited."""
@@ -160,7 +164,11 @@ class Engine:
         return {"taken": taken, "chain": chain, "beginnings": kept}
 
     def restore(self, key: str, state: Any) -> None:
-        """See `Operator`."""
+        """See `Operator`. What the key had before is no more; None: it has nothing."""
+        for beginning in self._keys.pop(key, ()):
+            beginning.live = False
+        if state is None:
+            return
         taken: Sequence[Taken] = state["taken"]
         links: list[Link] = []
         places: list[Place] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ensue.patterns.compiler import NoPlaces, compiled
+from ensue.patterns.corrections import Corrections
 from ensue.patterns.definition import Definition
 from ensue.patterns.engine import Engine
 from ensue.patterns.operator import Operator
@@ -12,7 +13,9 @@ __all__ = ["operator_of"]
 
 def operator_of(definition: Definition, *, timeouts: bool = False) -> Operator:
     """An operator for this pattern: compiled where it is of the kind that is, else the general engine; both give the same.
-    `timeouts`: it also gives beginnings that find no end in time, as `Expired`."""
+    `timeouts`: it also gives beginnings that find no end in time, as `Expired`. With `lateness` it is `Correcting`."""
+    if definition.lateness:
+        return Corrections(definition, timeouts=timeouts)
     try:
         return compiled(definition, timeouts=timeouts)
     except NoPlaces:
