@@ -28,7 +28,7 @@ from ensue.app.checks import (
 from ensue.app.dead_letters import DeadLetters
 from ensue.app.dependencies import Dependencies, Factory, factory_of
 from ensue.app.log import LogView
-from ensue.app.patterns import detectors_of
+from ensue.app.patterns import PatternsView, detectors_of
 from ensue.app.receipt import WAIT, Receipt
 from ensue.app.service import Service
 from ensue.app.settings import Settings
@@ -124,6 +124,7 @@ class App(Service):
         self._tenant: str | None = None
         self._tagged = tenants == "tag"
         self.log = LogView(self._open_engine)
+        self.patterns = PatternsView(self._open_engine)
         self.dead_letters = DeadLetters(self._open_engine)
 
     def in_world(

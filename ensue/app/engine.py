@@ -134,6 +134,11 @@ class Engine:
 
     # ------------------------------------------------------------------------------------------------------ opening
 
+    @property
+    def sought(self) -> dict[str, Any]:
+        """What is looked for in the log, by the name of its consumer."""
+        return {one.name: one.sought for one in self._definitions if one.sought is not None}
+
     async def open(self, *, consume: bool, chosen: Collection[str] | None = None) -> None:
         """Open the store and make every consumer known to it; with `consume`, make the dependencies, begin the lifecycle
         hooks and run the consumers here, or those of them that are chosen. What was begun is ended in reverse order when

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, get_origin
+import builtins
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, get_origin
 
 from ensue.consumers.handler import Declared, HandlerDefinition, Noticed
 
-__all__ = ["detectors_of", "noticing"]
+if TYPE_CHECKING:
+    from ensue.app.engine import Engine
+    from ensue.patterns.inspecting import GoingOn, PatternFacts
+    from ensue.patterns.language import Pattern
+    from ensue.patterns.sought import Sought
+    from ensue.store.base import Consumer
+
+__all__ = ["PatternsView", "detectors_of", "noticing"]
+
+PATTERNS = "pattern."
 
 
 def noticing(hint: Any) -> Noticed | None:
@@ -27,3 +37,54 @@ def detectors_of(handlers: Sequence[HandlerDefinition], *, tenants: bool) -> lis
     from ensue.patterns.sought import detectors
 
     return detectors(list(handlers), tenants=tenants)
+
+
+class PatternsView:
+    """`app.patterns`: what patterns and windows of the application have come to, and what is going on in them."""
+
+    def __init__(self, engine: Callable[[], Engine]) -> None:
+        self._engine = engine
+
+    async def list(self) -> builtins.list[PatternFacts]:
+        """Those that the application's handlers react to and the log knows, in the order of their handlers."""
+        from ensue.patterns.inspecting import facts_of
+
+        engine = self._engine()
+        known = await self._consumers(engine)
+        facts = [await facts_of(engine.store, one, known.get(name)) for name, one in engine.sought.items()]
+        return [one for one in facts if one is not None]
+
+    async def going_on(
+        self, pattern: type[Pattern] | str, key: str | None = None, /, *, limit: int = 100
+    ) -> builtins.list[GoingOn]:
+        """Beginnings of a pattern that wait, by the log up to where it is looked at: of one key, or of at most `limit` keys.
+
+        Errors: `ValueError` for what is no pattern of the application; those of the store.
+        """
+        from ensue.patterns.inspecting import going_on, keys_of
+
+        engine = self._engine()
+        sought = self._sought(engine, pattern)
+        consumer = (await self._consumers(engine)).get(f"{PATTERNS}{sought.definition.name}")
+        if consumer is None:
+            return []
+        keys = [key] if key is not None else await keys_of(engine.store, consumer, limit=limit)
+        return [one for own in keys for one in await going_on(engine.store, engine.registry, sought, consumer, own)]
+
+    @staticmethod
+    async def _consumers(engine: Engine) -> dict[str, Consumer]:
+        return {one.name: one for one in await engine.store.consumers() if one.status != "retired"}
+
+    @staticmethod
+    def _sought(engine: Engine, pattern: type[Pattern] | str) -> Sought:
+        patterns: dict[str, Sought] = {
+            name.removeprefix(PATTERNS): one
+            for name, one in engine.sought.items()
+            if hasattr(one.definition, "pattern")
+        }
+        for name, one in patterns.items():
+            if pattern in (name, one.source):
+                return one
+        raise ValueError(
+            f"{pattern!r} is no pattern that a handler reacts to; there are: {', '.join(patterns) or 'none'}"
+        )

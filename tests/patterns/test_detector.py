@@ -403,6 +403,35 @@ def test_matches_are_readable_as_events(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_an_application_tells_what_is_going_on(url: str) -> None:
+    async def run() -> None:
+        app = application(Seen(), Probed, Refunded, url=url)
+        async with app:
+            await (await app.publish(*paid(1, 300), *paid(0, card="d"), *paid(50, card="e"))).wait()
+        async with app.connected():
+            facts = {one.name: one for one in await app.patterns.list()}
+            probed = facts["Probed"]
+            assert (probed.consumer, probed.status, probed.position, probed.behind) == (
+                "pattern.Probed",
+                "active",
+                4,
+                0,
+            )
+            assert (probed.keys, probed.events, probed.findings) == (2, 4, 0)
+            assert probed.bytes
+            assert probed.seconds
+            found = await app.patterns.going_on(Probed)
+            assert [(one.key, one.waiting_for) for one in found] == [("c", "large"), ("d", "large")]
+            (one,) = await app.patterns.going_on("Probed", "c")
+            assert one.match.probe.amount == 1
+            assert one.deadline - one.started == timedelta(hours=1)
+            assert await app.patterns.going_on(Probed, "e") == []
+            with pytest.raises(ValueError, match="there are: Probed, Refunded"):
+                await app.patterns.going_on("Other")
+
+    asyncio.run(run())
+
+
 class Lagging(MemoryStore):
     """A log of which this process does not see all for a while, as that of a server may be; what it writes is held against all."""
 
