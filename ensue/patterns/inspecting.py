@@ -21,7 +21,7 @@ from ensue.patterns.matches import match_of, timed_out
 from ensue.patterns.operator import Batch, Expired, Found, Operator, Output, Taken
 from ensue.patterns.operators import operator_of
 from ensue.patterns.reading import Reading
-from ensue.patterns.recording import tag_of_key
+from ensue.patterns.recording import tag_of_findings
 from ensue.patterns.sought import Sought
 from ensue.patterns.warming import warm_start
 from ensue.store.base import Consumer, Store, Term
@@ -122,7 +122,7 @@ async def going_on(store: Store, registry: Registry, sought: Sought, consumer: C
         tenants=sought.tenants,
     )
     await store.types()
-    tags = () if definition.key_tag == "" or sought.tenants else (tag_hash(f"{tag_of_key(definition)}={key}"),)
+    tags = () if definition.key_tag == "" or sought.tenants else (tag_hash(f"{tag_of_findings(definition)}={key}"),)
     selection = (Term(types=reading.names, tags=tags),)
     all_keys = (Term(types=reading.names),)
     after = await warm_start(store, definition, reading, all_keys, position)

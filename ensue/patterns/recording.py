@@ -28,7 +28,7 @@ from ensue.patterns.matches import late, match_of, timed_out, withdrawn
 from ensue.patterns.operator import Closed, Expired, Found, Output, Revoked, Taken, Untimely
 from ensue.patterns.plain import from_plain, to_plain
 
-__all__ = ["Finding", "Recording", "StoredEvent", "noticed_by", "tag_of_key"]
+__all__ = ["Finding", "Recording", "StoredEvent", "noticed_by", "tag_of_findings"]
 
 ONE_KEY = "pattern"
 """The tag of findings of which all are of one key: its value is the pattern's name."""
@@ -122,7 +122,7 @@ def noticed_by(hint: Any) -> Noticed | None:
         return Noticed(event, "late", stored, _read_late)
     window: Any = getattr(kind, "__ensue_window__", None)
     if window is not None:
-        stored = _type(_Closed, window.name, tag_of_key(window), kind.__module__)
+        stored = _type(_Closed, window.name, tag_of_findings(window), kind.__module__)
         return Noticed(kind, "closed", stored, partial(_read_closed, kind))
     return None
 
@@ -137,11 +137,11 @@ def _of_pattern(
     pattern: type[Pattern], kind: str, base: type[Finding], suffix: str, read: Callable[..., object]
 ) -> Noticed:
     definition = pattern.__ensue_pattern__
-    stored = _type(base, f"{definition.name}{suffix}", tag_of_key(definition), pattern.__module__)
+    stored = _type(base, f"{definition.name}{suffix}", tag_of_findings(definition), pattern.__module__)
     return Noticed(pattern, kind, stored, partial(read, definition))
 
 
-def tag_of_key(definition: Any) -> str:
+def tag_of_findings(definition: Any) -> str:
     tag: str | None = definition.key_tag
     if tag is not None:
         return tag or ONE_KEY
