@@ -51,8 +51,7 @@ class PatternsView:
 
         engine = self._engine()
         known = await self._consumers(engine)
-        facts = [await facts_of(engine.store, one, known.get(name)) for name, one in engine.sought.items()]
-        return [one for one in facts if one is not None]
+        return [await facts_of(engine.store, known[name]) for name in engine.sought if name in known]
 
     async def going_on(
         self, pattern: type[Pattern] | str, key: str | None = None, /, *, limit: int = 100

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from ensue.consumers.node import PATTERNS
 from ensue.errors import ConditionFailed
 from ensue.events.recorded import instant
 from ensue.events.registry import Registry
@@ -67,10 +68,8 @@ class GoingOn(msgspec.Struct, frozen=True, kw_only=True):
     match: Any
 
 
-async def facts_of(store: Store, sought: Sought, consumer: Consumer | None) -> PatternFacts | None:
-    """None where the log does not know it yet."""
-    if consumer is None:
-        return None
+async def facts_of(store: Store, consumer: Consumer) -> PatternFacts:
+    """Those of the pattern or window that this consumer is."""
     standing = await store.standing(consumer.id)
     position = standing.progress[0].position
     sql = state.sql_of(store)
@@ -86,7 +85,7 @@ async def facts_of(store: Store, sought: Sought, consumer: Consumer | None) -> P
         )
     watermark, events, findings, micros = found or (None, None, None, None)
     return PatternFacts(
-        name=sought.definition.name,
+        name=consumer.name.removeprefix(PATTERNS),
         consumer=consumer.name,
         status=consumer.status,
         position=position,
