@@ -14,6 +14,7 @@ plain typed functions, which must compute the same from the same.
 from __future__ import annotations
 
 from ensue.patterns.aggregates import Aggregate, count, distinct, first, largest, last, smallest, total
+from ensue.patterns.joins import Join, left, right
 from ensue.patterns.language import (
     Late,
     Pattern,
@@ -34,6 +35,7 @@ from ensue.patterns.windows import Window
 
 __all__ = [
     "Aggregate",
+    "Join",
     "Late",
     "Pattern",
     "Step",
@@ -49,8 +51,10 @@ __all__ = [
     "group",
     "largest",
     "last",
+    "left",
     "one",
     "optional",
+    "right",
     "several",
     "smallest",
     "to_first",

@@ -16,6 +16,7 @@ from ensue.events.message import Event, own_time
 from ensue.events.recorded import Recorded, microseconds
 from ensue.events.stored import Row
 from ensue.patterns.definition import Definition
+from ensue.patterns.joins import Join, JoinDefinition
 from ensue.patterns.language import Pattern, TimedOut
 from ensue.patterns.matches import match_of
 from ensue.patterns.matches import timed_out as _told
@@ -27,7 +28,7 @@ from ensue.patterns.windows import Window, WindowDefinition
 __all__ = ["Given", "END", "batch_of", "find", "outputs", "timed_out"]
 
 P = TypeVar("P", bound=Pattern)
-S = TypeVar("S", bound=Pattern | Window)
+S = TypeVar("S", bound=Pattern | Window | Join)
 
 Given: TypeAlias = "Recorded[Event] | tuple[datetime, Event] | Event"
 """An event with its time: as a log holds it, with the time beside it, or of a type that says which field it is."""
@@ -42,7 +43,7 @@ def find(sought: type[S], events: Iterable[Given], /, *, until: datetime | None 
 
     Errors: `ConditionFailed` for a condition that raises; `InvalidEvent` for an event without its key; `Misuse` for a time without zone.
     """
-    if issubclass(sought, Window):
+    if issubclass(sought, Window | Join):
         window = sought.__ensue_window__
         closed = outputs(window_operator(window), batch_of(window, events), until=until)
         return [cast(S, sought.__ensue_closed__(one)) for one in closed if isinstance(one, Closed)]
@@ -64,7 +65,7 @@ def outputs(operator: Operator, batch: Batch, /, *, until: datetime | None = Non
     return given + operator.advance(END if until is None else _micros(until))
 
 
-def batch_of(definition: Definition | WindowDefinition, events: Iterable[Given], /) -> Batch:
+def batch_of(definition: Definition | WindowDefinition | JoinDefinition, events: Iterable[Given], /) -> Batch:
     """The events in the order in which an operator takes them. Positions are those of the log, or count from 1."""
     rows: list[tuple[int, int, Event, Row | None]] = []
     for at, one in enumerate(events, 1):

@@ -17,8 +17,10 @@ from zoneinfo import ZoneInfo
 
 from ensue.errors import ConditionFailed
 from ensue.events.recorded import instant, microseconds
+from ensue.patterns.join_engine import join_operator
+from ensue.patterns.joins import JoinDefinition
 from ensue.patterns.keys import key_reader
-from ensue.patterns.operator import Batch, Closed, Correcting, Output, Taken, Untimely
+from ensue.patterns.operator import Batch, Closed, Operator, Output, Taken, Untimely
 from ensue.patterns.window_values import ABSENT, Column, Columns, Rolling, Unfit, Value, values_of
 from ensue.patterns.windows import WindowDefinition
 
@@ -28,8 +30,10 @@ _TOUCHED = 200_000
 """So many keys are listed before it is counted which they are."""
 
 
-def window_operator(definition: WindowDefinition) -> Correcting:
-    """A new operator of this window."""
+def window_operator(definition: WindowDefinition | JoinDefinition) -> Operator:
+    """A new operator of this window or join."""
+    if isinstance(definition, JoinDefinition):
+        return join_operator(definition)
     from ensue.patterns.window_events import SessionOperator, SlidingOperator  # they build on this module
 
     if definition.kind == "aligned":
