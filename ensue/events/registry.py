@@ -165,6 +165,8 @@ class Registry:
         self.keys = keys
         self.found: set[str] = set()
         """Names of types that say what was found in other events: such as come behind the last event of a stream as well."""
+        self.shared: dict[object, object] = {}
+        """What those who read with these types have in common, by what they read."""
         self._by_name: dict[str, type[Event]] = {}
         self._codecs: dict[type[Event], _Codec] = {}
         self._payload_bytes = payload_bytes

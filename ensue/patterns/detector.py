@@ -21,7 +21,7 @@ from ensue.consumers.handler import HandlerDefinition, Start
 from ensue.consumers.handling import Handling, Scope
 from ensue.consumers.lease import Lease
 from ensue.consumers.policy import Retry
-from ensue.consumers.routing import Routing, key_of_position
+from ensue.consumers.routing import key_of_position
 from ensue.consumers.runner import (
     ERROR_CHARACTERS,
     FLUSH_POSITIONS,
@@ -88,7 +88,7 @@ class DetectorHandling(Handling):
         self.drives = Detector
         self.sought: Sought = definition.sought
         of = self.sought.definition
-        self.reading = Reading(
+        self.reading = Reading.shared(
             of.events,
             registry,
             key_tag=of.key_tag,
@@ -167,7 +167,8 @@ class Detector(Runner):
         self._held: _Held | None = None
         self._sql = state.sql_of(store)
         self._made = False
-        self._looked = Routing(consumer.key_tag)
+        self._again = False
+        """The segment is taken once more only to read the state again."""
         self._own = (Term(types=tuple(dict.fromkeys((*consumer.handles, *self.reading.names)))),)
         self._selection = (Term(types=(*self._own[0].types, OPERATED)),)
         self._fingerprint = self.sought.fingerprint(store.log_id)
@@ -241,7 +242,9 @@ class Detector(Runner):
         if standing.progress:
             self._world.failpoint("segments.claimed")
             self._claimed = standing
-            self._observe(SegmentsClaimed(consumer=self.consumer.name, segments=(0,)))
+            if not self._again:
+                self._observe(SegmentsClaimed(consumer=self.consumer.name, segments=(0,)))
+            self._again = False
 
     async def _compare(self) -> None:
         if self._doubts == self._lease.doubts:
@@ -261,6 +264,7 @@ class Detector(Runner):
             return
         self._claimed = self._held = None
         self._next_claim = 0.0 if not told else self._world.monotonic() + 1.0
+        self._again = not told
         if told:
             self._observe(SegmentsLost(consumer=self.consumer.name, segments=(0,), reason=reason))
         self._wake.set()
@@ -342,18 +346,20 @@ class Detector(Runner):
         if not self._behind and not idle:
             return False
         self._flush_at = None
-        page = await self._store.read(self._selection, after=held.read_to, limit=PAGE)
+        read = await self.reading.page(
+            self._store, self._selection, after=held.read_to, limit=PAGE, now=self._world.now()
+        )
         if len(self._store.known_types()) != self._known_types:
             await self._learn_types()
+        page, arrivals = read.page, read.arrivals
         self._behind = page.reached < self._store.head()
         started = self._world.monotonic()
         rows = [row for row in page.rows if row[2] not in self._operated]
-        arrivals, unread = self.reading.arrivals(rows, self._store.known_types(), now=self._world.now())
         told = held.ordered.take(arrivals) if arrivals.positions else []
         held.read_to = max(held.read_to, page.reached)
         commit = _Commit(position=held.read_to, started=started)
         self._account(commit, rows)
-        for one in unread:
+        for one in read.unread:
             self._give_up(commit, held, one.row[0], one.error)
         self._found(commit, held, told)
         far = held.read_to - held.progress.position >= FLUSH_POSITIONS

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import msgspec
 
@@ -15,8 +17,12 @@ from ensue.events.upcasting import Parts
 from ensue.patterns.definition import TimeOf
 from ensue.patterns.keys import key_reader
 from ensue.patterns.ordering import Arrivals
+from ensue.store.base import Page, Selection, Store
 
-__all__ = ["Reading", "TooNew", "Unread"]
+__all__ = ["ReadPage", "Reading", "TooNew", "Unread"]
+
+PAGES = 4
+"""So many pages are kept for others who read the same and are not as far."""
 
 
 class TooNew(Exception):
@@ -28,6 +34,14 @@ class Unread(msgspec.Struct, frozen=True):
 
     row: Row
     error: Exception
+
+
+class ReadPage(msgspec.Struct, frozen=True):
+    """A page of the log, and what is to be fed of it."""
+
+    page: Page
+    arrivals: Arrivals
+    unread: Sequence[Unread]
 
 
 class Reading:
@@ -50,6 +64,44 @@ class Reading:
         self._needs_meta = time == "event" or sources or tenants
         self._time, self._sources, self._tenants = time, sources, tenants
         self._readers: dict[int, Read | None] = {}
+        self._pages: OrderedDict[tuple[Selection, int], ReadPage] = OrderedDict()
+
+    @classmethod
+    def shared(
+        cls,
+        events: Sequence[type[Event]],
+        registry: Registry,
+        *,
+        key_tag: str | None,
+        time: TimeOf,
+        sources: bool,
+        tenants: bool,
+    ) -> Reading:
+        """The same for all who read the same with these types: several patterns then read and decode each page once."""
+        wanted = (cls, tuple(events), key_tag, time, sources, tenants)
+        found = registry.shared.get(wanted)
+        if found is None:
+            found = cls(events, registry, key_tag=key_tag, time=time, sources=sources, tenants=tenants)
+            registry.shared[wanted] = found
+        return cast(Reading, found)
+
+    async def page(self, store: Store, selection: Selection, *, after: int, limit: int, now: int) -> ReadPage:
+        """The next page, read. It may be one that was read before, and then be shorter than the log is by now. Errors: as `arrivals`."""
+        asked = (selection, after)
+        found = self._pages.get(asked)
+        if found is not None:
+            return found
+        page = await store.read(selection, after=after, limit=limit)
+        found = self._pages.get(asked)  # somebody else may have been quicker
+        if found is not None and found.page.reached >= page.reached:
+            return found
+        arrivals, unread = self.arrivals(page.rows, store.known_types(), now=now)
+        found = ReadPage(page, arrivals, unread)
+        if page.rows and self._time != "processing":
+            self._pages[asked] = found
+            if len(self._pages) > PAGES:
+                self._pages.popitem(last=False)
+        return found
 
     def arrivals(
         self, rows: Sequence[Row], types: Mapping[int, tuple[str, int]], *, now: int | None
