@@ -6,7 +6,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check format guarantees bench-store bench-pipeline bench-postgres bench-channels bench-domain bench-scale clean
+.PHONY: help demo test check format guarantees bench-store bench-pipeline bench-postgres bench-channels bench-domain bench-patterns bench-scale clean
 
 help:
 	@echo "make demo            a shop with simulated customers, for ten seconds"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench-postgres  the log on PostgreSQL against its peer and the raw limit"
 	@echo "make bench-channels  five brokers against their raw clients and FastStream"
 	@echo "make bench-domain    deciding, views and queries against their peer and the raw limit"
+	@echo "make bench-patterns  patterns and windows against Flink CEP, Esper, Bytewax and Quix"
 	@echo "make bench-scale     many producers, many processes; a picture"
 	@echo "make guarantees      run the contracts on every backend and broker, and write what each gives into docs"
 	@echo "make format          write the format that make check wants"
@@ -69,6 +70,9 @@ bench-channels: $(VENV)/bench-ready
 
 bench-domain: $(VENV)/bench-ready
 	@$(BIN)/python -m bench.domain
+
+bench-patterns: $(VENV)/bench-ready
+	@$(BIN)/python -m bench.patterns
 
 bench-scale: $(VENV)/bench-ready
 	@$(BIN)/python -m bench.scale

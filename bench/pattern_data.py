@@ -86,7 +86,7 @@ def write_lines(path: Path, of: Columns) -> None:
     """One JSON object a line."""
     with path.open("w") as file:
         file.writelines(
-            f'{{"key":"{key}","kind":{kind},"value":{value},"time":{time}}}\n'
+            f'{{"card":"{key}","kind":{kind},"value":{value},"time":{time}}}\n'
             for key, kind, value, time in zip(*of, strict=True)
         )
 

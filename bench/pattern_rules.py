@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from ensue import Event, minutes, seconds
 from ensue.patterns import Pattern, Window, absent, one, several, total
 
@@ -25,7 +23,8 @@ class CardUsed(Event, key="card"):
     card: str
     kind: int
     value: float
-    at: datetime
+    time: int
+    """In milliseconds: what an operator goes by is given beside the event, as a log has it."""
 
 
 class Seq2(Pattern, within=minutes(30)):

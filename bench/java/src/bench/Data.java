@@ -107,7 +107,7 @@ public final class Data {
                 String name = parser.currentName();
                 parser.nextToken();
                 switch (name) {
-                    case "key":
+                    case "card":
                         key = parser.getText();
                         break;
                     case "kind":

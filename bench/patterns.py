@@ -1,0 +1,171 @@
+"""Patterns and windows against Flink CEP, Esper, Bytewax and Quix: `make bench-patterns`. What each line means is in bench/README.md.
+
+`python -m bench.patterns seq2 kleene` measures only what begins with these words.
+
+Each side is a process of its own, which makes its events first, does the work several times, and says after each how fast it was and
+what it found. The first time warms up and does not count. Sides take turns; if they did not find the same, there is no figure.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from bench import peer_java
+from bench.measure import Report, folder
+from bench.pattern_data import columns, write_lines
+
+__all__ = ["main"]
+
+ROOT = Path(__file__).parent.parent
+PASSES, ROUNDS = 2, 2
+"""How often each side's process is started, and what it measures after warming up."""
+WATERMARK = "20"
+"""Milliseconds between watermarks of Flink. Its default of 200 lets ten times as many events wait, and was slower."""
+
+
+class Round(msgspec.Struct, frozen=True):
+    """What a side says after each time."""
+
+    round: int
+    per_second: float
+    matches: int
+    digest: str
+
+
+def main(only: list[str]) -> None:
+    """All of it."""
+    report = Report("Patterns and windows, and what they are measured against")
+    for name, measure in ROWS.items():
+        if not only or any(name.startswith(one) for one in only):
+            measure(report)
+    report.show()
+
+
+# ---------------------------------------------------------------------------------------------------- running sides
+
+
+def _sides(
+    what: str, report: Report, commands: Mapping[str, Sequence[str]], *, rounds: int = ROUNDS
+) -> dict[str, float]:
+    """The median of each side. Ends the program if two did not find the same."""
+    figures: dict[str, list[float]] = {name: [] for name in commands}
+    found: dict[str, tuple[int, str]] = {}
+    order = list(commands)
+    for number in range(PASSES):
+        for name in order[number % len(order) :] + order[: number % len(order)]:
+            for one in _run(commands[name]):
+                found[name] = (one.matches, one.digest)
+                if one.round:
+                    figures[name].append(one.per_second)
+            if len(set(found.values())) != 1:
+                sys.exit(f"{what}: the sides did not find the same, so nothing can be compared: {found}")
+    medians = {name: statistics.median(values) for name, values in figures.items()}
+    matches, digest = next(iter(found.values()))
+    report.say(f"{what}: {matches:,} matches, digest {digest}, on every side")
+    return medians
+
+
+def _run(command: Sequence[str]) -> list[Round]:
+    ran = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    lines = [line for line in ran.stdout.splitlines() if line.startswith("{")]
+    if ran.returncode or not lines:
+        sys.exit(f"{' '.join(command)} failed:\n{ran.stdout[-2000:]}\n{ran.stderr[-4000:]}")
+    return [msgspec.json.decode(line, type=Round) for line in lines]
+
+
+def _ours(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "bench.pattern_ours", *map(str, arguments)]
+
+
+def _flink(row: str, count: int, parallelism: int, *more: str) -> list[str]:
+    return peer_java.command("FlinkMain", row, str(count), str(ROUNDS), str(parallelism), WATERMARK, *more)
+
+
+def _esper(row: str, count: int, *more: str) -> list[str]:
+    # One round more: its code is made anew for each runtime, and the compiler of the JVM takes longer to get used to it.
+    return peer_java.command("EsperMain", row, str(count), str(ROUNDS + 1), *more)
+
+
+# ---------------------------------------------------------------------------------------------------------- the rows
+
+
+def _pattern(row: str, count: int, report: Report, *, esper: bool = False) -> None:
+    """A pattern here and on Flink CEP, of which the better of one and two subtasks counts; the first ones also on Esper."""
+    commands = {
+        "ensue": _ours(row, count, ROUNDS),
+        "Flink CEP, 1 subtask": _flink(row, count, 1),
+        "Flink CEP, 2 subtasks": _flink(row, count, 2),
+    }
+    if esper:
+        commands["Esper, 1 thread"] = _esper(row, count)
+    _compare(row, report, _sides(row, report, commands))
+
+
+def _compare(name: str, report: Report, figures: Mapping[str, float]) -> None:
+    report.rates(WHAT[name], figures)
+    flink = max(figure for side, figure in figures.items() if side.startswith("Flink"))
+    report.ratio(name, figures["ensue"], flink)
+    if "Esper, 1 thread" in figures:
+        report.ratio(f"esper-{name}", figures["ensue"], figures["Esper, 1 thread"])
+
+
+def _seq2(report: Report) -> None:
+    _pattern("seq2", 1_000_000, report, esper=True)
+    filtered = _sides("seq2 with a filter", report, {"flink": _flink("seq2", 1_000_000, 1, "filtered")})
+    report.row("the same, behind a filter that its user writes", "Flink CEP", f"{filtered['flink']:,.0f} events/s")
+    report.section()
+
+
+def _seq2_json(report: Report) -> None:
+    count = 1_000_000
+    with folder() as place:
+        file = place / "events.jsonl"
+        write_lines(file, columns("seq2", count))
+        more = f"json={file}"
+        commands = {
+            "ensue": _ours("seq2", count, ROUNDS, more),
+            "Flink CEP, 1 subtask": _flink("seq2", count, 1, more),
+            "Flink CEP, 2 subtasks": _flink("seq2", count, 2, more),
+            "Esper, 1 thread": _esper("seq2", count, more),
+        }
+        _compare("seq2-json", report, _sides("seq2-json", report, commands))
+
+
+WHAT = {
+    "seq2": "A then B by key within 30 minutes, 0.5 % of the events are either",
+    "seq2-json": "the same from JSON",
+    "count": "five failures then a success in 5 minutes, 10,000 keys",
+    "absence": "an order that is not paid in 15 minutes",
+    "kleene": "a rising run of at least 3, its sum above a limit",
+    "dense": "four steps, every event takes part",
+    "pairs": "every pair in 10 seconds, 100 matches an event",
+}
+
+ROWS: dict[str, Callable[[Report], None]] = {
+    "seq2": _seq2,
+    "seq2-json": _seq2_json,
+    "count": partial(_pattern, "count", 1_000_000, esper=True),
+    "absence": partial(_pattern, "absence", 1_000_000, esper=True),
+    "kleene": partial(_pattern, "kleene", 500_000),
+    "dense": partial(_pattern, "dense", 500_000),
+    "pairs": partial(_pattern, "pairs", 20_000),
+}
+"""What is measured, by the name of its ratio."""
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
