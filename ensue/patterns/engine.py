@@ -9,6 +9,7 @@ entries that hold no more are passed over when they come up.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from hashlib import blake2b
 from heapq import heappop, heappush
 from typing import Any
@@ -16,11 +17,12 @@ from typing import Any
 from ensue.errors import ConditionFailed
 from ensue.events.message import Event
 from ensue.events.recorded import instant
-from ensue.patterns.automaton import Absence, Automaton, Leaf, Place, Reach
+from ensue.patterns.automaton import Absence, Automaton, Leaf, Move, Place, Reach
 from ensue.patterns.definition import Choice, Condition, Definition, elements_of
 from ensue.patterns.keys import key_reader
 from ensue.patterns.matches import identity, match_of, partial_match
 from ensue.patterns.operator import Batch, Expired, Found, Output, Taken
+from ensue.patterns.registers import Evaluator, Registers
 from ensue.patterns.runs import Beginning, Link, Run, earlier_preferred, seen_by, steps_of
 
 __all__ = ["Engine"]
@@ -59,6 +61,7 @@ class Engine:
         """Beginnings that were given up because more than `runs` runs of their key waited."""
         self._timeouts = timeouts
         self._automaton = Automaton(definition)
+        self._read_conditions()
         self._key_of = key_reader(definition.key_tag)
         self._keys: dict[str, list[Beginning]] = {}
         self._queue: list[tuple[int, int, int, int, Beginning]] = []
@@ -175,7 +178,7 @@ class Engine:
         for before, number, event in state["chain"]:
             place = self._automaton.start if before < 0 else places[before]
             move = place.moves[number]
-            links.append(Link(None if before < 0 else links[before], move, taken[event]))
+            links.append(self._link(None if before < 0 else links[before], move, taken[event]))
             places.append(self._automaton.place_behind(place, move))
         beginnings: list[Beginning] = []
         for runs, matched, given, over in state["beginnings"]:
@@ -437,7 +440,7 @@ class Engine:
                 beginning = beginning or Beginning(key, look.taken)
                 if self._bound is not None and beginning.order < self._bound:
                     return None
-                link = Link(None, move, look.taken)
+                link = self._link(None, move, look.taken)
                 if self._born(beginning, self._automaton.place_behind(place, move), link, runs, found):
                     return None
         if beginning is None or not runs:
@@ -500,7 +503,7 @@ class Engine:
                 left &= ~move.bit
                 continue
             if not (ended and move.reach.again) and self._can(key, run, link, look, move.reach):
-                taken = Link(link, move, look.taken)
+                taken = self._link(link, move, look.taken)
                 if self._born(beginning, self._automaton.place_behind(place, move), taken, runs, found):
                     return True
             if not closes:
@@ -602,6 +605,8 @@ class Engine:
 
     def _whole(self, where: Condition, match: Found, link: Link) -> bool:
         try:
+            if self._where is not None:
+                return bool(self._where(link.values, None))
             return bool(where.function(match_of(self.definition, match)))
         except Exception as error:
             raise self._failed("where", match.key, link.taken, error) from error
@@ -645,21 +650,56 @@ class Engine:
                 return False
         return True
 
+    def _read_conditions(self) -> None:
+        """Which conditions can be read from registers. All are asked for before a run begins."""
+        leaves = self._automaton.leaves
+        # a part of a choice or of any order is no step that a condition can name
+        self._registers = Registers({leaf.name: leaf.scope for leaf in leaves if len(leaf.trail) == leaf.depth + 1})
+        self._evaluators: list[list[Evaluator | None]] = [
+            [
+                self._registers.evaluator(condition.expression) if condition.sees_match else None
+                for condition in leaf.conditions
+            ]
+            for leaf in leaves
+        ]
+        where = self.definition.where
+        self._where = None if where is None else self._registers.evaluator(where.expression)
+        self._empty = self._registers.empty()
+
+    def _link(self, before: Link | None, move: Move, taken: Taken) -> Link:
+        values = self._empty if before is None else before.values
+        if values or self._registers.any:
+            if before is None:
+                values = self._registers.empty()
+            values = self._registers.behind(values, move.reach.leaf.name, move.begins, taken.event)
+        return Link(before, move, taken, values)
+
     def _with_match(self, key: str, link: Link | None, look: _Look, reach: Reach) -> bool:
         leaf = reach.leaf
-        pattern, elements = self._automaton.scope_of(leaf)
-        steps = seen_by(self._automaton, link, leaf, fresh=reach.fresh)
-        first = look.taken if link is None else link.first
-        view = partial_match(pattern or self.definition.pattern, elements, steps, key=key, started=instant(first.time))
+        values = self._empty if link is None or reach.fresh else link.values
+        view: Any = None
         seeing = False
-        for condition in leaf.conditions:
+        for condition, evaluator in zip(leaf.conditions, self._evaluators[leaf.index], strict=True):
             seeing = seeing or condition.sees_match
             if not seeing:
                 continue
-            arguments = (view,) if condition.sees_match else ()
-            if not self._holds(condition.function, key, look, leaf, *arguments):
+            if evaluator is not None:
+                holds = self._holds(partial(evaluator, values), key, look, leaf)
+            elif condition.sees_match:
+                view = view or self._view(key, link, look, reach)
+                holds = self._holds(condition.function, key, look, leaf, view)
+            else:
+                holds = self._holds(condition.function, key, look, leaf)
+            if not holds:
                 return False
         return True
+
+    def _view(self, key: str, link: Link | None, look: _Look, reach: Reach) -> Any:
+        """The match so far, for a condition that must be called."""
+        pattern, elements = self._automaton.scope_of(reach.leaf)
+        steps = seen_by(self._automaton, link, reach.leaf, fresh=reach.fresh)
+        first = look.taken if link is None else link.first
+        return partial_match(pattern or self.definition.pattern, elements, steps, key=key, started=instant(first.time))
 
     def _has_ended(self, key: str, look: _Look, leaf: Leaf) -> bool:
         if leaf.index not in look.accepted or leaf.until is None:

@@ -12,6 +12,7 @@ from typing import Any
 from ensue.patterns.automaton import Automaton, Leaf, Move, Place
 from ensue.patterns.definition import AllOf, Choice, Element, Group, Take
 from ensue.patterns.operator import Taken, Tooks
+from ensue.patterns.registers import Values
 
 __all__ = ["Beginning", "Link", "Run", "earlier_preferred", "seen_by", "steps_of"]
 
@@ -19,12 +20,14 @@ __all__ = ["Beginning", "Link", "Run", "earlier_preferred", "seen_by", "steps_of
 class Link:
     """An event that was taken, by which move, and what was taken before it."""
 
-    __slots__ = ("before", "count", "first", "move", "taken")
+    __slots__ = ("before", "count", "first", "move", "taken", "values")
 
-    def __init__(self, before: Link | None, move: Move, taken: Taken) -> None:
+    def __init__(self, before: Link | None, move: Move, taken: Taken, values: Values) -> None:
         self.before = before
         self.move = move
         self.taken = taken
+        self.values = values
+        """The registers of the conditions."""
         self.count: int = 1 if before is None else before.count + 1
         self.first: Taken = taken if before is None else before.first
 
