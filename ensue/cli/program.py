@@ -39,6 +39,7 @@ COMMANDS = {
     "schema": ("ensue.cli.schema:schema", "Compare event types with what is recorded."),
     "forget": ("ensue.cli.forget:forget", "Forget a person, for ever."),
     "archive": ("ensue.cli.archive:archive", "Move payloads of closed streams into files."),
+    "patterns": ("ensue.cli.patterns:patterns", "Show patterns and windows, what waits, and why."),
     "backtest": ("ensue.cli.backtest:backtest", "Show what a pattern would have found in history."),
     "verify": ("ensue.cli.verify:verify", "Prove that a log is whole."),
     "db": ("ensue.cli.db:db", "Bring the tables of a log up to date."),

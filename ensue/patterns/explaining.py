@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from ensue.patterns.compiler import NoPlaces, compiled
 from ensue.patterns.definition import (
     AllOf,
     Choice,
@@ -260,7 +261,7 @@ def _time(definition: Definition) -> str:
 
 
 def _how(definition: Definition) -> tuple[tuple[str, ...], str | None]:
-    """How it is looked for, and the source that it was compiled to."""
+    """How it is looked for, and the program that it was compiled to."""
     opaque = [
         condition_text(one, element.name)
         for element in elements_of(definition.elements)
@@ -269,4 +270,10 @@ def _how(definition: Definition) -> tuple[tuple[str, ...], str | None]:
         if one.expression is None
     ]
     said = [f"Opaque, so that it is called for each event: {one}" for one in opaque]
-    return tuple(said), None
+    if definition.semantics == "flink":
+        return (*said, "Runs: as Flink CEP has them, semantics='flink'"), None
+    try:
+        source = compiled(definition).source()
+    except NoPlaces as reason:
+        return (*said, f"Runs: by the general engine, since {reason}"), None
+    return (*said, "Runs: compiled, one run for each beginning"), source
