@@ -26,7 +26,7 @@ from tests.patterns.cards import (
 
 STORY: tuple[tuple[int, tuple[tuple[str, int], ...]], ...] = (
     (0, (("a", 1), ("b", 1))),
-    (3, (("a", 300), ("b", 7), ("a", 301))),
+    (1, (("a", 300), ("b", 7), ("a", 301))),
 )
 """Seconds that pass, and then payments."""
 
@@ -37,7 +37,7 @@ async def settled(sim: AppSimulation, seconds: int) -> None:
     await sim.run_until_quiet()
     last = max(one.row[5] for one in await sim.recorded())
     sim.world.jump_clock(timedelta(microseconds=max(0, last - sim.world.now())) + timedelta(seconds=seconds))
-    await sim.advance(timedelta(seconds=20))  # a lease of a process that died ends
+    await sim.advance(timedelta(seconds=13))  # a lease of a process that died ends
     await sim.run_until_quiet()
 
 
