@@ -17,6 +17,7 @@ import click
 
 from ensue.app.urls import shown
 from ensue.cli.demo_crowds import bank, enrolment
+from ensue.cli.demo_noticing import cards, loans, machine
 from ensue.cli.failures import INTERRUPTED, Negative
 
 if TYPE_CHECKING:  # the shop and the drawing are imported when they run, so that `ensue --help` is quick
@@ -46,6 +47,8 @@ def demo() -> None:
 
 demo.add_command(bank)
 demo.add_command(enrolment)
+for command in (machine, loans, cards):
+    demo.add_command(command)
 
 
 @demo.command()
