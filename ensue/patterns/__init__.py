@@ -14,6 +14,8 @@ plain typed functions, which must compute the same from the same.
 from __future__ import annotations
 
 from ensue.patterns.aggregates import Aggregate, count, distinct, first, largest, last, smallest, total
+from ensue.patterns.explaining import explain
+from ensue.patterns.finding import find, timed_out
 from ensue.patterns.joins import Join, left, right
 from ensue.patterns.language import (
     Late,
@@ -31,6 +33,7 @@ from ensue.patterns.language import (
     to_first,
     to_last,
 )
+from ensue.patterns.reasons import why, why_not
 from ensue.patterns.windows import Window
 
 __all__ = [
@@ -47,6 +50,8 @@ __all__ = [
     "count",
     "distinct",
     "either",
+    "explain",
+    "find",
     "first",
     "group",
     "largest",
@@ -57,7 +62,10 @@ __all__ = [
     "right",
     "several",
     "smallest",
+    "timed_out",
     "to_first",
     "to_last",
     "total",
+    "why",
+    "why_not",
 ]
