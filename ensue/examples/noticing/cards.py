@@ -16,7 +16,7 @@ from ensue import App, Event, Service, minutes
 from ensue.examples.chance import Chance
 from ensue.patterns import Pattern, one, several
 
-__all__ = ["FraudSuspected", "Payment", "Stream", "TestedThenUsed", "cards", "payments"]
+__all__ = ["FraudSuspected", "Payment", "Stream", "TestedThenUsed", "cards", "fraud", "payments", "suspect"]
 
 BEGIN = datetime(2026, 1, 5, tzinfo=UTC)
 COUNTRIES = ("UK", "FR", "DE", "NL", "PL")

@@ -17,7 +17,7 @@ from ensue import Event, days
 from ensue.patterns import Pattern, absent, one
 from ensue.patterns.finding import find, timed_out
 
-__all__ = ["Done", "Report", "SentTwice", "Waiting", "find_all", "progress", "recount", "waiting"]
+__all__ = ["Counted", "Done", "Report", "SentTwice", "Waiting", "find_all", "progress", "recount", "waiting"]
 
 
 class Done(Event, key="application", time="at"):
