@@ -7,7 +7,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 from ensue.patterns.operator import Closed, Output, Taken
-from ensue.patterns.window_engine import WindowOperator
+from ensue.patterns.window_base import WindowOperator
 from ensue.patterns.window_values import Columns, Rolling
 from ensue.patterns.windows import WindowDefinition
 
