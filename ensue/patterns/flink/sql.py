@@ -21,7 +21,7 @@ from ensue.patterns.flink.scopes import MatchScope, flag_of, row_flag, taken_of
 from ensue.patterns.flink.slots import Slot, after, excluded, expression_of, slots_of
 from ensue.patterns.language import Pattern
 
-__all__ = ["FlinkQuery", "to_flink"]
+__all__ = ["FlinkQuery", "interval", "to_flink"]
 
 _MILLISECOND = 1000
 _MOST_DAYS = 999
@@ -41,6 +41,8 @@ class FlinkQuery(msgspec.Struct, frozen=True, kw_only=True):
     """What must be so for the matches to be the same, beside the events being the same."""
     disorder: int
     """How far events may be out of the order of their times, in microseconds."""
+    idle: int
+    """How long a source may be silent until the others go on without it, in microseconds; 0: for ever."""
     body: str
     """The query, with `{source}` where the name of the table stands."""
 
@@ -96,7 +98,7 @@ class _Compiled:
             for slot in self._slots
         }
         self._first, self._last = self._slots[0], self._slots[-1]
-        self._check_skip()
+        self._check_order()
 
     def _scope(
         self, row: str, events: Sequence[type[Event]], slots: Sequence[Slot], *, member: bool = False
@@ -113,6 +115,7 @@ class _Compiled:
             steps=tuple(self._step_names()),
             assumptions=tuple(self._assumptions()),
             disorder=self._definition.disorder,
+            idle=self._definition.idle,
             body=body,
         )
 
@@ -226,9 +229,13 @@ class _Compiled:
             said.append(f"({self._directly(before, row)})")
         if slot.within is not None and before:
             said.append(f"{row}.ensue_micros - {self._time_before(before, row)} < {slot.within}")
-        if slot.number == self._last.number and self._definition.within is not None:
-            said.append(f"{row}.ensue_micros - {self._started()} < {self._definition.within}")
-        return said
+        return said + (self._in_time(row) if slot.number else [])
+
+    def _in_time(self, row: str) -> list[str]:
+        """That the pattern's time is not over. All that lives on is asked, so that a run ends at the first event behind its time, and does
+        not hold back later matches until Flink, which counts milliseconds, notices."""
+        within = self._definition.within
+        return [] if within is None else [f"{row}.ensue_micros - {self._started()} < {within}"]
 
     def _directly(self, before: Sequence[Slot], row: str) -> str:
         """Whether the row comes right behind what was taken last."""
@@ -279,6 +286,7 @@ class _Compiled:
             more = [f"({self._again(slot, row)})", *more]
         if until:
             more.append(until)
+        more += self._in_time(row)
         return f"CASE WHEN COUNT({row}.ensue_order) = 1 THEN {' AND '.join(said)} ELSE {' AND '.join(more)} END"
 
     def _again(self, slot: Slot, row: str) -> str:
@@ -307,7 +315,7 @@ class _Compiled:
         """When a row is passed over behind this slot."""
         row = slot.gap
         ways = after(self._slots, slot)
-        said = [f"({self._taking(one, row, of=slot)}) IS NOT TRUE" for one in ways]
+        said = [f"({self._taking(one, row, of=slot)}) IS NOT TRUE" for one in ways] + self._in_time(row)
         if slot.optional:
             said.append(f"COUNT({slot.variable}.ensue_order) > 0")
         for one in ways:
@@ -388,7 +396,7 @@ class _Compiled:
         return (
             f"SELECT {', '.join(names)} FROM {{base}} MATCH_RECOGNIZE (PARTITION BY ensue_key "
             f"ORDER BY ensue_time, ensue_micros, ensue_order MEASURES {said} ONE ROW PER MATCH "
-            f"AFTER MATCH {self._skip()} PATTERN ({pattern}) WITHIN {_interval(horizon)} DEFINE {defines})"
+            f"AFTER MATCH {self._skip()} PATTERN ({pattern}) WITHIN {interval(horizon)} DEFINE {defines})"
         )
 
     def _pattern(self) -> tuple[str, str]:
@@ -443,24 +451,33 @@ class _Compiled:
                 slots = [slot for slot in self._slots if slot.step == skip.step]
                 return f"SKIP TO {skip.to.upper()} {(slots[0] if skip.to == 'first' else slots[-1]).variable}"
 
-    def _check_skip(self) -> None:
+    def _check_order(self) -> None:
+        """Where it matters, that a match is never complete before one that begins earlier and is still possible: Flink would hold it
+        back."""
         skip = self._definition.skip
-        if skip.to in ("next", "none") or (skip.to == "past_last" and len(self._slots) == 1):
+        if len(self._slots) == 1 or (skip.to in ("next", "none") and not self._ending):
             return
-        shown = f"skip to {skip.to}"
-        if self._ending:
+        shown = (
+            f"skip to {skip.to}"
+            if skip.to not in ("next", "none")
+            else f"{self._ending[0].name}, an absence at the end"
+        )
+        if self._ending and skip.to not in ("next", "none"):
             raise Refused(f"{shown}, with an absence at the end: Flink would skip before it knows", 'skip="next"')
         conditions = [one for slot in self._slots for part in slot.parts for one in part.expressions]
         if any(reads(one) for one in conditions) or any(slot.absences for slot in self._slots):
             raise Refused(
-                f"{shown}, with conditions that look at earlier events or absences: a later beginning may complete first, and Flink would let "
-                "the earlier one rule it out",
-                'skip="next"',
+                f"{shown}, behind conditions that look at earlier events, or absences: a later beginning may complete first, and Flink "
+                "would hold it back until the earlier one is done",
+                'conditions on each event alone, or skip="next" without an absence at the end',
             )
         if any(
             slot.kind == "merged" or slot.within is not None or slot.element.until is not None for slot in self._slots
         ):
-            raise Refused(f"{shown}, with a step of any number or within= between steps", 'skip="next"')
+            raise Refused(
+                f"{shown}, with a step of any number or within= between steps",
+                "an exact number, and within= of the whole",
+            )
         if skip.step is not None:
             slots = [slot for slot in self._slots if slot.step == skip.step]
             if (slots[0].number == 0 and skip.to == "first") or slots[0].number == slots[-1].number == 0:
@@ -503,7 +520,7 @@ class _Compiled:
         steps = "".join(f", m.`{name}`" for name in self._step_names())
         return (
             f"SELECT m.`key`, m.started, {deadline} AS ended{steps} FROM ({core}) AS m LEFT JOIN {{base}} AS n "
-            f"ON m.`key` = n.ensue_key AND n.ensue_time BETWEEN m.ensue_time AND m.ensue_time + {_interval(min(spans))} "
+            f"ON m.`key` = n.ensue_key AND n.ensue_time BETWEEN m.ensue_time AND m.ensue_time + {interval(min(spans))} "
             f"AND (n.ensue_micros > m.ended OR (n.ensue_micros = m.ended AND n.ensue_order > m.ensue_order)) "
             f"AND n.ensue_micros < {deadline} AND ({absent}) WHERE n.ensue_key IS NULL"
         )
@@ -581,8 +598,8 @@ def _cases(cases: Sequence[tuple[Slot, str]]) -> str:
     return f"CASE {said} ELSE {cases[0][1]} END"
 
 
-def _interval(micros: int) -> str:
-    """At least so long, since Flink counts milliseconds."""
+def interval(micros: int) -> str:
+    """SQL for a span of at least so many microseconds, and a little more, since Flink counts milliseconds. Errors: `Refused`."""
     milliseconds = -(-micros // _MILLISECOND) + 1
     seconds, rest = divmod(milliseconds, 1000)
     days, seconds = divmod(seconds, 86_400)
