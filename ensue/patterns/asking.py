@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ensue.events.message import Event
 from ensue.patterns.analysis import contradictory
-from ensue.patterns.definition import Condition, Definition, Element, Take
-from ensue.patterns.expressions import Constant, Expression
-from ensue.patterns.layout import Layout, sees_match, sorted_places
+from ensue.patterns.definition import Definition, Element, Take
+from ensue.patterns.layout import Layout, sorted_places
+from ensue.patterns.relevance import Test, parts_of, test_of
 from ensue.patterns.source import Lines, Names, Steps, Writer, fields_of
 
 __all__ = ["Asking", "Context"]
@@ -34,7 +34,7 @@ class Asking:
         self.context, self.kind = context, kind
         self.layout, self.names = context.layout, context.names
         self.elements, self.places = context.elements, context.places
-        self.tests: dict[object, str] = {}
+        self.tests: dict[Test, str] = {}
         """What is asked of the event alone: conditions, and the name of the answer."""
         self.fields: dict[str, str] = {}
         self.takes = {at: self._test(element) for at, element in enumerate(self.elements)}
@@ -51,27 +51,25 @@ class Asking:
         if not self._accepted(element):
             return None
         assert isinstance(element.node, Take)
-        return self._named([one for one in element.node.conditions if not sees_match(one)])
+        return self._named(test_of(element.node))
 
     def _until(self, element: Element) -> str | None:
-        return None if element.until is None or not self._accepted(element) else self._named([element.until])
+        return None if element.until is None or not self._accepted(element) else self._named(parts_of(element.until))
 
-    def _named(self, conditions: Sequence[Condition]) -> str:
-        said = tuple(one.function if one.expression is None else one.expression for one in conditions)
-        said = tuple(one for one in said if not (isinstance(one, Constant) and one.value))
-        if not said:
-            return "True"
-        return self.tests.setdefault(said, f"u{len(self.tests)}")
+    def _named(self, said: Test) -> str:
+        return self.tests.setdefault(said, f"u{len(self.tests)}") if said else "True"
 
-    def _asked(self, said: object) -> str:
+    def _asked(self, said: Test) -> str:
         """The source of a test."""
         writer = Writer(self.names, "e", Steps(), self.fields)
-        assert isinstance(said, tuple)
-        parts = [f"{self.names.of(one, 'f')}(e)" if callable(one) else writer.write(one) for one in said]
-        return " and ".join(parts)
+        return " and ".join(self.asked_part(one, writer) for one in said)
+
+    def asked_part(self, part: Any, writer: Writer) -> str:
+        """The source of a part of a condition."""
+        return f"{self.names.of(part, 'f')}(e)" if callable(part) else writer.write(part)
 
     def _hoist(self, lines: Lines) -> None:
-        read = [name for said in self.tests for one in _expressions(said) for name in fields_of(one)]
+        read = [name for said in self.tests for one in said if not callable(one) for name in fields_of(one)]
         for name in dict.fromkeys(read):
             if read.count(name) > 1 and name in self.kind.__struct_fields__:
                 lines(f"f{len(self.fields)} = e.{name}")
@@ -101,7 +99,7 @@ class Asking:
                     react(self, lines)
             self.truth = {}
             return
-        opaque = any(callable(one) for said in tests for one in _parts(said))
+        opaque = any(callable(one) for said in tests for one in said)
         if drops and not opaque:
             with lines.block(f"if not ({' or '.join(f'({self._asked(said)})' for said in tests)}):"):
                 lines("continue")
@@ -125,21 +123,12 @@ class Asking:
         return f"({self._asked(next(said for said, known in self.tests.items() if known == name))})"
 
 
-def _parts(said: object) -> tuple[Any, ...]:
-    assert isinstance(said, tuple)
-    return said
-
-
-def _expressions(said: object) -> list[Expression]:
-    return [one for one in _parts(said) if not callable(one)]
-
-
-def _exclude_each_other(tests: Iterable[object]) -> bool:
+def _exclude_each_other(tests: Iterable[Test]) -> bool:
     said = list(tests)
     for at, one in enumerate(said):
         for other in said[:at]:
-            if any(callable(part) for part in (*_parts(one), *_parts(other))):
+            if any(callable(part) for part in (*one, *other)):
                 return False
-            if not contradictory([*_parts(one), *_parts(other)]):
+            if not contradictory([part for part in (*one, *other) if not callable(part)]):
                 return False
     return True

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Literal, TypeAlias
 
-from ensue.patterns.definition import Condition, Definition, Element, Take
+from ensue.patterns.definition import Definition, Element, Take
 from ensue.patterns.expressions import Aggregated, reads, walk
 from ensue.patterns.places import Place, Places
 from ensue.patterns.source import Names, Steps, Writer
 
-__all__ = ["Beginning", "Completing", "Layout", "Running", "least", "sees_match", "sorted_places"]
+__all__ = ["Beginning", "Completing", "Layout", "Running", "least", "sorted_places"]
 
 Deadlines: TypeAlias = Literal["none", "fifo", "heap"]
 """Nothing happens at a deadline; deadlines come in the order of beginnings; in any order."""
@@ -25,11 +25,6 @@ def least(value: Any) -> Any:
     if value == ():
         raise ValueError("the smallest or largest of no events")
     return value
-
-
-def sees_match(condition: Condition) -> bool:
-    """Whether it looks at the match so far."""
-    return condition.expression is not None and bool(reads(condition.expression))
 
 
 class Layout:
@@ -201,6 +196,10 @@ def sorted_places(layout: Layout) -> frozenset[int]:
             plain = len(fed.ways) == 1 and not fed.ways[0].again and not fed.ends
             element = layout.elements[fed.ways[0].element]
             assert isinstance(element.node, Take)
-            if plain and element.within is None and not any(sees_match(one) for one in element.node.conditions):
+            if (
+                plain
+                and element.within is None
+                and all(one.expression is None or not reads(one.expression) for one in element.node.conditions)
+            ):
                 found.add(number)
     return frozenset(found)

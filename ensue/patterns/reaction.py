@@ -10,11 +10,12 @@ import msgspec
 
 from ensue.events.message import Event, declaration
 from ensue.patterns.asking import Asking
-from ensue.patterns.definition import Definition, Element, Take
+from ensue.patterns.definition import Definition, Take
 from ensue.patterns.expressions import Aggregated
-from ensue.patterns.layout import Beginning, Completing, Running, sees_match
+from ensue.patterns.layout import Beginning, Completing, Running
 from ensue.patterns.operator import Taken
 from ensue.patterns.places import Place, Way
+from ensue.patterns.relevance import parts_of, seen_alone
 from ensue.patterns.source import Lines, Steps, Writer
 
 __all__ = ["react"]
@@ -113,9 +114,9 @@ class _Reaction:
         if conditions is None or until is None or until == "False":
             return conditions
         ended = self._marked(way.element, self.of.answer(until))
-        if ended == "True":
-            return None
-        return (*conditions[0], *([f"not {ended}"] if ended != "False" else [])), conditions[1]
+        if ended in ("True", "False"):
+            return None if ended == "True" else conditions
+        return (*conditions[0], f"not {ended}"), conditions[1]
 
     def _marked(self, number: int, answer: str) -> str:
         """A careful program notes whose condition it asks."""
@@ -127,22 +128,22 @@ class _Reaction:
         return self._conditions(number, Running(self.layout, self.names))
 
     def _conditions(self, number: int, steps: Steps) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+        """What must hold of the event alone, and of the event and the run. A careful program asks all of it in its order."""
+        element = self.elements[number]
+        assert isinstance(element.node, Take)
         answer = self.of.answer(self.of.takes[number])
         if answer == "False":
             return None
-        element = self.elements[number]
-        answer = self._marked(number, answer)
         within = element.within if not isinstance(steps, Beginning) else None
         run = [f"t - r[{self.layout.last}] < {self.names.of(within)}"] if within is not None else []
-        return (answer,), (*run, *self._crossing(element, steps))
-
-    def _crossing(self, element: Element, steps: Steps) -> list[str]:
-        """The conditions of an element that see the match so far."""
-        assert isinstance(element.node, Take)
+        if self.lazy and element.node.conditions:
+            run.append(f"(step := {self.names.of(element.name)})")
         writer = Writer(self.names, "e", steps, self.of.fields)
-        mark = [f"(step := {self.names.of(element.name)})"] if self.lazy else []
-        said = [writer.write(one.expression) for one in element.node.conditions if sees_match(one) and one.expression]
-        return [*mark, *said] if said else mark
+        for condition in element.node.conditions:
+            for part in parts_of(condition):
+                if self.lazy or not seen_alone(part, condition):
+                    run.append(self.of.asked_part(part, writer))
+        return () if self.lazy else (answer,), tuple(run)
 
     def _matters(self, chosen: list[_Choice]) -> bool:
         return any(one.leaf != Stay for one in chosen)
