@@ -518,8 +518,24 @@ def _nearly(
                 by = one.time - way.moment[0]
                 if late is None or by < late.by:
                     late = Reason(cause="too_late", step=leaf.name, event=one, by=by)
+        if way.reach.again:
+            near += _passed_over(definition, stream, run, way)
     near.sort(key=lambda one: len(one.checks))
     return tuple(near[:NEAR]), late
+
+
+def _passed_over(definition: Definition, stream: Stream, run: Nearest, way: Closed) -> Iterator[Reason]:
+    """Events between those that a step has taken, which it would have needed as well."""
+    link, leaf = run.link, way.reach.leaf
+    while link.move.reach.leaf is leaf and link.before is not None:
+        before = link.before
+        scope = scope_at(definition, run._replace(link=before), link.move.reach)
+        for one in stream.events:
+            if order(before.taken) < order(one) < order(link.taken) and isinstance(one.event, leaf.events):
+                failed = _failing(leaf.element, one, scope)
+                if failed:
+                    yield Reason(cause="failed", step=leaf.name, event=one, checks=failed)
+        link = before
 
 
 def _complete(

@@ -171,8 +171,12 @@ def wrong(case: Case, histories: list[History], reason: Reason) -> str:
             if not histories:  # nothing had begun
                 fits = [oracle.fits(move.place, (), at) for move in oracle.beginnings if move.place]
             else:
-                fits = [oracle.fits(move.place or (), history, at) for history, move in ways if _is(case, move, reason)]
-            return "it holds" if any(fits) and all(fits) else ""
+                fits = [
+                    oracle.fits(move.place or (), tuple(one for one in history if one[0] < at), at)
+                    for history, move in ways
+                    if _is(case, move, reason)
+                ]
+            return "it holds" if not fits or all(fits) else ""
         case "too_late":
             assert at is not None
             bounds = {oracle.bound(move.place, history) for history, move in ways if move.place is not None}
