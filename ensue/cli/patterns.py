@@ -18,6 +18,7 @@ from ensue.cli.facts import positions_with_id
 from ensue.cli.failures import Negative, WrongUsage
 from ensue.cli.loading import declared_app, load_app, load_pattern
 from ensue.cli.output import duration, exact_time, local_time, on_terminal, print_json, say, table
+from ensue.cli.patterns_flink import flink
 from ensue.cli.target import OpenLog, Target, log_options, opened
 from ensue.consumers.node import PATTERNS
 from ensue.consumers.ownership import owning
@@ -85,6 +86,9 @@ def patterns(context: click.Context, as_json: bool) -> None:
     """
     if context.invoked_subcommand is None:
         asyncio.run(_list(Target.chosen(), as_json))
+
+
+patterns.add_command(flink)
 
 
 async def _list(target: Target, as_json: bool) -> None:

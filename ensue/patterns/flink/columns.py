@@ -16,7 +16,7 @@ import msgspec
 from ensue.events.message import Event, declaration
 from ensue.events.personal import personal_fields
 
-__all__ = ["META", "Column", "Columns", "Kind", "Refused", "literal", "names_of", "quoted", "type_is"]
+__all__ = ["META", "Column", "Columns", "Kind", "Refused", "literal", "names_of", "quoted", "refused", "type_is"]
 
 Kind: TypeAlias = Literal["int", "float", "decimal", "bool", "str"]
 
@@ -35,10 +35,16 @@ _SQL_TYPES: dict[Kind, str] = {
 
 
 class Refused(Exception):
-    """Something cannot be compiled: why, and what could be written instead."""
+    """Something cannot be compiled. `reasons` say why, each with what could be written instead."""
 
-    def __init__(self, why: str, instead: str) -> None:
-        super().__init__(f"{why}. Instead: {instead}")
+    def __init__(self, *reasons: str) -> None:
+        super().__init__("; ".join(reasons))
+        self.reasons = reasons
+
+
+def refused(why: str, instead: str) -> Refused:
+    """For one reason."""
+    return Refused(f"{why}. Instead: {instead}")
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -79,32 +85,32 @@ class Columns:
     def _of(self, event: type[Event], field: str) -> Column:
         where = f"{event.__name__}.{field}"
         if any(one.name == field for one in personal_fields(event)):
-            raise Refused(f"{where} is personal, and would be plain in Flink's state", "leave it out of the conditions")
+            raise refused(f"{where} is personal, and would be plain in Flink's state", "leave it out of the conditions")
         info = next(one for one in msgspec.structs.fields(event) if one.name == field)
         kind, nullable = _kind(msgspec.inspect.type_info(info.type), where)
         if info.encode_name.startswith("ensue_"):
-            raise Refused(f"{where} has a name that the compiled form uses itself", "rename it")
+            raise refused(f"{where} has a name that the compiled form uses itself", "rename it")
         default: str | None = None
         if info.default is not msgspec.NODEFAULT and info.default is not None:
             if nullable:
-                raise Refused(
+                raise refused(
                     f"{where} may be None and has the default {info.default!r}: SQL cannot tell a field that is left out from None",
                     "give it the default None",
                 )
             default = literal(info.default, kind, where)
         elif info.default_factory is not msgspec.NODEFAULT:
-            raise Refused(f"{where} has a default that is computed", "give it a plain default, or none")
+            raise refused(f"{where} has a default that is computed", "give it a plain default, or none")
         return Column(info.encode_name, kind, nullable, default)
 
     def _merged(self, event: type[Event], one: Column, other: Column) -> Column:
         if one.name != other.name or one.kind != other.kind:
-            raise Refused(
+            raise refused(
                 f"the field {other.name!r} is {other.kind} in {event.__name__} and {one.kind} in "
                 f"{self._owners.get(one.name, 'another event')}, and one table has one column for it",
                 "give the two fields different names",
             )
         if one.default != other.default:
-            raise Refused(
+            raise refused(
                 f"the field {one.name!r} has another default in {event.__name__}", "give them the same default"
             )
         return Column(one.name, one.kind, one.nullable or other.nullable, one.default)
@@ -155,7 +161,7 @@ def literal(value: Any, kind: Kind, where: str) -> str:
             and abs(exact) < 10 ** (DECIMAL_DIGITS - DECIMAL_PLACES)
         ):
             return f"CAST({quoted(f'{exact:f}')} AS {_SQL_TYPES['decimal']})"
-    raise Refused(
+    raise refused(
         f"{where}: the value {value!r} is none that a column of type {_SQL_TYPES[kind]} can have", "another value"
     )
 
@@ -183,7 +189,7 @@ def _kind(hint: msgspec.inspect.Type, where: str) -> tuple[Kind, bool]:
         return _of_values(list(hint.values), where), False
     kind = _KINDS.get(type(hint))
     if kind is None:
-        raise Refused(
+        raise refused(
             f"{where} is of a type that has no column: {type(hint).__name__.removesuffix('Type').lower()}",
             "compare a text, a number or a truth value",
         )
@@ -195,4 +201,4 @@ def _of_values(values: list[Any], where: str) -> Kind:
         return "str"
     if all(type(value) is int for value in values):
         return "int"
-    raise Refused(f"{where} has values of several types", "texts only, or whole numbers only")
+    raise refused(f"{where} has values of several types", "texts only, or whole numbers only")

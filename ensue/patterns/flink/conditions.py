@@ -30,7 +30,7 @@ from ensue.patterns.expressions import (
     When,
     describe,
 )
-from ensue.patterns.flink.columns import Column, Columns, Kind, Refused, literal, type_is
+from ensue.patterns.flink.columns import Column, Columns, Kind, Refused, literal, refused, type_is
 
 __all__ = ["Scope", "Sql", "Writer"]
 
@@ -314,4 +314,4 @@ _OF_CONSTANTS: tuple[tuple[type, Kind], ...] = ((bool, "bool"), (int, "int"), (f
 
 
 def _no(expression: Expression, why: str, instead: str) -> Refused:
-    return Refused(f"{describe(expression)}: {why}", instead)
+    return refused(f"{describe(expression)}: {why}", instead)

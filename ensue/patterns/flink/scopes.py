@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from ensue.events.message import Event
-from ensue.patterns.flink.columns import Column, Refused
+from ensue.patterns.flink.columns import Column, refused
 from ensue.patterns.flink.conditions import Scope, Sql
 from ensue.patterns.flink.slots import Slot
 
@@ -94,7 +94,7 @@ class MatchScope:
             )
             return f"CASE {asked} ELSE {slots[0].variable}.{column} END"
         shown = step if index is None else f"{step}[{index}]"
-        raise Refused(f"{shown} may not be there, where Python raises and SQL says nothing", f"ask first: {step} and …")
+        raise refused(f"{shown} may not be there, where Python raises and SQL says nothing", f"ask first: {step} and …")
 
     def _bound_of_loop(self, slot: Slot, index: int | None, column: str, *, nullable: bool) -> str:
         name = f"{slot.step}[{index}]"
@@ -105,7 +105,7 @@ class MatchScope:
             return f"LAST({slot.variable}.{column}, 1)" if member else f"LAST({slot.variable}.{column})"
         if index == -1 and not nullable and not member:
             return f"LAST_VALUE({taken_of(slot, column)})"
-        raise Refused(f"{name}, of a step that takes any number", "its first or last, or an exact number")
+        raise refused(f"{name}, of a step that takes any number", "its first or last, or an exact number")
 
     def present(self, step: str) -> str:
         """See `Scope`."""
@@ -127,7 +127,7 @@ class MatchScope:
         if not slots:
             if kind == "total":
                 return Sql("CAST(0 AS BIGINT)", "int")
-            raise Refused(f"{kind}({step}) of nothing", f"ask first: {step} and …")
+            raise refused(f"{kind}({step}) of nothing", f"ask first: {step} and …")
         values = [value(MatchScope(slot.variable, self.taken(step), (), self._types)) for slot in slots]
         texts = [one.text for one in values]
         _number(values[0], f"{kind}({step})")
@@ -137,10 +137,10 @@ class MatchScope:
                 said = f"({said} + {text})" if not slot.optional else f"({said} + COALESCE({text}, {_zero(values[0])}))"
             return Sql(said, values[0].kind)
         if not certain and not sure:
-            raise Refused(f"{kind}({step}) may be of nothing, where Python raises", f"ask first: {step} and …")
+            raise refused(f"{kind}({step}) may be of nothing, where Python raises", f"ask first: {step} and …")
         if kind == "distinct":
             if optional:
-                raise Refused(f"distinct({step}), of a varying number", "an exact number")
+                raise refused(f"distinct({step}), of a varying number", "an exact number")
             news = [
                 f"CASE WHEN {' OR '.join(f'{text} = {other}' for other in texts[:at])} THEN 0 ELSE 1 END"
                 for at, text in enumerate(texts)
@@ -162,7 +162,7 @@ class MatchScope:
                 said = f"COUNT({variable}.ensue_order)" + (" - 1" if member else "")
             return Sql(f"({said})", "int")
         if kind == "distinct":
-            raise Refused(f"{what}: MATCH_RECOGNIZE counts no different values of any number", "an exact number")
+            raise refused(f"{what}: MATCH_RECOGNIZE counts no different values of any number", "an exact number")
         assert value is not None, "only a count has no value"
         one = value(MatchScope(variable, self.taken(slot.step), (), self._types))
         _number(one, what)
@@ -171,7 +171,7 @@ class MatchScope:
             if not member:
                 return Sql(f"COALESCE(SUM({counted}), {_zero(one)})", one.kind)
             if one.kind == "float":
-                raise Refused(f"{what}, of floats before the event at hand", "Decimal, or whole numbers")
+                raise refused(f"{what}, of floats before the event at hand", "Decimal, or whole numbers")
             own = value(MatchScope(self.row, self.taken(slot.step), (), self._types)).text
             own = (
                 f"CASE WHEN {row_flag(self.row, slot)} = 1 THEN {own} ELSE {_zero(one)} END"
@@ -180,7 +180,7 @@ class MatchScope:
             )
             return Sql(f"(SUM({counted}) - {own})", one.kind)
         if member:
-            raise Refused(f"{what}, of those before the event at hand", "compare with the last one")
+            raise refused(f"{what}, of those before the event at hand", "compare with the last one")
         return Sql(f"{'MIN' if kind == 'smallest' else 'MAX'}({counted})", one.kind)
 
 
@@ -190,8 +190,8 @@ def _zero(value: Sql) -> str:
 
 def _number(value: Sql, what: str) -> None:
     if value.kind not in ("int", "float", "decimal"):
-        raise Refused(f"{what} is of values that are no numbers", "numbers")
+        raise refused(f"{what} is of values that are no numbers", "numbers")
     if value.nullable:
-        raise Refused(
+        raise refused(
             f"{what}: a value may be None, where Python raises and SQL leaves it out", "a field that is never None"
         )

@@ -14,7 +14,7 @@ import msgspec
 from ensue.patterns.analysis import takes_exclude
 from ensue.patterns.definition import AllOf, Choice, Definition, Element, Group, Take
 from ensue.patterns.expressions import Expression, reads
-from ensue.patterns.flink.columns import Refused
+from ensue.patterns.flink.columns import Refused, refused
 
 __all__ = ["COPIES", "Part", "Slot", "after", "excluded", "expression_of", "slots_of"]
 
@@ -75,7 +75,7 @@ def expression_of(condition: object, where: str) -> Expression:
     """What a condition computes. Errors: `Refused`."""
     expression: Expression | None = getattr(condition, "expression", None)
     if expression is None:
-        raise Refused(
+        raise refused(
             f"{where}: its condition is opaque, a function that could not be read",
             "write it with comparisons, and, or, not and arithmetic of fields and constants alone",
         )
@@ -85,11 +85,17 @@ def expression_of(condition: object, where: str) -> Expression:
 def slots_of(definition: Definition) -> tuple[tuple[Slot, ...], tuple[Element, ...]]:
     """The slots, and the absences behind the last one. Errors: `Refused`."""
     building = _Building()
+    reasons: list[str] = []
     for element in definition.elements:
-        if element.absent:
-            building.absence(element)
-        else:
-            building.element(element)
+        try:
+            if element.absent:
+                building.absence(element)
+            else:
+                building.element(element)
+        except Refused as found:
+            reasons += found.reasons
+    if reasons:
+        raise Refused(*reasons)
     slots, ending = tuple(building.slots), tuple(building.absences)
     _check_end(slots, ending)
     _check_ways(slots, definition)
@@ -122,9 +128,9 @@ class _Building:
 
     def absence(self, element: Element) -> None:
         if not isinstance(element.node, Take):
-            raise Refused(f"{element.name}: an absence of more than an event", "absent(…) of one event type")
+            raise refused(f"{element.name}: an absence of more than an event", "absent(…) of one event type")
         if self.slots and self._varies(self.slots[-1]):
-            raise Refused(
+            raise refused(
                 f"{element.name}: an absence behind {self.slots[-1].step}, which takes a varying number",
                 "an exact number, times=3",
             )
@@ -137,7 +143,7 @@ class _Building:
         inside = element.inner if element.high != 1 or isinstance(element.node, AllOf) else "relaxed"
         for word in (element.contiguity, inside):
             if word == "any":
-                raise Refused(
+                raise refused(
                     f'{element.name}: contiguity "any" finds several matches for one beginning, MATCH_RECOGNIZE one',
                     'contiguity "relaxed"',
                 )
@@ -149,7 +155,7 @@ class _Building:
             case AllOf(parts):
                 self._any_order(element, tuple(_part(one) for one in parts))
             case Group():
-                raise Refused(
+                raise refused(
                     f"{element.name}: MATCH_RECOGNIZE has no groups", "write its steps out, one after the other"
                 )
         self.absences = []
@@ -170,37 +176,37 @@ class _Building:
         low, high = element.low, element.high
         varies = low != high
         if varies and element.low == 0 and self.absences:
-            raise Refused(f"{element.name}: an absence before a step that may take nothing", "an exact number, times=1")
+            raise refused(f"{element.name}: an absence before a step that may take nothing", "an exact number, times=1")
         if varies and not element.greedy:
-            raise Refused(f"{element.name}: a step that is not greedy", "greedy=True, or an exact number")
+            raise refused(f"{element.name}: a step that is not greedy", "greedy=True, or an exact number")
         for part in parts:
             _ = part.expressions  # refuses what is opaque
         if high is not None and high <= COPIES:
             if element.until is not None and varies:
-                raise Refused(f"{element.name}: until= on a step with a range", "no upper bound, or an exact number")
+                raise refused(f"{element.name}: until= on a step with a range", "no upper bound, or an exact number")
             for at in range(high):
                 self._add(element, parts, at, optional=at >= low, repeats=at > 0)
             return
         if high is not None and element.inner != "strict":
-            raise Refused(
+            raise refused(
                 f"{element.name}: up to {high} events, where {COPIES} variables are the most",
                 "a smaller number, or no upper bound",
             )
         if low == 0:
-            raise Refused(f"{element.name}: any number, also none", "times=(1, None)")
+            raise refused(f"{element.name}: any number, also none", "times=(1, None)")
         if element.inner == "strict":
             if high is not None:
-                raise Refused(f"{element.name}: up to {high} events", f"at most {COPIES}, or no upper bound")
+                raise refused(f"{element.name}: up to {high} events", f"at most {COPIES}, or no upper bound")
             self._add(element, parts, 0, kind="strict", low=low)
             return
         if not all(part.unary for part in parts):
-            raise Refused(
+            raise refused(
                 f"{element.name}: how many it takes has no upper bound, others may come between them, and its condition looks at "
                 "earlier events",
                 f'an upper bound of at most {COPIES}, or inner="strict"',
             )
         if element.within is not None:
-            raise Refused(
+            raise refused(
                 f"{element.name}: within= for each of any number of events",
                 "an upper bound, or within= of the whole pattern",
             )
@@ -208,11 +214,11 @@ class _Building:
 
     def _any_order(self, element: Element, parts: tuple[Part, ...]) -> None:
         if element.low != 1 or element.high != 1:
-            raise Refused(f"{element.name}: steps in any order, several times", "once")
+            raise refused(f"{element.name}: steps in any order, several times", "once")
         for at, one in enumerate(parts):
             for other in parts[at + 1 :]:
                 if not takes_exclude(one.take, other.take):
-                    raise Refused(
+                    raise refused(
                         f"{element.name}: an event may be taken as {one.name} or as {other.name}, and which of them leads to a match "
                         "is not known then",
                         "conditions that exclude each other, such as different event types",
@@ -224,33 +230,33 @@ class _Building:
 def _part(element: Element) -> Part:
     plain = element.low == 1 and element.high == 1 and element.within is None and element.until is None
     if not isinstance(element.node, Take) or not plain:
-        raise Refused(f"{element.name}: a part that is more than one event", "one(…) for each part")
+        raise refused(f"{element.name}: a part that is more than one event", "one(…) for each part")
     return Part(element.name, element.node)
 
 
 def _check_end(slots: Sequence[Slot], ending: Sequence[Element]) -> None:
     last = slots[-1]
     if slots[0].optional:
-        raise Refused(
+        raise refused(
             f"{slots[0].step}: a pattern that begins with a step that may take nothing", "begin with the step behind it"
         )
     if last.kind != "one" or last.optional:
-        raise Refused(
+        raise refused(
             f"{last.step}: at the end it takes all until its time is over, which MATCH_RECOGNIZE cannot wait for",
             "an exact number, times=3, or a step behind it",
         )
     if not ending:
         return
     if any(slot.kind != "one" or slot.optional for slot in slots):
-        raise Refused(
+        raise refused(
             f"{ending[0].name}: an absence at the end, behind steps that take a varying number",
             "exact numbers, times=3",
         )
     if len({one.within for one in ending}) > 1:
-        raise Refused(f"{ending[-1].name}: absences at the end that last differently long", "the same within= for them")
+        raise refused(f"{ending[-1].name}: absences at the end that last differently long", "the same within= for them")
     for one in ending:
         if one.contiguity == "strict":
-            raise Refused(f"{one.name}: a strict absence at the end", "a relaxed one, with within=")
+            raise refused(f"{one.name}: a strict absence at the end", "a relaxed one, with within=")
 
 
 def _check_ways(slots: Sequence[Slot], definition: Definition) -> None:
@@ -263,24 +269,24 @@ def _check_ways(slots: Sequence[Slot], definition: Definition) -> None:
                 if last in (one, other) or one.step == other.step:
                     continue  # whoever completes comes first
                 if not excluded(one, other):
-                    raise Refused(
+                    raise refused(
                         f"{one.step}, {other.step}: an event may be taken by either, and which of them leads to a match is not known then",
                         "conditions that exclude each other, such as different event types",
                     )
     order = list(dict.fromkeys(slot.step for slot in slots))
     varying = {slot.step: slot.number for slot in slots if slot.kind != "one" or slot.optional}
     if varying and definition.where is not None:
-        raise Refused(
+        raise refused(
             "where(self), beside steps that take a varying number", "the condition on the last step: @last.where"
         )
     if varying and definition.skip.to == "none":
-        raise Refused('skip="none", beside steps that take a varying number', 'skip="next"')
+        raise refused('skip="none", beside steps that take a varying number', 'skip="next"')
     for step, end in varying.items():
         since = set(order[order.index(step) :])
         for slot in slots[end + 2 :]:
             seen = {name for part in slot.parts for one in part.expressions for name in reads(one)}
             if slot.strict or slot.within is not None or slot.absences or seen & since:
-                raise Refused(
+                raise refused(
                     f"{slot.step}: behind {step}, which takes a varying number, a later step is strict, has within=, an absence before "
                     "it, or looks at what was taken since; which number leads to a match is not known then",
                     f"an exact number for {step}",

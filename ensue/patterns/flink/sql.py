@@ -15,7 +15,7 @@ from ensue.errors import NotPortable
 from ensue.events.message import Event, declaration
 from ensue.patterns.definition import AllOf, Definition, Element, Take
 from ensue.patterns.expressions import reads
-from ensue.patterns.flink.columns import META, Column, Columns, Refused, type_is
+from ensue.patterns.flink.columns import META, Column, Columns, Refused, refused, type_is
 from ensue.patterns.flink.conditions import Writer
 from ensue.patterns.flink.scopes import MatchScope, flag_of, row_flag, taken_of
 from ensue.patterns.flink.slots import Slot, after, excluded, expression_of, slots_of
@@ -60,8 +60,8 @@ def to_flink(pattern: type[Pattern]) -> FlinkQuery:
     reasons = list(_refusals(definition))
     try:
         query = _Compiled(definition).query()
-    except Refused as refused:
-        reasons.append(str(refused))
+    except Refused as found:
+        reasons += found.reasons
     else:
         if not reasons:
             return query
@@ -177,7 +177,7 @@ class _Compiled:
             field = next(field for field, name in pairs if tag is None or name == tag)
             column = self._columns.of((event,), field)
             if column.kind not in ("str", "int"):
-                raise Refused(
+                raise refused(
                     f"{event.__name__}.{field}, the key, is {column.kind}", "a text or a whole number as the key"
                 )
             fields.setdefault(column.name, []).append(event)
@@ -353,7 +353,7 @@ class _Compiled:
         before = self._slots[slot.number - 1]
         for absence in slot.absences:
             if absence.within is not None:
-                raise Refused(f"{absence.name}: within= of an absence that another step ends", "within= on that step")
+                raise refused(f"{absence.name}: within= of an absence that another step ends", "within= on that step")
             there = self._absent(absence, row)
             if absence.contiguity == "strict":
                 said.append(f"({self._directly_behind(before, row)} AND {there}) IS NOT TRUE")
@@ -394,9 +394,9 @@ class _Compiled:
             names.append("ensue_time")
         horizon = self._definition.horizon or 0
         return (
-            f"SELECT {', '.join(names)} FROM {{base}} MATCH_RECOGNIZE (PARTITION BY ensue_key "
-            f"ORDER BY ensue_time, ensue_micros, ensue_order MEASURES {said} ONE ROW PER MATCH "
-            f"AFTER MATCH {self._skip()} PATTERN ({pattern}) WITHIN {interval(horizon)} DEFINE {defines})"
+            f"SELECT {', '.join(names)}\nFROM {{base}} MATCH_RECOGNIZE (\n  PARTITION BY ensue_key\n"
+            f"  ORDER BY ensue_time, ensue_micros, ensue_order\n  MEASURES {said}\n  ONE ROW PER MATCH\n"
+            f"  AFTER MATCH {self._skip()}\n  PATTERN ({pattern}) WITHIN {interval(horizon)}\n  DEFINE\n    {defines})"
         )
 
     def _pattern(self) -> tuple[str, str]:
@@ -409,7 +409,7 @@ class _Compiled:
             if slot is not self._last and self._has_gap(slot):
                 pattern.append(f"{slot.gap}*?")
                 defines.append(f"{slot.gap} AS {self._gap(slot)}")
-        return " ".join(pattern), ", ".join(defines)
+        return " ".join(pattern), ",\n    ".join(defines)
 
     def _has_gap(self, slot: Slot) -> bool:
         if slot.kind == "merged":
@@ -463,10 +463,10 @@ class _Compiled:
             else f"{self._ending[0].name}, an absence at the end"
         )
         if self._ending and skip.to not in ("next", "none"):
-            raise Refused(f"{shown}, with an absence at the end: Flink would skip before it knows", 'skip="next"')
+            raise refused(f"{shown}, with an absence at the end: Flink would skip before it knows", 'skip="next"')
         conditions = [one for slot in self._slots for part in slot.parts for one in part.expressions]
         if any(reads(one) for one in conditions) or any(slot.absences for slot in self._slots):
-            raise Refused(
+            raise refused(
                 f"{shown}, behind conditions that look at earlier events, or absences: a later beginning may complete first, and Flink "
                 "would hold it back until the earlier one is done",
                 'conditions on each event alone, or skip="next" without an absence at the end',
@@ -474,16 +474,16 @@ class _Compiled:
         if any(
             slot.kind == "merged" or slot.within is not None or slot.element.until is not None for slot in self._slots
         ):
-            raise Refused(
+            raise refused(
                 f"{shown}, with a step of any number or within= between steps",
                 "an exact number, and within= of the whole",
             )
         if skip.step is not None:
             slots = [slot for slot in self._slots if slot.step == skip.step]
             if (slots[0].number == 0 and skip.to == "first") or slots[0].number == slots[-1].number == 0:
-                raise Refused(f"{shown} of {skip.step}, which is the first step: Flink fails", 'skip="next"')
+                raise refused(f"{shown} of {skip.step}, which is the first step: Flink fails", 'skip="next"')
             if any(slot.optional or slot.kind != "one" or len(slot.parts) > 1 for slot in slots):
-                raise Refused(
+                raise refused(
                     f"{shown} of {skip.step}, which takes a varying number: Flink fails where it took none",
                     'skip="next"',
                 )
@@ -519,17 +519,17 @@ class _Compiled:
         absent = " OR ".join(f"({self._absent_of(one)})" for one in self._ending)
         steps = "".join(f", m.`{name}`" for name in self._step_names())
         return (
-            f"SELECT m.`key`, m.started, {deadline} AS ended{steps} FROM ({core}) AS m LEFT JOIN {{base}} AS n "
-            f"ON m.`key` = n.ensue_key AND n.ensue_time BETWEEN m.ensue_time AND m.ensue_time + {interval(min(spans))} "
+            f"SELECT m.`key`, m.started, {deadline} AS ended{steps} FROM ({core}) AS m\nLEFT JOIN {{base}} AS n\n"
+            f"  ON m.`key` = n.ensue_key AND n.ensue_time BETWEEN m.ensue_time AND m.ensue_time + {interval(min(spans))} "
             f"AND (n.ensue_micros > m.ended OR (n.ensue_micros = m.ended AND n.ensue_order > m.ensue_order)) "
-            f"AND n.ensue_micros < {deadline} AND ({absent}) WHERE n.ensue_key IS NULL"
+            f"AND n.ensue_micros < {deadline} AND ({absent})\nWHERE n.ensue_key IS NULL"
         )
 
     def _assumptions(self) -> Iterator[str]:
         yield "every event comes before the watermark has passed its time; Flink drops later ones without a word"
         yield f"never more than {self._definition.runs} beginnings of one key wait at the same time"
         yield "all events of one key are in one partition, or no two of them have the same time"
-        yield "messages are of the current version of their event types"
+        yield "the table holds each event once, of the current version of its type"
         kinds = {column.kind for column in self._columns.found.values()}
         if "int" in kinds:
             yield "whole numbers, and what is computed from them, fit into 64 bits, and into 53 where floats are beside them"
@@ -604,7 +604,7 @@ def interval(micros: int) -> str:
     seconds, rest = divmod(milliseconds, 1000)
     days, seconds = divmod(seconds, 86_400)
     if days > _MOST_DAYS:
-        raise Refused(f"it waits {days} days, and Flink knows no longer span than {_MOST_DAYS}", "a shorter within=")
+        raise refused(f"it waits {days} days, and Flink knows no longer span than {_MOST_DAYS}", "a shorter within=")
     hours, seconds = divmod(seconds, 3600)
     minutes, seconds = divmod(seconds, 60)
     return f"INTERVAL '{days} {hours:02}:{minutes:02}:{seconds:02}.{rest:03}' DAY(3) TO SECOND(3)"
