@@ -10,17 +10,22 @@ from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
-from itertools import product
+from itertools import pairwise, product
 from typing import Any as AnyValue
 from typing import TypeAlias
 
-from ensue.patterns.definition import Take
-from ensue.patterns.expressions import All, Any, Constant, Expression, IsA, Not, Operation, When
+import msgspec
 
-__all__ = ["contradictory", "disjoint", "excludes", "takes_exclude"]
+from ensue.patterns.definition import AllOf, Choice, Definition, Element, Group, Take, elements_of
+from ensue.patterns.expressions import All, Any, Constant, Expression, IsA, Not, Operation, When, describe
+
+__all__ = ["Bounds", "bounds", "cannot_match", "contradictory", "disjoint", "excludes", "takes_exclude"]
 
 WAYS = 64
 """At most so many ways in which a condition can be true are looked at; of one with more nothing is said."""
+
+RUN_BYTES, TAKEN_BYTES = 700, 70
+"""Of the general engine, measured: a run, and each event that it has taken beside the event itself. Compiled patterns need a third."""
 
 Literal: TypeAlias = tuple[Expression, bool]
 """An expression, and whether it is true or false."""
@@ -29,6 +34,118 @@ Comparison: TypeAlias = tuple[Expression, str, Expression]
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
 _IMPLIED = {"<": ("<", "<=", "!="), "<=": ("<=",), ">": (">", ">=", "!="), ">=": (">=",), "==": ("==", "<=", ">=")}
 _OPPOSED = {"<": (">", ">=", "=="), "<=": (">",), ">": ("<", "<=", "=="), ">=": ("<",), "==": ("<", ">", "!=")}
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """What a pattern needs at most. None: nothing bounds it but the number of events within the horizon."""
+
+    horizon: int | None
+    """How long a beginning waits, in microseconds."""
+    taken: int | None
+    """How many events one match takes."""
+    forks: tuple[str, ...]
+    """The steps at which one beginning may go on in more than one way. None of them: one run, and one match, for each beginning."""
+    runs: int
+    """How many beginnings of one key wait at the same time; beyond, the oldest is given up."""
+    state_bytes: int | None
+    """About how much is kept for one key when so many wait, in one run each, beside the events themselves."""
+
+
+def bounds(definition: Definition) -> Bounds:
+    """What is known of the state and the matches of a pattern. `forks` may name a step that never forks, and leaves none out."""
+    taken = _most_taken(definition.elements)
+    return Bounds(
+        horizon=definition.horizon,
+        taken=taken,
+        forks=tuple(_forks(definition.elements)),
+        runs=definition.runs,
+        state_bytes=None if taken is None else definition.runs * (RUN_BYTES + taken * TAKEN_BYTES),
+    )
+
+
+def _most_taken(elements: Sequence[Element]) -> int | None:
+    total = 0
+    for element in elements:
+        match element.node:
+            case Take():
+                once: int | None = 0 if element.absent else 1
+            case Group(inside) | AllOf(inside):
+                once = _most_taken(inside)
+            case Choice(inside):
+                many = [_most_taken((part,)) for part in inside]
+                once = None if None in many else max(one for one in many if one is not None)
+        if once is None or (element.high is None and not element.absent):
+            return None
+        total += once * (element.high or 0)
+    return total
+
+
+def _forks(elements: Sequence[Element]) -> list[str]:
+    forking: list[str] = []
+    for at, element in enumerate(elements):
+        if element.absent:
+            continue
+        loops = element.high != 1
+        if (
+            (element.contiguity == "any" and at)
+            or (loops and element.inner == "any")
+            or not isinstance(element.node, Take)
+            or (element.low != element.high and (not element.greedy or not _parts_from(element, elements[at + 1 :])))
+        ):
+            forking.append(element.name)
+    return forking
+
+
+def _parts_from(element: Element, behind: Sequence[Element]) -> bool:
+    """Whether no event can be taken by this step and by one that may come next."""
+    assert isinstance(element.node, Take)
+    for other in behind:
+        if other.absent:
+            continue
+        if not isinstance(other.node, Take) or not takes_exclude(element.node, other.node):
+            return False
+        if other.low > 0:
+            return True
+    return True
+
+
+def cannot_match(definition: Definition) -> str | None:
+    """Why no events at all can match, naming the step; None: nothing is known that speaks against it."""
+    for element in elements_of(definition.elements):
+        if isinstance(element.node, Take):
+            said = [condition.expression for condition in element.node.conditions if condition.expression is not None]
+            if contradictory(said):
+                shown = " and ".join(f"({describe(expression)})" for expression in said)
+                return f"{element.name}: no event can be taken, since this cannot be true: {shown}"
+    where = definition.where
+    if where is not None and where.expression is not None and contradictory((where.expression,)):
+        return f"where: this cannot be true: {describe(where.expression)}"
+    return _forbidden(definition.elements)
+
+
+def _forbidden(elements: Sequence[Element]) -> str | None:
+    for element, behind in pairwise(elements):
+        match element, behind:
+            case (
+                Element(absent=True, contiguity="strict", within=None, node=Take() as never),
+                Element(absent=False, contiguity="strict", node=Take() as always),
+            ) if behind.low > 0 and _all_of(always, never):
+                return f"{behind.name}: it must be the very next event, which {element.name} forbids"
+            case _:
+                pass
+    for element in elements:
+        if not isinstance(element.node, Take) and (found := _forbidden(_in_order(element))) is not None:
+            return found
+    return None
+
+
+def _in_order(element: Element) -> Sequence[Element]:
+    return element.node.elements if isinstance(element.node, Group) else ()
+
+
+def _all_of(one: Take, other: Take) -> bool:
+    """Whether each event that the one takes is one of the other."""
+    return not other.conditions and all(issubclass(event, other.events) for event in one.events)
 
 
 def excludes(one: Expression, other: Expression) -> bool:

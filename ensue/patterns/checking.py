@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 from hashlib import blake2b
+from inspect import iscoroutinefunction
 from typing import Any, cast
 
 import msgspec
@@ -12,6 +13,7 @@ import msgspec
 from ensue.errors import DefinitionError
 from ensue.events.fingerprint import fingerprint_of
 from ensue.events.message import Event, declaration
+from ensue.patterns.analysis import cannot_match
 from ensue.patterns.definition import (
     AllOf,
     Choice,
@@ -69,6 +71,8 @@ def define(cls: type, **options: Any) -> Definition:
         semantics=_one_of(cls.__name__, "semantics", options["semantics"], ("ensue", "flink")),
     )
     _check_whole(definition, unbounded=options["unbounded"], durations=durations)
+    if (reason := cannot_match(definition)) is not None:
+        raise DefinitionError(f"{cls.__name__}.{reason}")
     return msgspec.structs.replace(definition, fingerprint=_fingerprint(definition, building.functions))
 
 
@@ -138,6 +142,11 @@ class _Building:
                 raise DefinitionError(
                     f"{self.where}.{name}: each of its parts takes an event: one(…), several(…) or group(…)"
                 )
+            if part.contiguity != "relaxed":
+                raise DefinitionError(
+                    f"{self.where}.{name}: contiguity={part.contiguity!r} of one of its parts; it is of all of them: "
+                    f"{step.kind.replace('choice', 'either')}(…, contiguity={part.contiguity!r})"
+                )
             seen, self.seen = self.seen, list(self.seen)  # they do not see each other
             parts.append(self.element(part, f"{name}.{at}"))
             self.seen = seen
@@ -175,9 +184,9 @@ class _Building:
         sees_match: bool,
         own: StepSeen | None = None,
     ) -> Condition:
-        if not callable(function):
+        if not callable(function) or iscoroutinefunction(function):
             raise DefinitionError(
-                f"{self.where}.{name}: {function!r} is no condition; give a function: lambda p: p.amount < 2"
+                f"{self.where}.{name}: {function!r} is no condition; give a plain function: lambda p: p.amount < 2"
             )
         self.functions.append(function)
         steps = [*self.seen, *([own] if own is not None and own.several else [])] if sees_match else None
@@ -203,6 +212,10 @@ class _Building:
             _one_of(f"{self.where}.{name}", word, getattr(step, word), CONTIGUITIES)
         if step.until is not None and step.times == 1:
             raise DefinitionError(f"{self.where}.{name}: until= ends a step that takes several events")
+        if step.contiguity != "relaxed" and name == self.names[0]:
+            raise DefinitionError(
+                f"{self.where}.{name}: contiguity={step.contiguity!r} is to the event before, and it is the first step"
+            )
         if step.absent and step.contiguity == "any":
             raise DefinitionError(f"{self.where}.{name}: an absence is strict or relaxed")
 
