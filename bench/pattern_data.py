@@ -18,7 +18,7 @@ __all__ = ["MINUTE", "SECOND", "START", "WINDOW", "Columns", "columns", "digest"
 START = 1_600_000_000_000
 SECOND = 1_000
 MINUTE = 60 * SECOND
-WINDOW = 10 * MINUTE
+WINDOW = 5 * MINUTE
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 
@@ -66,7 +66,7 @@ _SHAPES = {
     "kleene": (1_000, 5),
     "dense": (1_000, 5),
     "pairs": (10, 10),
-    "windows": (10_000, 5),
+    "windows": (10_000, 2),
 }
 """How many keys a row has, and the milliseconds from one event to the next."""
 

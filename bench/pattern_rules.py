@@ -78,7 +78,7 @@ def pair(first: int) -> type[Pattern]:
     return Pair
 
 
-class Sums(Window, size=minutes(10)):
+class Sums(Window, size=minutes(5)):
     sum = total(CardUsed, lambda used: used.value)
 
 

@@ -22,7 +22,7 @@ from bench import peer_java
 from bench.measure import Report, folder
 from bench.pattern_data import columns, write_lines
 
-__all__ = ["main"]
+__all__ = ["Round", "Waiting", "main"]
 
 ROOT = Path(__file__).parent.parent
 PASSES, ROUNDS = 2, 2
@@ -40,6 +40,13 @@ class Round(msgspec.Struct, frozen=True):
     digest: str
 
 
+class Waiting(msgspec.Struct, frozen=True):
+    """What a beginning costs that waits, where so many keys have some."""
+
+    keys: int
+    bytes: float
+
+
 def main(only: list[str]) -> None:
     """All of it."""
     report = Report("Patterns and windows, and what they are measured against")
@@ -53,13 +60,13 @@ def main(only: list[str]) -> None:
 
 
 def _sides(
-    what: str, report: Report, commands: Mapping[str, Sequence[str]], *, rounds: int = ROUNDS
+    what: str, report: Report, commands: Mapping[str, Sequence[str]], *, passes: int = PASSES
 ) -> dict[str, float]:
     """The median of each side. Ends the program if two did not find the same."""
     figures: dict[str, list[float]] = {name: [] for name in commands}
     found: dict[str, tuple[int, str]] = {}
     order = list(commands)
-    for number in range(PASSES):
+    for number in range(passes):
         for name in order[number % len(order) :] + order[: number % len(order)]:
             for one in _run(commands[name]):
                 found[name] = (one.matches, one.digest)
@@ -74,6 +81,10 @@ def _sides(
 
 
 def _run(command: Sequence[str]) -> list[Round]:
+    return [msgspec.json.decode(line, type=Round) for line in _lines(command)]
+
+
+def _lines(command: Sequence[str]) -> list[str]:
     ran = subprocess.run(
         command,
         cwd=ROOT,
@@ -84,7 +95,7 @@ def _run(command: Sequence[str]) -> list[Round]:
     lines = [line for line in ran.stdout.splitlines() if line.startswith("{")]
     if ran.returncode or not lines:
         sys.exit(f"{' '.join(command)} failed:\n{ran.stdout[-2000:]}\n{ran.stderr[-4000:]}")
-    return [msgspec.json.decode(line, type=Round) for line in lines]
+    return lines
 
 
 def _ours(*arguments: object) -> list[str]:
@@ -145,6 +156,74 @@ def _seq2_json(report: Report) -> None:
         _compare("seq2-json", report, _sides("seq2-json", report, commands))
 
 
+def _windows(report: Report) -> None:
+    """Quix is so much slower that all of them get few events."""
+    count, peers = 300_000, _peers()
+    commands = {
+        "ensue": [sys.executable, "-m", "bench.pattern_windows", str(count), str(ROUNDS)],
+        "Bytewax": [peers, "-m", "bench.peer_bytewax", str(count), str(ROUNDS)],
+        "Quix Streams": [peers, "-m", "bench.peer_quix", str(count), "1"],
+    }
+    figures = _sides("windows", report, commands, passes=1)
+    report.rates("the sum of each of 10,000 keys in windows of five minutes", figures)
+    report.ratio("windows", figures["ensue"], max(figures["Bytewax"], figures["Quix Streams"]))
+
+
+def _peers() -> str:
+    """Python with what bench/peers_of_patterns.txt names, in an environment of its own within the project's."""
+    place = Path(sys.prefix) / "peers"
+    wanted = Path(__file__).parent / "peers_of_patterns.txt"
+    ready, python = place / "ready", str(place / "bin" / "python")
+    if not ready.exists() or ready.read_text() != wanted.read_text():
+        print("Installing Bytewax and Quix Streams ...", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", place], check=True)
+        quietly = ["--quiet", "--disable-pip-version-check"]
+        subprocess.run([python, "-m", "pip", "install", *quietly, "--requirement", wanted], check=True)
+        ready.write_text(wanted.read_text())
+    return python
+
+
+def _columnar(report: Report) -> None:
+    figures = _alone("columnar", report, 1_000_000, "columns", "events", "rows")
+    named = {
+        "Arrow batches": figures["columns"],
+        "one event at a time, from memory": figures["events"],
+        "one event at a time, from the same batches": figures["rows"],
+    }
+    report.rates("ten selective patterns", named)
+    report.ratio("columnar", figures["columns"], figures["events"])
+
+
+def _rules(report: Report) -> None:
+    one = _alone("one rule", report, 1_000_000, "one", row="rules")["one"]
+    hundred = _alone("a hundred rules", report, 300_000, "hundred", row="rules")["hundred"]
+    report.rates("patterns at once", {"1 pattern": one, "100 patterns": hundred})
+    report.ratio("rules-100", hundred * 100, one)
+
+
+def _snapshot(report: Report) -> None:
+    figures = _alone("snapshot", report, 500_000, "not", "kept")
+    named = {"state in memory": figures["not"], "changed keys made into bytes after each 10,000": figures["kept"]}
+    report.rates("five failures then a success", named)
+    report.ratio("snapshot", figures["kept"], figures["not"])
+
+
+def _alone(what: str, report: Report, count: int, *sides: str, row: str | None = None) -> dict[str, float]:
+    commands = {
+        side: [sys.executable, "-m", "bench.pattern_alone", row or what, side, str(count), str(ROUNDS)]
+        for side in sides
+    }
+    return _sides(what, report, commands)
+
+
+def _memory(report: Report) -> None:
+    command = [sys.executable, "-m", "bench.pattern_alone", "memory", "-", "200000", "0"]
+    for line in _lines(command):
+        said = msgspec.json.decode(line, type=Waiting)
+        report.row(f"one that waits, of {said.keys:,} keys", "ensue", f"{said.bytes:,.0f} bytes")
+    report.section()
+
+
 WHAT = {
     "seq2": "A then B by key within 30 minutes, 0.5 % of the events are either",
     "seq2-json": "the same from JSON",
@@ -162,7 +241,12 @@ ROWS: dict[str, Callable[[Report], None]] = {
     "absence": partial(_pattern, "absence", 1_000_000, esper=True),
     "kleene": partial(_pattern, "kleene", 500_000),
     "dense": partial(_pattern, "dense", 500_000),
-    "pairs": partial(_pattern, "pairs", 20_000),
+    "pairs": partial(_pattern, "pairs", 5_000),
+    "columnar": _columnar,
+    "windows": _windows,
+    "rules-100": _rules,
+    "snapshot": _snapshot,
+    "memory": _memory,
 }
 """What is measured, by the name of its ratio."""
 

@@ -1,4 +1,4 @@
-"""Bytewax: the sum of each key's values in windows of ten minutes, in one process. Its own process for each measurement."""
+"""Bytewax: the sum of each key's values in windows of five minutes, in one process. Its own process for each measurement."""
 # mypy: disable-error-code="untyped-decorator,no-untyped-call"
 
 from __future__ import annotations

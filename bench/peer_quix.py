@@ -1,4 +1,4 @@
-"""Quix Streams: the sum of each key's values in windows of ten minutes, in one process. Its own process for each measurement.
+"""Quix Streams: the sum of each key's values in windows of five minutes, in one process. Its own process for each measurement.
 
 Quix reads from Kafka alone. Here it is spared Kafka: its own compiled dataframe is called with one message after another, as its
 application does with what it polled, with its state of RocksDB and without changelogs, and nothing is ever committed. So it does

@@ -56,8 +56,6 @@ public final class Data {
                 return new Event(names[(int) (high % 1_000)], (int) (middle % 4), value, START + number * 5 + low % 5);
             case "pairs":
                 return new Event(names[(int) (high % 10)], 0, value, START + number * 10 + low % 10);
-            case "windows":
-                return new Event(names[(int) (high % 10_000)], 0, value, START + number * 5 + low % 5);
             default:
                 throw new IllegalArgumentException("no row " + row);
         }
