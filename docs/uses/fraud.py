@@ -1,8 +1,6 @@
-"""Fraud detection: a small test payment and then three large ones abroad; and what a card spends in five minutes.
+"""Fraud detection: a small test payment and then three large ones abroad; and what a card spends in five minutes."""
 
-Declared, not built: importing this raises `NotYetAvailable` at the first handler.
-"""
-
+import asyncio
 from decimal import Decimal
 
 from ensue import App, Event, days, minutes
@@ -64,3 +62,15 @@ def hurried(window: Spending) -> FraudSuspected | None:
 @fraud.on
 def never_used(out: TimedOut[Activated]) -> FraudSuspected:
     return FraudSuspected(card=out.match.first.card, reason=f"no {out.waiting_for}", amount=out.match.first.amount)
+
+
+async def main() -> None:
+    async with fraud:
+        for amount, country in (("1.50", "DE"), ("9", "DE"), ("300", "FR"), ("250", "FR"), ("450", "IT")):
+            receipt = await fraud.publish(Payment(card="c1", amount=Decimal(amount), country=country))
+        suspected = await receipt.first(FraudSuspected)
+        print(suspected.card, suspected.reason, suspected.amount)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,16 +1,16 @@
-"""Sensors: readings from a channel straight into patterns and windows; silence is noticed; a table of devices.
+"""Sensors: readings from a channel into patterns and windows, by their own time; silence is noticed; a table of devices."""
 
-Declared, not built: importing this raises `NotYetAvailable` at the first handler.
-"""
-
+import asyncio
+from datetime import UTC, datetime
 from typing import Self
 
 from ensue import App, Channel, Event, Service, View, minutes, seconds
 from ensue.patterns import Late, Pattern, Window, absent, count, largest, one, several, total
 
 
-class Reading(Event, key="sensor"):
+class Reading(Event, key="sensor", time="at"):
     sensor: str
+    at: datetime
     celsius: float
 
 
@@ -49,22 +49,22 @@ telemetry = Channel("telemetry", Reading)  # where it is: ENSUE_CHANNEL_TELEMETR
 plant = Service("plant")
 
 
-@plant.on(source=telemetry)  # direct: not through the log, at least once
+@plant.on
 def silent(match: Silence) -> SensorSilent:
     return SensorSilent(sensor=match.key, last=match.last.celsius)
 
 
-@plant.on(source=telemetry)
+@plant.on
 def hot(match: Hot) -> Overheating:
     return Overheating(sensor=match.key, celsius=match.readings[-1].celsius)
 
 
-@plant.on(source=telemetry)
+@plant.on
 def minute(window: PerMinute) -> MinutePassed:
     return MinutePassed(sensor=window.key, mean=window.sum / window.readings, high=window.high)
 
 
-@plant.on(source=telemetry)
+@plant.on
 def late(reading: Late[Reading]) -> None:
     print(f"{reading.event.sensor} is {reading.by} late")
 
@@ -86,5 +86,20 @@ class Device(View, key="sensor"):
         return self
 
 
-iot = App("iot")
+iot = App("iot", inbox=[telemetry])  # in the log before anybody looks: what is found there is found once
 iot.include(plant)
+gateway = App("gateway", outbox=[telemetry])
+
+
+async def main() -> None:
+    async with iot, gateway:
+        began = datetime(2026, 1, 1, 12, tzinfo=UTC)
+        for minute, celsius in ((0, 91.0), (2, 97.5), (1.75, 95.0), (5, 20.0)):  # not in their order
+            await gateway.publish(Reading(sensor="s1", at=began + minutes(minute), celsius=celsius))
+        async for recorded in iot.log.read(Overheating, follow=True):
+            print(recorded.event)
+            break
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -81,6 +81,7 @@ class _Closed(Finding):
     start: int
     end: int
     final: bool
+    replaces: tuple[str, ...]
     values: dict[str, Any]
     taken: tuple[StoredEvent, ...]
 
@@ -196,6 +197,7 @@ def _read_closed(window: Any, event: _Closed, registry: Registry) -> object:
         end=event.end,
         values=cast(dict[str, Any], from_plain(event.values, _taken(event.taken, registry))),
         final=event.final,
+        replaces=tuple(UUID(one).bytes for one in event.replaces),
     )
     return window.__ensue_closed__(closed)
 
@@ -294,6 +296,7 @@ class Recording:
                 start=output.start,
                 end=output.end,
                 final=output.final,
+                replaces=tuple(str(UUID(bytes=one)) for one in output.replaces),
                 values=values,
                 taken=self._stored(taken, types),
             )

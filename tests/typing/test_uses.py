@@ -17,7 +17,7 @@ from tests.http.serving import process
 from tests.typing.checkers import ROOT, programs_of_papers
 
 USES = ROOT / "docs" / "uses"
-BUILT = ["shop.py", "apart.py", "bank.py", "decider.py", "web.py"]
+BUILT = ["shop.py", "apart.py", "fraud.py", "bank.py", "decider.py", "sensors.py", "web.py"]
 DECLARED = sorted(file.name for file in USES.glob("*.py") if file.name not in BUILT)
 
 
@@ -63,6 +63,16 @@ def test_the_decider_grants_and_refuses(tmp_path: Path) -> None:
     result = run([str(USES / "decider.py")], tmp_path)
     lines = result.stdout.splitlines()
     assert lines == ["Withdrawn(account_id='a1', amount=Decimal('40'))", "no: 60 is there"], result.stderr
+
+
+def test_fraud_is_suspected_after_a_small_payment_and_three_large_ones_abroad(tmp_path: Path) -> None:
+    result = run([str(USES / "fraud.py")], tmp_path)
+    assert result.stdout == "c1 tested in DE 1000\n", result.stderr
+
+
+def test_a_hot_sensor_is_found_in_readings_that_come_in_any_order(tmp_path: Path) -> None:
+    result = run([str(USES / "sensors.py")], tmp_path, ENSUE_CHANNELS="memory:")
+    assert result.stdout == "Overheating(sensor='s1', celsius=97.5)\n", result.stderr
 
 
 @pytest.mark.parametrize("place", ["file", "server"])
