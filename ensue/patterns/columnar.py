@@ -8,7 +8,7 @@ events, and go through the same operators as everywhere. So the matches are the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ensue.errors import InvalidEvent, Misuse
 from ensue.events.message import Event, declaration
 from ensue.events.recorded import microseconds
+from ensue.patterns.compiler import constructor
 from ensue.patterns.definition import Definition
 from ensue.patterns.language import Pattern
 from ensue.patterns.matches import match_of
@@ -94,6 +95,8 @@ class Columnar:
         self._behind: list[set[object]] = [set() for _ in definitions]
         """By pattern, the keys whose last row was relevant, so that the next one is too."""
         self._last: int | None = None
+        self._make: Callable[..., Event] | None = None
+        self._made_of: list[str] = []
 
     def take(self, table: Table, /, times: NDArray[np.int64] | None = None) -> list[list[Output]]:
         """What each pattern gives for these rows, and for all deadlines up to the last of them. `times`: the times of the rows, in microseconds,
@@ -205,8 +208,15 @@ class Columnar:
         self, columns: Mapping[str, Arrow], chosen: NDArray[np.intp] | None, positions: NDArray[np.int64]
     ) -> list[Event]:
         names = [name for name in self._types if name in columns]
-        indices = None if chosen is None else pa.array(chosen)
-        values = [(columns[name] if indices is None else columns[name].take(indices)).to_pylist() for name in names]
+        some = [columns[name] if chosen is None else columns[name].take(pa.array(chosen)) for name in names]
+        values = [_listed(one) for one in some]
+        if all(_is_just(self._types[name], one) for name, one in zip(names, some, strict=True)):
+            if self._make is None or self._made_of != names:
+                self._make, self._made_of = constructor(self.event, names), names
+            try:
+                return list(map(self._make, *values))
+            except TypeError as error:  # a field without a column
+                raise InvalidEvent(f"the rows are no {self.event.__name__}: {error}") from error
         rows = [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
         try:
             return msgspec.convert(rows, list[self.event])  # type: ignore[name-defined]
@@ -218,6 +228,26 @@ class Columnar:
                     number = positions[at if chosen is None else int(chosen[at])]
                     raise InvalidEvent(f"row {number} is no {self.event.__name__}: {error}") from error
             raise
+
+
+def _listed(column: Arrow) -> list[Any]:
+    plain = not column.null_count and (pa.types.is_integer(column.type) or pa.types.is_floating(column.type))
+    found: list[Any] = column.to_numpy(zero_copy_only=False).tolist() if plain else column.to_pylist()
+    return found
+
+
+def _is_just(declared: object, column: Arrow) -> bool:
+    """Whether the column's values are of the field's type as they are."""
+    fits = _JUST.get(declared) if isinstance(declared, type) else None
+    return fits is not None and not column.null_count and bool(fits(column.type))
+
+
+_JUST: dict[type, Any] = {
+    str: lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind),
+    int: pa.types.is_integer,
+    float: pa.types.is_floating,
+    bool: pa.types.is_boolean,
+}
 
 
 def _columns(table: Table) -> dict[str, Arrow]:

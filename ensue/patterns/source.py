@@ -24,7 +24,7 @@ from ensue.patterns.expressions import (
     walk,
 )
 
-__all__ = ["Lines", "Names", "Steps", "Writer", "fields_of"]
+__all__ = ["Lines", "Names", "Steps", "Writer", "fields_of", "identifier"]
 
 
 class Names:
@@ -103,7 +103,7 @@ class Writer:
             case Field(Candidate(), name) if name in self.fields:
                 return self.fields[name]
             case Field(of, name):
-                return f"{self.write(of)}.{_identifier(name)}"
+                return f"{self.write(of)}.{identifier(name)}"
             case Constant(value):
                 return self.names.of(value)
             case Present(step):
@@ -143,7 +143,8 @@ def fields_of(expression: Expression) -> Iterator[str]:
                 pass
 
 
-def _identifier(name: str) -> str:
+def identifier(name: str) -> str:
+    """The name of a field, as it may stand in a source. Errors: `LookupError` for what is none."""
     if not name.isidentifier() or keyword.iskeyword(name):
         raise LookupError(name)
     return name
