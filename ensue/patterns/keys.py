@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 
 from ensue.errors import InvalidEvent
 from ensue.events.message import Event, declaration, tag_text
 
-__all__ = ["key_reader"]
+__all__ = ["key_reader", "keys_reader"]
 
 
 def key_reader(key_tag: str | None) -> Callable[[Event], str]:
@@ -33,6 +34,28 @@ def key_reader(key_tag: str | None) -> Callable[[Event], str]:
         return text[found[1] :]
 
     return key_of
+
+
+def keys_reader(key_tag: str | None) -> Callable[[Sequence[Event]], list[str]]:
+    """The same for many events at once. Errors: as `key_reader`."""
+    key_of = key_reader(key_tag)
+    fields: dict[type[Event], Callable[[Event], object]] = {}
+
+    def keys_of(events: Sequence[Event]) -> list[str]:
+        if key_tag == "" or not events:
+            return [""] * len(events)
+        kinds = set(map(type, events))
+        if len(kinds) == 1:
+            (kind,) = kinds
+            read = fields.get(kind)
+            if read is None:
+                read = fields[kind] = attrgetter(_field(kind, key_tag)[0])
+            keys = list(map(read, events))
+            if set(map(type, keys)) == {str} and all(keys):
+                return keys  # pyright: ignore[reportReturnType]
+        return list(map(key_of, events))
+
+    return keys_of
 
 
 def _one_key(event: Event) -> str:

@@ -95,7 +95,7 @@ class Untimely(msgspec.Struct, frozen=True, kw_only=True):
     by: int
 
 
-class Closed(msgspec.Struct, frozen=True, kw_only=True):
+class Closed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A window, or a joined pair: its values by name. Of an early answer `final` is False: the window is still open."""
 
     id: bytes

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 from ensue.events.recorded import instant, microseconds
 from ensue.patterns.operator import Closed, Output, Taken
 from ensue.patterns.window_base import WindowOperator
-from ensue.patterns.window_values import Column, Columns, Rolling
+from ensue.patterns.window_values import Column, Columns, Rolling, Value
 from ensue.patterns.windows import WindowDefinition
 
 __all__ = ["AlignedOperator"]
@@ -63,9 +63,9 @@ class _Pane:
 
     __slots__ = ("by_key", "end", "keys", "start")
 
-    def __init__(self, start: int, end: int, values: int, covering: int | None) -> None:
+    def __init__(self, start: int, end: int, values: Sequence[Value], covering: int | None) -> None:
         self.start, self.end = start, end
-        self.by_key: list[dict[str, Any]] = [{} for _ in range(values)]
+        self.by_key: list[dict[str, Any]] = [value.by_key() for value in values]
         self.keys: dict[str, Any] = {} if covering is None else self.by_key[covering]
 
     def parts(self, key: str) -> tuple[Any, ...]:
@@ -86,6 +86,12 @@ class AlignedOperator(WindowOperator):
             if one.covers and all(issubclass(event, one.event) for event in definition.events)
         ]
         self._covering = every[0] if every else None
+        self._simple = (
+            len(self.values) == 1
+            and self._covering is not None
+            and self.values[0].kind in ("count", "total", "smallest", "largest")
+        )
+        """A partial value is what is read, and every key has one."""
         self._panes: dict[int, _Pane] = {}
         self._open: set[int] = set()
         """The starts of windows with an event that were not given yet."""
@@ -140,7 +146,7 @@ class AlignedOperator(WindowOperator):
         start, end = self._grid.pane(time)
         pane = self._panes.get(start)
         if pane is None:
-            pane = self._panes[start] = _Pane(start, end, len(self.values), self._covering)
+            pane = self._panes[start] = _Pane(start, end, self.values, self._covering)
             windows = self._grid.windows(start, end)
             heappush(self._drops, (windows[-1][1] + self._corrects, 0, start))
             for begins, ends in windows:
@@ -234,14 +240,16 @@ class AlignedOperator(WindowOperator):
         pane = self._panes[start]
         keys = sorted(pane.keys)
         self._touch(keys)
-        first, only = self.values[0], len(self.values) == 1 and self._covering is not None
+        of_key = self.ids(start)
+        if self._simple and not self._corrects:
+            name, read = self.values[0].name, pane.keys
+            out += [Closed(id=of_key(key), key=key, start=start, end=end, values={name: read[key]}) for key in keys]
+            return
         for key in keys:
             mark = self._give(start, key, end)
-            if only:
-                values = {first.name: first.read(pane.keys[key])}
-            else:
-                values = self.read(one.get(key) for one in pane.by_key)
-            out.append(Closed(id=self.id(key, start, mark), key=key, start=start, end=end, values=values))
+            values = self.read(one.get(key) for one in pane.by_key)
+            id = self.id(key, start, mark) if mark else of_key(key)
+            out.append(Closed(id=id, key=key, start=start, end=end, values=values))
 
     def _close_rolling(self, start: int, end: int, out: list[Output]) -> None:
         low = self._rolled_to

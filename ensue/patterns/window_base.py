@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import Any
 
 from ensue.errors import ConditionFailed
-from ensue.patterns.keys import key_reader
+from ensue.patterns.keys import keys_reader
 from ensue.patterns.operator import Batch, Output, Taken, Untimely
 from ensue.patterns.window_values import ABSENT, Columns, Rolling, Unfit, Value, values_of
 from ensue.patterns.windows import WindowDefinition
@@ -27,7 +27,7 @@ class WindowOperator:
         self.values = [Value(name, aggregate) for name, aggregate in definition.values]
         self.told: int | None = None
         """Time has come so far: what ends by then was given."""
-        self._key_of = key_reader(definition.key_tag)
+        self._keys_of = keys_reader(definition.key_tag)
         self._touched: list[Sequence[str]] = []
         self._listed = 0
 
@@ -36,7 +36,7 @@ class WindowOperator:
         batch = self._own(batch)
         if not batch.positions:
             return []
-        keys = batch.keys if batch.keys is not None else list(map(self._key_of, batch.events))
+        keys = batch.keys if batch.keys is not None else self._keys_of(batch.events)
         self._touch(keys)
         try:
             columns = values_of(self.values, batch.events)
@@ -96,6 +96,17 @@ class WindowOperator:
     def id(self, key: str, start: int, mark: object = 0) -> bytes:
         """Which answer this is: `mark` says which one of the same key and start."""
         return blake2b(f"{self.name}\0{start}\0{mark}\0{key}".encode(), digest_size=16).digest()
+
+    def ids(self, start: int) -> Callable[[str], bytes]:
+        """`id` of the first answer of each key for this start."""
+        begun = blake2b(f"{self.name}\0{start}\0{0}\0".encode(), digest_size=16)
+
+        def of_key(key: str) -> bytes:
+            whole = begun.copy()
+            whole.update(key.encode())
+            return whole.digest()
+
+        return of_key
 
     def read(self, partials: Iterable[Any]) -> dict[str, Any]:
         """The values as users read them, from a partial value or None for each."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Context, Decimal
 from typing import Any, TypeAlias
@@ -81,8 +81,8 @@ class Value:
             raise TypeError(f"{self.kind} is of numbers, and this is of the type {found.__name__}")
         if self.kind != "total":
             return
-        if float in types:
-            _refuse_infinite(values)
+        if float in types and not all(map(math.isfinite, values)):
+            raise ValueError("an infinite number, or none, cannot be added up")
         decimals = True if Decimal in types else False if float in types else None
         if decimals is None:
             return
@@ -94,6 +94,10 @@ class Value:
         """A partial value that was kept: what comes must go with it."""
         if self.kind == "total" and isinstance(partial, float | Decimal):
             self._decimals = isinstance(partial, Decimal)
+
+    def by_key(self) -> dict[str, Any]:
+        """Partial values by key, without any yet, for `fold`."""
+        return defaultdict[str, Any](int) if self.kind in ("count", "total") else {}
 
     def parts(self, column: Column, times: Sequence[int], positions: Sequence[int]) -> list[Any]:
         """The partial value of each event alone; None where it does not count."""
@@ -144,12 +148,6 @@ class Value:
                 return max(one, other, key=_when)
 
 
-def _refuse_infinite(values: list[Any]) -> None:
-    for value in values:
-        if value - value != 0:
-            raise ValueError(f"{value} is no number that can be added up")
-
-
 def _when(partial: tuple[int, int, Any]) -> tuple[int, int]:
     return partial[:2]
 
@@ -179,15 +177,13 @@ def values_of(values: Sequence[Value], events: Sequence[Event]) -> Columns:
 
 
 def _fold_count(by_key: dict[str, Any], keys: Sequence[str], column: Column, *_: Sequence[int]) -> None:
-    get = by_key.get
     for key in _keys(keys, column):
-        by_key[key] = get(key, 0) + 1
+        by_key[key] += 1
 
 
 def _fold_total(by_key: dict[str, Any], keys: Sequence[str], column: Column, *_: Sequence[int]) -> None:
-    get = by_key.get
     for key, value in _pairs(keys, column):
-        by_key[key] = get(key, 0) + value
+        by_key[key] += value
 
 
 def _fold_smallest(by_key: dict[str, Any], keys: Sequence[str], column: Column, *_: Sequence[int]) -> None:

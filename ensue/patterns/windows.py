@@ -15,7 +15,6 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, ClassVar, Literal, Self
-from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -35,7 +34,7 @@ __all__ = ["Timing", "Window", "WindowDefinition", "checked_duration", "common_k
 _MICROSECOND = timedelta(microseconds=1)
 _DAY = 24 * 3600 * 1_000_000
 _ALWAYS = 1 << 62
-_TAKEN = ("id", "key", "start", "end", "final", "replaces")
+_TAKEN = ("id", "key", "start", "end", "final", "replaces", "_closed")
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,16 +109,7 @@ class Window(Declared):
     __ensue_declared__ = "windows"
     __ensue_window__: ClassVar[WindowDefinition]
 
-    id: str
-    """The same whenever this answer is computed again: made of the window's name, key and start, and which answer of it this is."""
-    key: str
-    start: datetime
-    end: datetime
-    """Of a session: `gap` after its last event. Of the last events: the time of the last one."""
-    final: bool
-    """Whether it is closed. A late event may still correct it, where `lateness` is given."""
-    replaces: tuple[str, ...]
-    """The ids of answers that this one corrects: of the same window, or of sessions that have become one."""
+    _closed: Closed
 
     def __init_subclass__(
         cls,
@@ -192,15 +182,57 @@ class Window(Declared):
     def __ensue_closed__(cls, closed: Closed) -> Self:
         """The window as a handler is given it."""
         made = cls.__new__(cls)
-        made.__dict__.update(closed.values)
-        made.id = str(UUID(bytes=closed.id))
-        made.key, made.final = closed.key, closed.final
-        made.start, made.end = _instant(closed.start), _instant(closed.end)
-        made.replaces = tuple(str(UUID(bytes=one)) for one in closed.replaces)
+        made._closed = closed
+        for name, value in closed.values.items():
+            setattr(made, name, value)
         return made
 
+    @property
+    def id(self) -> str:
+        """The same whenever this answer is computed again: made of the window's name, key and start, and which answer of it this is."""
+        return _uuid(self._closed.id)
+
+    @property
+    def key(self) -> str:
+        """The text of the key."""
+        return self._closed.key
+
+    @property
+    def start(self) -> datetime:
+        """The first moment that belongs to it. Of a sliding window: the last that does not."""
+        return _instant(self._closed.start)
+
+    @property
+    def end(self) -> datetime:
+        """The first moment that does not belong to it; of a session `gap` after its last event. Of a sliding window and of the last
+        events: the time of the last one."""
+        return _instant(self._closed.end)
+
+    @property
+    def final(self) -> bool:
+        """Whether it is closed. A late event may still correct it, where `lateness` is given."""
+        return self._closed.final
+
+    @property
+    def replaces(self) -> tuple[str, ...]:
+        """The ids of answers that this one corrects: of the same window, or of sessions that have become one."""
+        return tuple(map(_uuid, self._closed.replaces))
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and vars(other) == vars(self)
+
+    def __hash__(self) -> int:
+        return hash(self._closed.id)
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.__dict__.items())})"
+        said = {"key": self.key, "start": self.start, "end": self.end, "final": self.final, **self._closed.values}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in said.items())})"
+
+
+def _uuid(id: bytes) -> str:
+    """As `UUID` writes it, and ten times as fast."""
+    text = id.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 _instant = lru_cache(maxsize=1024)(instant)
