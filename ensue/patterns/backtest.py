@@ -2,7 +2,8 @@
 
     found = backtest(Silent, "readings.csv", Columns(time="timestamp", key="sensor"))
 
-A file in the order of its times is read as a stream, another one is sorted first: in a file nothing is late. Time ends with the last
+A file in the order of its times is read as a stream, another one is sorted first: in a file nothing is late. Of Parquet, whole columns
+are looked at where each row is an event for certain. Time ends with the last
 event, so an absence whose deadline lies behind it is not certain and is not found.
 """
 
@@ -26,7 +27,7 @@ from ensue.patterns.operator import Batch, Expired, Found, Revoked, Taken, Tooks
 from ensue.patterns.operators import operator_of
 from ensue.patterns.ordering import Failed, Outcome, ordered
 from ensue.patterns.reading import Reading
-from ensue.patterns.tables import Columns, Progress, Table, Unread, lines_of, open_table
+from ensue.patterns.tables import Columns, Progress, Table, Unread, columns_used, lines_of, open_table
 from ensue.store.base import Store, Term
 from ensue.world import RealWorld, World
 
@@ -90,7 +91,9 @@ class _Telling(Generic[P]):
         self._matches: list[P] = []
         self._identities: list[Identity] = []
         self._unread: list[Unread] = []
-        self._found = self._timed_out = self._events = self._late = self._unread_rows = 0
+        self._found = self._timed_out = self._late = self._unread_rows = 0
+        self.events = 0
+        self.was_sorted = False
         self._first: int | None = None
         self.last: int | None = None
         """The newest time so far."""
@@ -105,7 +108,7 @@ class _Telling(Generic[P]):
     def count(self, times: Sequence[int]) -> None:
         """Events with these times are looked at."""
         if times:
-            self._events += len(times)
+            self.events += len(times)
             first, last = min(times), max(times)
             self._first = first if self._first is None else min(self._first, first)
             self.last = last if self.last is None else max(self.last, last)
@@ -137,7 +140,7 @@ class _Telling(Generic[P]):
             at = self._identities.index(identity)
             del self._identities[at], self._matches[at]
 
-    def end(self, seconds: float, *, was_sorted: bool) -> Backtest[P]:
+    def end(self, seconds: float) -> Backtest[P]:
         """All that was told."""
         return Backtest(
             pattern=self._definition.name,
@@ -145,11 +148,11 @@ class _Telling(Generic[P]):
             found=self._found,
             timed_out=self._timed_out,
             rows=self.rows,
-            events=self._events,
+            events=self.events,
             late=self._late,
             unread=sorted(self._unread, key=lambda one: one.line),
             unread_rows=self._unread_rows,
-            was_sorted=was_sorted,
+            was_sorted=self.was_sorted,
             begins=None if self._first is None else instant(self._first),
             ends=None if self.last is None else instant(self.last),
             seconds=seconds,
@@ -187,13 +190,48 @@ def backtest(
     """
     table, world = open_table(source), RealWorld()
     begun = world.monotonic()
-    feeding = _Feeding(pattern, limit)
-    was_sorted = not feeding.stream(table, columns or Columns(), progress)
-    if was_sorted:
+    said = columns or Columns()
+    told = _in_columns(pattern, table, said, limit, until) if table.file.suffix == ".parquet" else None
+    if told is None:
         feeding = _Feeding(pattern, limit)
-        feeding.sort(table, columns or Columns(), progress)
-    feeding.over(until)
-    return feeding.told.end(world.monotonic() - begun, was_sorted=was_sorted)
+        if not feeding.stream(table, said, progress):
+            feeding = _Feeding(pattern, limit)
+            feeding.sort(table, said, progress)
+            feeding.told.was_sorted = True
+        feeding.over(until)
+        told = feeding.told
+    return told.end(world.monotonic() - begun)
+
+
+def _in_columns(
+    pattern: type[P], table: Table, columns: Columns, limit: int | None, until: datetime | None
+) -> _Telling[P] | None:
+    """Look at whole columns, where each row is an event for certain; None where that is not so, or a condition raises: then rows are
+    looked at one by one, and give the same."""
+    from pyarrow import parquet  # pyright: ignore[reportMissingTypeStubs]
+
+    from ensue.patterns.arrow_files import read_whole
+    from ensue.patterns.columnar import Columnar
+
+    definition: Definition = pattern.__ensue_pattern__
+    known: tuple[str, ...] = tuple(parquet.read_schema(table.file).names)
+    used = columns_used(table, columns, definition.events, definition.key_tag, known)
+    whole = None if used is None else read_whole(table.file, used.event, dict(used.where), used.time, used.key)
+    if used is None or whole is None or not len(whole.times):
+        return None
+    told = _Telling(pattern, limit)
+    columnar = Columnar([definition], used.event, timeouts=True)
+    try:
+        told.keep(columnar.take(whole.table, whole.times)[0])
+        last = int(whole.times.max()) if until is None else microseconds(until)
+        told.keep(columnar.advance(last)[0])
+    except (ConditionFailed, InvalidEvent):
+        return None
+    told.rows = len(whole.times)
+    told.count([int(whole.times.min()), int(whole.times.max())])
+    told.events = told.rows
+    told.was_sorted = bool((whole.times[1:] < whole.times[:-1]).any())
+    return told
 
 
 class _Feeding(Generic[P]):
@@ -326,7 +364,7 @@ async def backtest_log(
         if progress is not None:
             progress(min(after, head), head)
     told.keep(driver.tick(recorded))
-    return told.end(world.monotonic() - begun, was_sorted=False)
+    return told.end(world.monotonic() - begun)
 
 
 def compare(one: Backtest[Any], other: Backtest[Any]) -> Difference:

@@ -11,7 +11,7 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import tzinfo
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -20,7 +20,7 @@ from ensue.events.message import Event, declaration
 from ensue.events.recorded import instant
 from ensue.patterns.rows import EventMaker, Unit, time_of
 
-__all__ = ["Columns", "Line", "Progress", "Table", "Unread", "lines_of", "open_table"]
+__all__ = ["Columns", "Line", "Progress", "Table", "Unread", "Used", "columns_used", "lines_of", "open_table"]
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with how much is done, and of how much."""
@@ -201,6 +201,26 @@ def lines_of(
             yield Unread(line, str(error))
 
 
+class Used(NamedTuple):
+    """Of events of one type: which field is in which column, which column is the time, and the field with the key."""
+
+    event: type[Event]
+    where: tuple[tuple[str, str], ...]
+    time: str
+    key: str | None
+
+
+def columns_used(
+    table: Table, columns: Columns, types: Sequence[type[Event]], key_tag: str | None, known: tuple[str, ...]
+) -> Used | None:
+    """What is read of a table with these columns where all its rows are of one type and every field is a column; else None. Errors:
+    as `lines_of`."""
+    if columns.kind is not None or columns.values:
+        return None
+    shaping = _Shaping(table.file.name, columns, types, key_tag, known)
+    return shaping.used()
+
+
 class _Shaping:
     """From cells to events, by what the first row has."""
 
@@ -241,9 +261,7 @@ class _Shaping:
     def _maker(self, event: type[Event]) -> tuple[EventMaker, tuple[tuple[str, str], ...], str | None]:
         """What makes its events, which field is in which column, and which is the time itself."""
         maker = EventMaker(event)
-        declared = declaration(event)
-        pairs = ((declared.key,) if declared.key else ()) + declared.tags
-        key = next((field for field, tag in pairs if self._key_tag in (None, "", tag)), None)
+        declared, key = declaration(event), _key_field(event, self._key_tag)
         where: list[tuple[str, str]] = []
         own_time: str | None = None
         for field in maker.fields:
@@ -255,7 +273,7 @@ class _Shaping:
             if column is not None:
                 self._there(column, f"{event.__name__}.{field}")
                 where.append((field, column))
-            elif field == getattr(declared, "time", None):
+            elif field == declared.time:
                 own_time = field
             elif field in self._known:
                 where.append((field, field))
@@ -265,6 +283,15 @@ class _Shaping:
                     f"{field}=COLUMN among fields=, or its value in every row, among values=; the columns are: {', '.join(self._known)}"
                 )
         return maker, tuple(where), own_time
+
+    def used(self) -> Used | None:
+        """See `columns_used`."""
+        _, where, own_time = self._maker(self._event)
+        fields = {field for field, _ in where}
+        key = _key_field(self._event, self._key_tag)
+        if own_time is not None or (key is not None and key not in fields):
+            return None
+        return Used(self._event, where, self._time, key if self._key_tag != "" else None)
 
     def line(self, line: int, cells: Mapping[str, Any]) -> Line:
         time = time_of(cells.get(self._time), timezone=self._columns.timezone, unit=self._columns.unit)
@@ -281,3 +308,9 @@ class _Shaping:
         if own_time is not None:
             values[own_time] = instant(time)
         return Line(line, time, maker.make(values))
+
+
+def _key_field(event: type[Event], key_tag: str | None) -> str | None:
+    declared = declaration(event)
+    pairs = ((declared.key,) if declared.key else ()) + declared.tags
+    return next((field for field, tag in pairs if key_tag in (None, "", tag)), None)

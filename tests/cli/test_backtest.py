@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pyarrow as arrow  # pyright: ignore[reportMissingTypeStubs]
@@ -13,6 +15,7 @@ import pytest
 from pyarrow import parquet  # pyright: ignore[reportMissingTypeStubs]
 
 from ensue import App, Event
+from ensue.patterns import backtest
 from tests.cli.conftest import Ensue
 
 PLANT = """
@@ -48,9 +51,16 @@ class Lasting(Pattern, within=minutes(15)):
     end = one(Ended)
 
 
+class Strict(Pattern, within=minutes(15)):
+    hot = one(Reading, lambda r: r.celsius > 90)
+    hotter = one(Reading, lambda r: r.celsius > 92, contiguity="strict")
+
+
 class Broken(Pattern, within=minutes(15)):
     hot = one(Reading, lambda r: 1 / r.celsius > 0)
 """
+
+START = datetime(2026, 3, 1, 8, tzinfo=UTC)
 
 READINGS = """timestamp,sensor,celsius
 2026-03-01T08:00:00Z,s1,91
@@ -144,6 +154,38 @@ def test_parquet_times_are_read_as_they_are_typed(plant: Path, ensue_: Ensue) ->
         arrow.table({"time": times, "sensor": ["s1", "s1"], "celsius": [91.0, 92.0]}), plant / "typed.parquet"
     )
     assert told(ensue_, "plant:Hot", "typed.parquet")["matches"][0]["ended"] == "2026-03-01T08:01:00Z"
+
+
+def test_whole_columns_give_what_single_rows_give(plant: Path, ensue_: Ensue, monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = Random(7)
+    rows = [
+        {
+            "time": START + timedelta(seconds=chance.randrange(4000)),
+            "sensor": f"s{chance.randrange(4)}",
+            "celsius": temperature,
+        }
+        for temperature in (chance.uniform(80, 100) for _ in range(200))
+    ]
+    parquet.write_table(arrow.Table.from_pylist(rows), plant / "typed.parquet")
+    texts = [{**row, "celsius": str(row["celsius"])} for row in rows]
+    parquet.write_table(arrow.Table.from_pylist(texts), plant / "texts.parquet")
+    for pattern in ("plant:Hot", "plant:Silence", "plant:Strict"):
+        one_by_one = told(ensue_, pattern, "texts.parquet", "--limit", 1000)
+        with monkeypatch.context() as patched:
+            patched.setattr(backtest, "lines_of", None)  # it must do without
+            whole = told(ensue_, pattern, "typed.parquet", "--limit", 1000)
+        assert {**whole, "seconds": 0} == {**one_by_one, "seconds": 0}
+        assert whole["found"] > 0
+
+
+def test_columns_with_a_row_that_is_no_event_are_read_row_by_row(plant: Path, ensue_: Ensue) -> None:
+    rows = [
+        {"time": START, "sensor": sensor, "celsius": celsius}
+        for sensor, celsius in (("s1", 91.0), ("", 92.0), ("s1", None))
+    ]
+    parquet.write_table(arrow.Table.from_pylist(rows), plant / "holes.parquet")
+    found = told(ensue_, "plant:Hot", "holes.parquet", code=1)
+    assert [one["line"] for one in found["unread"]] == [2, 3]
 
 
 @pytest.mark.parametrize(("unit", "factor"), [("s", 1), ("ms", 10**3), ("us", 10**6), ("ns", 10**9)])
