@@ -68,7 +68,7 @@ class Seen(list[Any]):
         return list(self)
 
 
-def application(seen: Seen, *patterns: type[Pattern], start: Any = None, **options: Any) -> App:
+def application(seen: Seen, *patterns: type, start: Any = None, **options: Any) -> App:
     app = App("cards", **options)
     for pattern in patterns:
 
