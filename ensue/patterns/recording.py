@@ -90,8 +90,13 @@ class _Closed(Finding):
 
 
 @cache
-def _type(base: type[Finding], name: str, tag: str | None, module: str) -> type[Finding]:
-    keywords: dict[str, Any] = {"name": name}
+def _type(
+    base: type[Finding], name: str, tag: str | None, module: str, events: tuple[type[Event], ...]
+) -> type[Finding]:
+    # It holds their payloads, and so no longer than the first of them is wanted.
+    spans = [declaration(event).retention for event in events]
+    retention = min((span for span in spans if span is not None), default=None)
+    keywords: dict[str, Any] = {"name": name, "retention": retention}
     if tag is not None:
         keywords["key"] = {"key": tag}
     made = types.new_class(name.replace(".", "_"), (base,), keywords, lambda body: body.update(__module__=module))
@@ -119,11 +124,11 @@ def noticed_by(hint: Any) -> Noticed | None:
         event = _argument(kind, arguments, Event)
         declared = declaration(event)
         tag = declared.key[1] if declared.key is not None else None
-        stored = _type(_Late, f"{declared.name}.Late", tag, event.__module__)
+        stored = _type(_Late, f"{declared.name}.Late", tag, event.__module__, (event,))
         return Noticed(event, "late", stored, _read_late)
     window: Any = getattr(kind, "__ensue_window__", None)
     if window is not None:
-        stored = _type(_Closed, window.name, tag_of_findings(window), kind.__module__)
+        stored = _type(_Closed, window.name, tag_of_findings(window), kind.__module__, window.events)
         return Noticed(kind, "closed", stored, partial(_read_closed, kind))
     return None
 
@@ -138,7 +143,9 @@ def _of_pattern(
     pattern: type[Pattern], kind: str, base: type[Finding], suffix: str, read: Callable[..., object]
 ) -> Noticed:
     definition = pattern.__ensue_pattern__
-    stored = _type(base, f"{definition.name}{suffix}", tag_of_findings(definition), pattern.__module__)
+    stored = _type(
+        base, f"{definition.name}{suffix}", tag_of_findings(definition), pattern.__module__, definition.events
+    )
     return Noticed(pattern, kind, stored, partial(read, definition))
 
 

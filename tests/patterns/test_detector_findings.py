@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from ensue import App, Channel, Event, minutes, seconds
+from ensue import App, Channel, Event, days, minutes, seconds
 from ensue.errors import DefinitionError, NotYetAvailable
+from ensue.events.registry import declaration
 from ensue.patterns import Late, Pattern, TimedOut, Window, Withdrawn, absent, count, distinct, first, one, total
 from ensue.patterns.joins import Join, left, right
 from tests.patterns.test_detector import Seen, application, check_whole
@@ -184,3 +185,18 @@ def test_a_handler_may_take_several_patterns_and_events_beside_them(tmp_path: Pa
         assert seen == ["Returned", "OfTheLog"]
 
     asyncio.run(run())
+
+
+class Seen30Days(Event, key="shop", retention=days(30)):
+    shop: str
+
+
+class Twice(Pattern, within=minutes(1)):
+    sale = one(Sold)
+    seen = one(Seen30Days)
+
+
+def test_a_match_is_wanted_no_longer_than_the_events_that_it_holds() -> None:
+    app = application(Seen(), Twice)
+    stored = next(one for handler in app.handlers for one in handler.events if one.__name__ == "Twice")
+    assert declaration(stored).retention == days(30)
