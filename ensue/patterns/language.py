@@ -53,6 +53,10 @@ A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
 D = TypeVar("D")
+E1 = TypeVar("E1", bound=Event)  # with Any instead, mypy would infer Any for what the parts take
+E2 = TypeVar("E2", bound=Event)
+E3 = TypeVar("E3", bound=Event)
+E4 = TypeVar("E4", bound=Event)
 
 Times: TypeAlias = int | tuple[int, int | None]
 """How many: exactly so many, or at least and at most (None: any number)."""
@@ -260,17 +264,17 @@ def absent(
 
 
 @overload
-def either(first: Step[Any, A], second: Step[Any, B], /, *, contiguity: Contiguity = ...) -> Step[Event, A | B]: ...
+def either(first: Step[E1, A], second: Step[E2, B], /, *, contiguity: Contiguity = ...) -> Step[Event, A | B]: ...
 @overload
 def either(
-    first: Step[Any, A], second: Step[Any, B], third: Step[Any, C], /, *, contiguity: Contiguity = ...
+    first: Step[E1, A], second: Step[E2, B], third: Step[E3, C], /, *, contiguity: Contiguity = ...
 ) -> Step[Event, A | B | C]: ...
 @overload
 def either(
-    first: Step[Any, A],
-    second: Step[Any, B],
-    third: Step[Any, C],
-    fourth: Step[Any, D],
+    first: Step[E1, A],
+    second: Step[E2, B],
+    third: Step[E3, C],
+    fourth: Step[E4, D],
     /,
     *,
     contiguity: Contiguity = ...,
@@ -282,13 +286,13 @@ def either(*steps: Step[Any, Any], contiguity: Contiguity = "relaxed") -> Step[A
 
 @overload
 def all_of(
-    first: Step[Any, A], second: Step[Any, B], /, *, contiguity: Contiguity = ..., inner: Contiguity = ...
+    first: Step[E1, A], second: Step[E2, B], /, *, contiguity: Contiguity = ..., inner: Contiguity = ...
 ) -> Step[Event, tuple[A, B]]: ...
 @overload
 def all_of(
-    first: Step[Any, A],
-    second: Step[Any, B],
-    third: Step[Any, C],
+    first: Step[E1, A],
+    second: Step[E2, B],
+    third: Step[E3, C],
     /,
     *,
     contiguity: Contiguity = ...,
@@ -296,10 +300,10 @@ def all_of(
 ) -> Step[Event, tuple[A, B, C]]: ...
 @overload
 def all_of(
-    first: Step[Any, A],
-    second: Step[Any, B],
-    third: Step[Any, C],
-    fourth: Step[Any, D],
+    first: Step[E1, A],
+    second: Step[E2, B],
+    third: Step[E3, C],
+    fourth: Step[E4, D],
     /,
     *,
     contiguity: Contiguity = ...,

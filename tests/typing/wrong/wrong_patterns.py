@@ -3,10 +3,24 @@
 from decimal import Decimal
 
 from approvals import Books, ExpensePaid, ExpenseRejected, ExpenseSubmitted
-from fraud import FraudSuspected, Payment, fraud
+from fraud import CardUsed, FraudSuspected, Payment, fraud
 
 from ensue import Channel, Flow, minutes
-from ensue.patterns import Pattern, Window, one, several, total
+from ensue.patterns import (
+    Late,
+    Pattern,
+    TimedOut,
+    Window,
+    absent,
+    all_of,
+    either,
+    group,
+    one,
+    optional,
+    several,
+    to_first,
+    total,
+)
 
 
 class Bad(Pattern, within=minutes(1)):
@@ -23,6 +37,55 @@ class Bad(Pattern, within=minutes(1)):
     @e.where
     def sequence(self, payment: Payment) -> bool:
         return payment.amount > self.e.amount  # wrong: several payments
+
+
+class BadParts(Pattern, within=60):  # wrong: durations are timedelta
+    a = one(Payment)
+    b = optional(Payment)
+    c = several(Payment, times=(1, "2"))  # wrong: a number
+    d = several(Payment, inner="loose")  # wrong: no such contiguity
+    e = several(Payment, until=lambda p: p.amont > 1)  # wrong: no such field
+    f = absent(Payment, contiguity="any")  # wrong: an absence is strict or relaxed
+    g = either(one(Payment), one(CardUsed))
+    h = all_of(one(Payment), one(CardUsed))
+    i = one(Payment, within=5)  # wrong: durations are timedelta
+    j = group(Payment)  # wrong: a group is of a pattern
+    k = group(Bad)
+    l = group(Bad, greedy=True)  # wrong: no such option
+    m = one("Payment")  # wrong: a type of event
+
+    @c.where
+    def perhaps(self, payment: Payment) -> bool:
+        return payment.amount > self.b.amount  # wrong: there may be none
+
+    @c.where
+    def one_of_two(self, payment: Payment) -> bool:
+        return payment.amount > self.g.amount  # wrong: only one of the two has it
+
+    @c.where
+    def both(self, payment: Payment) -> bool:
+        return payment.amount > self.h.amount  # wrong: two things
+
+    @c.where
+    def summed(self, payment: Payment) -> bool:
+        return total(self.c, lambda p: p.country) > 1  # wrong: a text has no sum
+
+    @c.where  # wrong: a condition is true or false
+    def answers(self, payment: Payment) -> Decimal:
+        return payment.amount
+
+
+def taken(match: BadParts, out: TimedOut[BadParts], late: Late[Payment]) -> None:
+    _, used = match.h
+    used.amount  # wrong: no such field
+    match.f.amount  # wrong: nothing is taken
+    out.match.a.amont  # wrong: no such field
+    late.event.amont  # wrong: no such field
+    match.k[0].a.amont  # wrong: no such field
+
+
+class BadSkips(Pattern, skip=to_first(1)):  # wrong: the name of a step
+    a = one(Payment)
 
 
 class BadKeyword(Pattern, whithin=minutes(1)):  # wrong: no such option
