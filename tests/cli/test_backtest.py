@@ -160,8 +160,8 @@ def test_whole_columns_give_what_single_rows_give(plant: Path, ensue_: Ensue, mo
     chance = Random(7)
     rows = [
         {
-            "time": START + timedelta(seconds=chance.randrange(4000)),
-            "sensor": chance.choice("a" * 30 + "b" * 9 + "c"),
+            "time": START + timedelta(seconds=chance.randrange(40_000)),
+            "sensor": chance.choice("abc"),
             "celsius": temperature,
         }
         for temperature in (chance.uniform(80, 100) for _ in range(200))
