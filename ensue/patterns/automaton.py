@@ -221,6 +221,10 @@ class Automaton:
             place.targets[move.number] = found
         return found
 
+    def move_of(self, leaf: Leaf, begins: tuple[int, ...]) -> Move:
+        """A move that takes by this leaf and belongs to no place: for runs that go by another automaton."""
+        return Move(0, _Way(Reach(-1, leaf, leaf.scope in begins, False), (), begins), ())
+
     def scope_of(self, leaf: Leaf) -> tuple[type | None, tuple[Element, ...]]:
         """The class and the elements of the group around a leaf; None and those of the whole pattern where there is none."""
         if leaf.scope < 0:

@@ -6,6 +6,7 @@ from ensue.patterns.compiler import NoPlaces, compiled
 from ensue.patterns.corrections import Corrections
 from ensue.patterns.definition import Definition
 from ensue.patterns.engine import Engine
+from ensue.patterns.flink_semantics import FlinkEngine
 from ensue.patterns.operator import Operator
 
 __all__ = ["operator_of"]
@@ -14,6 +15,8 @@ __all__ = ["operator_of"]
 def operator_of(definition: Definition, *, timeouts: bool = False) -> Operator:
     """An operator for this pattern: compiled where it is of the kind that is, else the general engine; both give the same.
     `timeouts`: it also gives beginnings that find no end in time, as `Expired`. With `lateness` it is `Correcting`."""
+    if definition.semantics == "flink":
+        return FlinkEngine(definition, timeouts=timeouts)
     if definition.lateness:
         return Corrections(definition, timeouts=timeouts)
     try:
