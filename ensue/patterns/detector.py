@@ -37,14 +37,13 @@ from ensue.errors import (
     ApplyFailed,
     Conflict,
     DuplicateEventId,
-    EnsueError,
     Fenced,
     InvalidEvent,
     OutcomeUnknown,
     StorageFull,
     Unavailable,
 )
-from ensue.events.message import declaration
+from ensue.events.message import Event, declaration
 from ensue.events.registry import Registry
 from ensue.events.stored import Draft, Row
 from ensue.observe.signals import EventParked, Observer, SegmentsClaimed, SegmentsLost, SegmentsReleased
@@ -76,6 +75,8 @@ from ensue.world import World
 
 __all__ = ["Detector", "DetectorHandling"]
 
+QUIET_SECONDS = 0.05
+"""So long nothing must have come before the clock is asked what is over: what comes all the time tells the time itself."""
 _DIGEST = (1 << 64) - 1
 
 
@@ -129,6 +130,8 @@ class _Commit(msgspec.Struct, kw_only=True):
     drafts: list[Draft] = msgspec.field(default_factory=lambda: list[Draft]())
     letters: dict[int, DeadLetter] = msgspec.field(default_factory=lambda: dict[int, DeadLetter]())
     dropped: tuple[bytes, ...] = ()
+    keys: list[tuple[str, Any]] = msgspec.field(default_factory=lambda: list[tuple[str, Any]]())
+    """Keys whose state is another one by now, and that state."""
     conditions: tuple[Condition, ...] = ()
     started: float = 0.0
     release: bool = False
@@ -167,6 +170,7 @@ class Detector(Runner):
         self._held: _Held | None = None
         self._sql = state.sql_of(store)
         self._made = False
+        self._came_at, self._quiet_seconds = float("-inf"), QUIET_SECONDS
         self._again = False
         """The segment is taken once more only to read the state again."""
         self._own = (Term(types=tuple(dict.fromkeys((*consumer.handles, *self.reading.names)))),)
@@ -216,11 +220,14 @@ class Detector(Runner):
     def _seconds_to_next(self) -> float:
         waits = [3600.0]
         held = self._held
+        if not self._lease.may_start:
+            return 1.0
         if held is not None:
             waits.append(self._lease.seconds_left)
             due = held.ordered.due()
             if due is not None:
-                waits.append((due - self._world.now()) / 1_000_000)
+                quiet_in = self._came_at + self._quiet_seconds - self._world.monotonic()
+                waits.append(max(0.01, quiet_in, (due - self._world.now()) / 1_000_000))
             if held.read_to > held.progress.position:
                 self._flush_at = self._flush_at or self._world.monotonic() + FLUSH_SECONDS
                 waits.append(self._flush_at - self._world.monotonic())
@@ -286,15 +293,9 @@ class Detector(Runner):
         if len(self._store.known_types()) != self._known_types or not self._known_types:
             await self._store.types()
             await self._learn_types()
-        ordered, anew = ordered_of(self.sought), False
-        found = await self._stored()
-        if found is not None and (found[0].fingerprint, found[0].position) == (self._fingerprint, progress.position):
-            ordered.resume(found[0].progress)
-            for key, kept in found[1]:
-                ordered.restore(key, kept)
-        else:
-            anew = True
-            ordered = ordered_of(self.sought)
+        ordered, anew = await self._stored(progress.position), False
+        if ordered is None:
+            ordered, anew = ordered_of(self.sought), True
             if not await self._warm(ordered, progress.position):
                 return
         self._world.failpoint("detector.loaded")
@@ -308,20 +309,26 @@ class Detector(Runner):
         self._behind = True
         await self._decided(self._held, claimed.lanes)
 
-    async def _stored(self) -> tuple[state.Kept, list[tuple[str, Any]]] | None:
-        if self._sql is None:
+    async def _stored(self, position: int) -> Ordered | None:
+        """The state as it was stored with this progress by the code of now; None where there is none such."""
+        found = await state.read(self._sql, self.consumer.name) if self._sql is not None else None
+        if found is None or (found[0].fingerprint, found[0].position) != (self._fingerprint, position):
             return None
         types = self._store.known_types()
+
+        def event(row: Row, name: str) -> Event:
+            return self.reading.event(row, name, types)
+
+        ordered = ordered_of(self.sought)
         try:
-            return await state.read(
-                self._sql, self.consumer.name, lambda row, name: self.reading.event(row, name, types)
-            )
+            ordered.resume(state.unpack(found[0].progress, event))
+            for key, packed in found[1]:
+                ordered.restore(key, state.unpack(packed, event))
         except (TooNew, Unavailable, StorageFull):
             raise
-        except EnsueError:
-            raise
         except Exception:
-            return None  # kept by code of another form: it is of no use, and built anew
+            return None  # of another form, or of an event that cannot be read any more: of no use, and built anew
+        return ordered
 
     async def _warm(self, ordered: Ordered, upto: int, *, after: int | None = None) -> bool:
         """Read again what may still be going on at a position; what was found there was told then. False when it had to stop."""
@@ -355,6 +362,8 @@ class Detector(Runner):
         self._behind = page.reached < self._store.head()
         started = self._world.monotonic()
         rows = [row for row in page.rows if row[2] not in self._operated]
+        if rows:
+            self._came_at = self._world.monotonic()
         told = held.ordered.take(arrivals) if arrivals.positions else []
         held.read_to = max(held.read_to, page.reached)
         commit = _Commit(position=held.read_to, started=started)
@@ -375,16 +384,20 @@ class Detector(Runner):
     async def _tick(self, held: _Held) -> bool:
         """What is over by the clock, while nothing comes. True when there may be more."""
         now, due = self._world.now(), held.ordered.due()
-        if due is None or due > now or held.read_to < self._store.head():
+        quiet = self._world.monotonic() - self._came_at >= self._quiet_seconds
+        if due is None or due > now or not quiet or held.read_to < self._store.head():
             return False
         started = self._world.monotonic()
         told = held.ordered.tick(now)
-        commit = _Commit(position=held.read_to, started=started)
+        commit = _Commit(position=held.read_to, started=started, keys=self._changed(held))
         if self.sought.definition.time != "processing":
             commit.conditions = (Condition(self._own, held.read_to),)
         self._found(commit, held, told)
+        if not (commit.keys or commit.drafts or commit.letters):
+            return False
         self._world.failpoint("detector.ticked")
-        await self._commit(held, commit)
+        if await self._commit(held, commit):
+            self._quiet_seconds = QUIET_SECONDS
         return self._held is None
 
     def _account(self, commit: _Commit, rows: Sequence[Row]) -> None:
@@ -476,13 +489,15 @@ class Detector(Runner):
 
     async def _commit(self, held: _Held, commit: _Commit) -> bool:
         """Store it. False when what is in memory was dropped, or is to be."""
-        keys = [(key, held.ordered.state(key)) for key in held.ordered.changed()] if self._sql is not None else []
+        keys = [*commit.keys, *self._changed(held)]
         while True:
             try:
                 await self._made_tables()
                 written = await self._store.write(self._request(held, commit, keys))
             except (Conflict, OutcomeUnknown) as error:
-                # An event came first, or nobody knows whether this is stored: all is read again, and computed from that.
+                # An event came first, or nobody knows whether this is stored: all is read again, and computed from that. Where
+                # events come all the time they tell the time themselves, and the clock is asked later.
+                self._quiet_seconds = min(2 * self._quiet_seconds, 1.0)
                 self._drop(str(error), told=isinstance(error, OutcomeUnknown))
                 return False
             except Fenced:
@@ -502,6 +517,10 @@ class Detector(Runner):
                 self._committed(held, commit, written.last)
                 return True
 
+    def _changed(self, held: _Held) -> list[tuple[str, Any]]:
+        changed = held.ordered.changed()
+        return [(key, held.ordered.state(key)) for key in changed] if self._sql is not None else []
+
     def _request(self, held: _Held, commit: _Commit, keys: Sequence[tuple[str, Any]]) -> Request:
         progress, now = held.progress, self._world.now()
         lanes = tuple(_parked(letter) for letter in commit.letters.values())
@@ -512,7 +531,7 @@ class Detector(Runner):
                 name=self.consumer.name,
                 fingerprint=self._fingerprint,
                 position=commit.position,
-                progress=held.ordered.progress(),
+                progress=state.pack(held.ordered.progress()),
                 watermark=held.ordered.watermark(),
                 events=commit.count,
                 findings=len(commit.drafts),

@@ -64,7 +64,8 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     fingerprint: bytes
     position: int
-    progress: Any
+    progress: bytes
+    """How far its time has come, packed."""
     watermark: int | None
     events: int = 0
     findings: int = 0
@@ -105,22 +106,18 @@ def put(kept: Kept, keys: Iterable[tuple[str, bytes | None]], *, anew: bool) -> 
             elif not anew:
                 sql.later(_DROP_KEY, (name, key))
         watermark, added = kept.watermark, (kept.events, kept.findings, kept.micros)
-        sql.later(_PUT, (name, kept.fingerprint, kept.position, pack(kept.progress), watermark, *added))
+        sql.later(_PUT, (name, kept.fingerprint, kept.position, kept.progress, watermark, *added))
         return ()
 
     return write
 
 
-async def read(
-    store: SqlStore, name: str, event: Callable[[Row, str], Event]
-) -> tuple[Kept, list[tuple[str, Any]]] | None:
-    """What is kept of a detector. `event` makes the event of a row again, of the type of this name. Errors: those of it."""
+async def read(store: SqlStore, name: str) -> tuple[Kept, list[tuple[str, bytes]]] | None:
+    """What is kept of a detector: its progress and the states of its keys are packed. Errors: those of the store."""
     if not await are_there(store):
         return None
-    rows = await store.select(
-        f"SELECT fingerprint, position, progress, watermark, events, findings, micros FROM {TABLE} WHERE name = ?",
-        (name,),
-    )
+    columns = "fingerprint, position, progress, watermark, events, findings, micros"
+    rows = await store.select(f"SELECT {columns} FROM {TABLE} WHERE name = ?", (name,))
     if not rows:
         return None
     fingerprint, position, progress, watermark, events, findings, micros = rows[0]
@@ -129,13 +126,13 @@ async def read(
         name=name,
         fingerprint=bytes(fingerprint),
         position=position,
-        progress=unpack(bytes(progress), event),
+        progress=bytes(progress),
         watermark=watermark,
         events=events,
         findings=findings,
         micros=micros,
     )
-    return kept, [(key, unpack(bytes(state), event)) for key, state in found]
+    return kept, [(key, bytes(packed)) for key, packed in found]
 
 
 # --------------------------------------------------------------------------------------------------- values as bytes
