@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,13 +12,26 @@ import msgspec
 
 from ensue.events.message import Event, declaration
 from ensue.patterns import Pattern
+from ensue.patterns import operator as engine
+from ensue.patterns.finding import outputs
 from ensue.patterns.flink.columns import Column
 from ensue.patterns.flink.gateway import Session
 from ensue.patterns.flink.sql import FlinkQuery, to_flink
+from ensue.patterns.keys import key_reader
+from ensue.patterns.operator import Batch, Taken
+from ensue.patterns.operators import operator_of
 from tests.patterns.flink.cases import stream
-from tests.patterns.oracle import Match, Timed, answer
+from tests.patterns.oracle import Timed, answer
 
-__all__ = ["Found", "Streamed", "ask_flink", "found_by_the_oracle", "random_events", "write_events"]
+__all__ = [
+    "Found",
+    "Streamed",
+    "ask_flink",
+    "found_by_the_engine",
+    "found_by_the_oracle",
+    "random_events",
+    "write_events",
+]
 
 Streamed: TypeAlias = list[tuple[int, int, Event]]
 """Time, position, event; in order."""
@@ -51,9 +64,10 @@ def table_of(name: str, columns: Sequence[Column], file: Path) -> str:
 
 
 async def ask_flink(session: Session, patterns: Sequence[type[Pattern]], file: Path) -> dict[str, list[Found]]:
-    """What one job finds, for each pattern."""
+    """What one job finds, for each pattern by its name."""
     queries = [to_flink(pattern) for pattern in patterns]
     columns = {column.name: column for query in queries for column in query.columns}
+    await session.execute("DROP TABLE IF EXISTS events")
     await session.execute(table_of("events", list(columns.values()), file))
     found: dict[str, list[Found]] = {query.name: [] for query in queries}
     for row in await session.execute(" UNION ALL ".join(_flat(query) for query in queries)):
@@ -73,20 +87,41 @@ def found_by_the_oracle(pattern: type[Pattern], events: Streamed) -> list[Found]
     """By trying all possibilities."""
     definition = pattern.__ensue_pattern__
     query = to_flink(pattern)
+    key_of = key_reader(definition.key_tag)
     by_key: dict[str, list[Timed]] = {}
     for time, position, event in events:
         if isinstance(event, definition.events):
-            by_key.setdefault(event.who, []).append(Timed(time, position, event))  # type: ignore[attr-defined]
+            by_key.setdefault(key_of(event), []).append(Timed(time, position, event))
     found: list[Found] = []
     for key, timed in by_key.items():
         for match in answer(definition, sorted(timed, key=lambda one: one[:2])).matches:
-            found.append((key, match.started, match.ended, _steps(match, query)))
+            found.append((key, match.started, match.ended, _steps(match.steps, query)))
     return sorted(found)
 
 
-def _steps(match: Match, query: FlinkQuery) -> tuple[str, ...]:
+def found_by_the_engine(pattern: type[Pattern], events: Streamed) -> list[Found]:
+    """As an application finds it."""
+    definition, query = pattern.__ensue_pattern__, to_flink(pattern)
+    own = [one for one in events if isinstance(one[2], definition.events)]
+    batch = Batch([event for _, _, event in own], [time for time, _, _ in own], [position for _, position, _ in own])
+    return sorted(
+        (one.key, one.started, one.ended, _steps(_plain(one.steps), query))
+        for one in outputs(operator_of(definition), batch)
+        if isinstance(one, engine.Found)
+    )
+
+
+def _plain(took: Any) -> Any:
+    if isinstance(took, Taken):
+        return took.position
+    if isinstance(took, Mapping):
+        return {name: _plain(one) for name, one in took.items()}
+    return tuple(map(_plain, took)) if isinstance(took, tuple) else took
+
+
+def _steps(steps: Mapping[str, Any], query: FlinkQuery) -> tuple[str, ...]:
     said: dict[str, str] = {}
-    for name, took in match.steps.items():
+    for name, took in steps.items():
         if f"{name}.0" in query.steps:
             said |= {f"{name}.{at}": _positions(part) for at, part in enumerate(took)}
         else:
