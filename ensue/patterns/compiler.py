@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from heapq import heapify, heappop
+from types import CodeType
 from typing import Any
 
 from ensue.errors import ConditionFailed
@@ -22,9 +24,10 @@ from ensue.patterns.matches import identity
 from ensue.patterns.operator import Batch, Expired, Found, Output, Taken
 from ensue.patterns.places import NoPlaces, Place, places_of
 from ensue.patterns.program import Program
-from ensue.patterns.source import identifier
+from ensue.patterns.relevance import Test
+from ensue.patterns.source import Names, Steps, Writer, identifier
 
-__all__ = ["Compiled", "NoPlaces", "compiled", "constructor"]
+__all__ = ["Compiled", "NoPlaces", "compiled", "constructor", "predicate"]
 
 CHUNK = 4096
 """So many events go through a program at a time; then what is over is thrown away."""
@@ -48,6 +51,18 @@ def constructor(event: type[Event], fields: Sequence[str]) -> Callable[..., Even
     exec(f"def make({', '.join(names)}, event=event): return event({given})", space)  # noqa: S102 - of names of fields alone
     made: Callable[..., Event] = space["make"]
     return made
+
+
+def predicate(test: Test) -> Callable[[Event], bool]:
+    """Whether all parts of a test hold of an event."""
+    names = Names()
+    writer = Writer(names, "e", Steps())
+    parts = [f"{names.of(part, 'f')}(e)" if callable(part) else writer.write(part) for part in test]
+    known = ", ".join(f"{name}={name}" for name in names.values)
+    space: dict[str, Any] = dict(names.values)
+    exec(f"def holds(e, *, {known}): return {' and '.join(parts)}", space)  # noqa: S102 - written from the expression tree alone
+    found: Callable[[Event], bool] = space["holds"]
+    return found
 
 
 class Compiled:
@@ -89,6 +104,17 @@ class Compiled:
             if program is not None:
                 program(self, enumerate(some, at), times, batch.positions, rows, batch.keys, out)
             self._passed(times[at + len(some) - 1], out)
+        return out
+
+    def take_some(self, batch: Batch, numbers: Sequence[int]) -> list[Output]:
+        """Take those events of a batch that have these numbers in it; the others are none that it needs. Else as `take`."""
+        out: list[Output] = []
+        self._in_order()
+        events = batch.events
+        some = [events[number] for number in numbers]
+        program = self._program_for(set(map(type, some)))
+        if program is not None:
+            program(self, zip(numbers, some, strict=True), batch.times, batch.positions, batch.rows, batch.keys, out)
         return out
 
     def advance(self, time: int) -> list[Output]:
@@ -361,9 +387,15 @@ class Compiled:
         program = Program(self.layout, classes, others=others, lazy=lazy)
         source = program.source()
         space = dict(program.names.values)
-        exec(compile(source, f"<pattern {self.name}>", "exec"), space)  # noqa: S102 - written from the expression tree alone
+        exec(_code(source), space)  # noqa: S102 - written from the expression tree alone
         self._found[:] = (space["found"],)
         return space["take"]
+
+
+@lru_cache(maxsize=1024)
+def _code(source: str) -> CodeType:
+    """Patterns of one form have one source, since it names values and does not contain them."""
+    return compile(source, "<pattern>", "exec")
 
 
 def _copy(run: Run) -> Run:
