@@ -27,8 +27,9 @@ from ensue.patterns.columnar import Columnar
 from ensue.patterns.definition import Definition
 from ensue.patterns.finding import END
 from ensue.patterns.matches import match_of
-from ensue.patterns.operator import Batch, Found, Output
+from ensue.patterns.operator import Batch, Found
 from ensue.patterns.operators import operator_of
+from ensue.patterns.sharing import PatternSet
 from ensue.patterns.state import pack
 
 __all__ = ["main"]
@@ -129,7 +130,24 @@ def _many(patterns: Sequence[type[Pattern]], count: int) -> Callable[[], Done]:
     return work
 
 
-def _matches(patterns: Sequence[Definition], outputs: Iterable[list[Output]]) -> list[Pattern]:
+def _together(patterns: Sequence[type[Pattern]], count: int) -> Callable[[], Done]:
+    """The same, as an application does it that has all of them."""
+    events, times = events_of("seq2", count)
+    definitions = [one.__ensue_pattern__ for one in patterns]
+
+    def work() -> Done:
+        rules = PatternSet(definitions)
+        began = time.perf_counter()
+        found: list[Pattern] = []
+        for batch in batches(events, times):
+            found += _matches(definitions, rules.take(batch))
+        found += _matches(definitions, rules.advance(END))
+        return time.perf_counter() - began, found
+
+    return work
+
+
+def _matches(patterns: Sequence[Definition], outputs: Iterable[Sequence[object]]) -> list[Pattern]:
     return [
         match_of(pattern, one)
         for pattern, some in zip(patterns, outputs, strict=True)
@@ -197,7 +215,7 @@ _WORK: dict[tuple[str, str], Callable[[int], Callable[[], Done]]] = {
     ("columnar", "columns"): _in_columns,
     ("columnar", "events"): lambda count: _many(_ten(), count),
     ("columnar", "rows"): _from_columns,
-    ("rules", "hundred"): lambda count: _many([pair(first) for first in range(0, 200, 2)], count),
+    ("rules", "hundred"): lambda count: _together([pair(first) for first in range(0, 200, 2)], count),
     ("rules", "one"): lambda count: _many([pair(0)], count),
     ("snapshot", "kept"): lambda count: _counting(count, kept=True),
     ("snapshot", "not"): lambda count: _counting(count, kept=False),
