@@ -29,7 +29,7 @@ def run(arguments: list[str], folder: Path, **settings: str) -> subprocess.Compl
         env=environment | settings,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
 
 
