@@ -7,13 +7,15 @@ What was found, and why something was not, is said by `ensue.patterns.reasons`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import PurePath
 from types import CodeType
 from typing import Any
 
 import msgspec
 
+from ensue.events.message import Event, declaration
+from ensue.patterns.analysis import bounds
 from ensue.patterns.compiler import NoPlaces, compiled
 from ensue.patterns.definition import (
     AllOf,
@@ -29,6 +31,7 @@ from ensue.patterns.definition import (
 )
 from ensue.patterns.expressions import All, Expression, describe
 from ensue.patterns.language import Pattern
+from ensue.patterns.relevance import relevance_of
 
 __all__ = ["Explained", "ExplainedStep", "condition_text", "conjuncts", "explain", "span_text", "step_text"]
 
@@ -87,11 +90,10 @@ def explain(pattern: type[Pattern], /) -> Explained:
 
 def _head(definition: Definition) -> str:
     steps = sum(not one.absent for one in definition.elements)
-    key = {None: "the key of its events", "": "nothing: all events together"}.get(
-        definition.key_tag, definition.key_tag
-    )
+    tags = (declaration(one).key for one in definition.events)
+    key = definition.key_tag if definition.key_tag is not None else next((tag for _, tag in filter(None, tags)), "")
     bound = "" if definition.within is None else f", from first to last in less than {span_text(definition.within)}"
-    return f"{definition.name}: {steps} {'step' if steps == 1 else 'steps'} in order, by {key}{bound}"
+    return f"{definition.name}: {steps} {'step' if steps == 1 else 'steps'} in order, {f'by {key}' if key else 'all events together'}{bound}"
 
 
 def _step(element: Element, *, first: bool) -> ExplainedStep:
@@ -227,9 +229,14 @@ def _facts(definition: Definition) -> Iterator[str]:
         yield f"Of the whole: {condition_text(definition.where, definition.name)}"
     yield f"After a match {_skipped(definition.skip)}"
     yield _time(definition)
-    horizon = definition.horizon
-    bound = "nothing bounds how long one waits" if horizon is None else f"each waits at most {span_text(horizon)}"
-    yield f"State: at most {definition.runs:,} beginnings of one key wait at the same time; {bound}"
+    known = bounds(definition)
+    waits = "for as long as it takes" if known.horizon is None else f"at most {span_text(known.horizon)}"
+    size = "" if known.state_bytes is None else f", about {known.state_bytes / 1e6:.3g} MB beside their events"
+    yield f"State: a beginning waits {waits}; of one key at most {known.runs:,} at the same time{size}"
+    if known.forks:
+        yield f"A beginning may go on in more than one way, at {' and '.join(known.forks)}"
+    else:
+        yield "Each beginning has one run"
 
 
 def _skipped(skip: Skip) -> str:
@@ -270,6 +277,7 @@ def _how(definition: Definition) -> tuple[tuple[str, ...], str | None]:
         if one.expression is None
     ]
     said = [f"Opaque, so that it is called for each event: {one}" for one in opaque]
+    said += [_looked_at(definition, kind) for kind in definition.events]
     if definition.semantics == "flink":
         return (*said, "Runs: as Flink CEP has them, semantics='flink'"), None
     try:
@@ -277,3 +285,17 @@ def _how(definition: Definition) -> tuple[tuple[str, ...], str | None]:
     except NoPlaces as reason:
         return (*said, f"Runs: by the general engine, since {reason}"), None
     return (*said, "Runs: compiled, one run for each beginning"), source
+
+
+def _looked_at(definition: Definition, kind: type[Event]) -> str:
+    """Which events of a type can be left out before anything is looked at: in columns, and where many patterns share them."""
+    relevance = relevance_of(definition, kind)
+    if relevance.tests is None:
+        return f"Every {kind.__name__} is looked at"
+    said = [" and ".join(_asked(part) for part in test) for test in relevance.tests]
+    behind = ", and the next event behind such a one" if relevance.followers else ""
+    return f"Of {kind.__name__} only those are looked at with {' or '.join(said)}{behind}"
+
+
+def _asked(part: Expression | Callable[..., Any]) -> str:
+    return condition_text(Condition(part, False, None), "it") if callable(part) else describe(part, "it")

@@ -6,6 +6,7 @@ farthest is kept. What closed its ways is then read from the engine's own automa
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -218,9 +219,9 @@ class _Ways:
         """Each event behind: whether it is the next one, whether `until` has held, and the event."""
         own = self.run.link.move.reach.leaf
         ended, first = self._ended_before(own), True
-        for one in self.stream.events:
-            if order(one) <= order(self.last):
-                continue
+        events = self.stream.events
+        for at in range(bisect_right(events, order(self.last), key=order), len(events)):
+            one = events[at]
             if before is not None and order(one) >= order(before):
                 return
             ended = ended or self._until(own, one)
@@ -229,6 +230,8 @@ class _Ways:
 
     def _ended_before(self, own: Leaf) -> bool:
         """Whether `until` had held since the first event of this visit of the element."""
+        if own.until is None:
+            return False
         visit = [self.last]
         link = self.run.link
         while link.move.reach.again and link.before is not None:

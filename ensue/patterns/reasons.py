@@ -9,6 +9,7 @@ on is read from the engine's automaton, and the conditions are asked once more t
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, TypeAlias, get_args
@@ -34,6 +35,8 @@ __all__ = ["Cause", "Reason", "Took", "Why", "WhyNot", "nearest_miss", "streams_
 NameOf: TypeAlias = Callable[[Event], str]
 NEAR = 3
 """So many events that nearly went on with a run are told."""
+LOOKED = 100
+"""So many runs are held against an event: those that came farthest, of beginnings that were not long over."""
 
 
 class Took(msgspec.Struct, frozen=True, kw_only=True):
@@ -300,6 +303,8 @@ def nearest_miss(definition: Definition, stream: Stream, target: Taken | None = 
         return _miss(definition, stream, None, Reason(cause="not_looked_at", event=target))
     if not any(isinstance(one.event, definition.events) for one in stream.events):
         return _miss(definition, stream, None, Reason(cause="no_events"))
+    if target is not None:
+        stream = _around(definition, stream, target)
     matches, runs = nearest(definition, stream)
     for one in matches:
         if target is not None and target.position in {taken.position for taken in flat(one.steps)}:
@@ -313,6 +318,16 @@ def nearest_miss(definition: Definition, stream: Stream, target: Taken | None = 
     if matches:
         return _miss(definition, stream, None, Reason(cause="matched"))
     return _not_begun(definition, stream)
+
+
+def _around(definition: Definition, stream: Stream, target: Taken) -> Stream:
+    """The part of a stream that decides what becomes of an event: where each match rules out its own beginning only, what is farther
+    away than runs wait has no part in it."""
+    horizon = definition.horizon
+    if horizon is None or definition.skip.to not in ("next", "none"):
+        return stream
+    low, high = target.time - 3 * horizon, target.time + 2 * horizon
+    return msgspec.structs.replace(stream, events=tuple(one for one in stream.events if low <= one.time <= high))
 
 
 def _nearness(run: Nearest) -> tuple[tuple[int, ...], int, tuple[int, int]]:
@@ -374,9 +389,11 @@ def _of_event(
         stream, events=tuple(one for one in stream.events if order(one) < order(target)), until=target.time
     )
     _, runs = nearest(definition, before)
+    horizon = definition.horizon
+    recent = [run for run in runs.values() if horizon is None or target.time - run.link.first.time < 2 * horizon]
     near = [
         ((_WORTH[reason.cause], -len(reason.checks), *_nearness(run)), run, reason)
-        for run in runs.values()
+        for run in sorted(recent, key=_nearness)[-LOOKED:]
         for reason in _for_event(definition, stream, run, matches, target)
     ]
     alone = _alone(definition, stream, matches, target)
@@ -506,16 +523,22 @@ def _nearly(
     """The events that failed the fewest conditions while a way was open; and the first that only came too late."""
     near: list[Reason] = []
     late: Reason | None = None
+    events = stream.events
     for way in ways:
         leaf = way.reach.leaf.element
-        for one in stream.events:
-            if order(one) <= order(run.link.taken) or not isinstance(one.event, _types(leaf)):
+        scope, found = scope_at(definition, run, way.reach), False
+        for at in range(bisect_right(events, order(run.link.taken), key=order), len(events)):
+            one = events[at]
+            inside = order(one) < way.moment or (way.how == "between" and order(one) == way.moment)
+            if not inside and (way.how != "time" or found):
+                break
+            if not isinstance(one.event, _types(leaf)):
                 continue
-            failed = _failing(leaf, one, scope_at(definition, run, way.reach))
-            if failed and (order(one) < way.moment or (way.how == "between" and order(one) == way.moment)):
+            failed = _failing(leaf, one, scope)
+            if failed and inside:
                 near.append(Reason(cause="failed", step=leaf.name, event=one, checks=failed))
-            elif not failed and way.how == "time" and one.time >= way.moment[0]:
-                by = one.time - way.moment[0]
+            elif not failed and not inside:
+                by, found = one.time - way.moment[0], True
                 if late is None or by < late.by:
                     late = Reason(cause="too_late", step=leaf.name, event=one, by=by)
         if way.reach.again:

@@ -328,11 +328,21 @@ def test_why_follows_groups_choices_and_any_order() -> None:
 
 def test_a_pattern_is_explained_step_by_step() -> None:
     assert str(explain(Probed)).splitlines()[:4] == [
-        "Probed: 2 steps in order, by the key of its events, from first to last in less than 10 min",
+        "Probed: 2 steps in order, by card, from first to last in less than 10 min",
         "1. probe: one Payment with probe.amount < 2",
         "2. large: 3 of Payment with large.amount > 200 and large.country != probe.country; each the next that fits",
         "After a match others with the same first event are none",
     ]
+
+
+def test_how_it_runs_is_said_with_its_program() -> None:
+    said = explain(Probed)
+    assert said.runs == (
+        "Of Payment only those are looked at with it.amount < 2 or it.amount > 200",
+        "Runs: compiled, one run for each beginning",
+    )
+    assert said.source is not None
+    assert "def take(" in said.source
 
 
 def test_opaque_conditions_are_marked_with_their_place() -> None:
@@ -365,7 +375,9 @@ def test_every_option_is_in_the_words() -> None:
         "Of the whole: total(many, each.amount) > 10",
         "After a match others that begin before the last event of many are none",
         "Time: as an event says it; events may be 5 s out of order; those later by up to 1 min correct matches",
-        "State: at most 10,000 beginnings of one key wait at the same time; each waits at most 10 min",
+        "State: a beginning waits at most 10 min; of one key at most 10,000 at the same time",
+        "A beginning may go on in more than one way, at many",
+        "Runs: by the general engine, since no is an absence of the very next event",
     ):
         assert text_ in said, said
 
