@@ -2,11 +2,12 @@
 
 The cluster is three processes of Java: the job manager, one task manager, and the gateway that takes SQL over REST. They have
 a folder and ports of their own, listen on loopback alone and end with the process that started them. They start beside each
-other, in about five seconds; most of that is Java reading classes.
+other, with classes from archives that the first start on a machine makes, since reading classes is most of what they do.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -14,11 +15,16 @@ import socket
 import tempfile
 import urllib.error
 import urllib.request
+import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from ensue.patterns.flink.gateway import Session
+from ensue.world import RealWorld
 from tests.servers.guarded import GuardedProcess
 from tests.servers.postgresql import HOST, reserved_port
 from tests.servers.processes import ServerError, until
@@ -141,7 +147,7 @@ class FlinkCluster:
 
     def __enter__(self) -> Self:
         try:
-            self._start()
+            self._start(_archives())
         except BaseException:
             self.close()
             raise
@@ -165,7 +171,7 @@ class FlinkCluster:
             shutil.rmtree(self._folder)
             self._folder = None
 
-    def _start(self) -> None:
+    def _start(self, archives: Mapping[str, tuple[str, ...]]) -> None:
         path = class_path()
         self._folder = folder = Path(tempfile.mkdtemp(prefix="ensue-flink-"))
         (folder / "tmp").mkdir()
@@ -177,7 +183,17 @@ class FlinkCluster:
         for name, (memory, program) in _PROGRAMS.items():
             self._parts[name] = GuardedProcess(
                 [
-                    *("/usr/bin/env", f"FLINK_CONF_DIR={folder}", *_JAVA, memory, *logging, "-cp", path, program),
+                    *(
+                        "/usr/bin/env",
+                        f"FLINK_CONF_DIR={folder}",
+                        *_JAVA,
+                        *archives[name],
+                        memory,
+                        *logging,
+                        "-cp",
+                        path,
+                        program,
+                    ),
                     *(() if name == "gateway" else ("--configDir", str(folder))),
                 ],
                 None,
@@ -186,6 +202,13 @@ class FlinkCluster:
                 ending=signal.SIGKILL,  # Java takes SIGQUIT as a request to show what its threads do
             )
         until(self._started, f"Flink was to start; see {folder}")
+
+    def _end_in_good_order(self) -> None:
+        """So that Java writes what it was told to write at its end."""
+        for part in self._parts.values():
+            part.send(signal.SIGTERM)
+        for part in self._parts.values():
+            part.ended()
 
     def _started(self) -> bool:
         for part in self._parts.values():
@@ -196,6 +219,42 @@ class FlinkCluster:
 
     def _port(self, name: str) -> int:
         return int(self._ports[name].getsockname()[1])
+
+
+@cache
+def _archives() -> Mapping[str, tuple[str, ...]]:
+    """For each part the option with its classes, loaded and checked. Java looks itself whether an archive is of this Java and of these
+    files, and does without it if not."""
+    home = installed()
+    assert home is not None, ADVICE
+    java = Path(shutil.which("java") or "java").resolve().parents[1].name
+    files = {name: home / f"{name}-{java}.jsa" for name in _PROGRAMS}
+    if not all(file.exists() for file in files.values()):
+        made = {name: file.with_suffix(f".{uuid.uuid4().hex}") for name, file in files.items()}
+        cluster = FlinkCluster()
+        try:
+            cluster._start({name: (f"-XX:ArchiveClassesAtExit={file}",) for name, file in made.items()})
+            asyncio.run(_work(cluster.address.gateway))
+            cluster._end_in_good_order()
+        finally:
+            cluster.close()
+        for name, file in made.items():
+            file.rename(files[name])  # at once: another process may look for it
+    return {name: (f"-XX:SharedArchiveFile={file}", "-Xshare:auto") for name, file in files.items()}
+
+
+async def _work(gateway: str) -> None:
+    """Something for which most of the classes are needed."""
+    async with Session(gateway, RealWorld(), {"execution.runtime-mode": "streaming"}) as session:
+        await session.execute(
+            "CREATE TABLE given (k INT, n INT, t AS TO_TIMESTAMP_LTZ(n, 3), WATERMARK FOR t AS t) WITH "
+            "('connector' = 'datagen', 'number-of-rows' = '10')"
+        )
+        await session.execute(
+            "SELECT * FROM given MATCH_RECOGNIZE (PARTITION BY k ORDER BY t MEASURES A.n AS a, LISTAGG(CAST(B.n AS STRING)) AS b "
+            "ONE ROW PER MATCH AFTER MATCH SKIP TO NEXT ROW PATTERN (A B*? C) WITHIN INTERVAL '1' SECOND "
+            "DEFINE B AS B.n > A.n, C AS C.n > SUM(B.n))"
+        )
 
 
 def _answer(url: str) -> str:
