@@ -14,7 +14,7 @@ minute comes from a wrong clock: it is left out and moves nothing. docs/decision
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from heapq import heappop, heappush
@@ -246,7 +246,7 @@ def _batch(waiting: Sequence[_Waiting]) -> Batch:
     return Batch(events, times, positions, keys, None if rows[0] is None else rows)
 
 
-def _untimely(time: int, position: int, event: Event, row: Row | None, key: str, name: str, by: int) -> Untimely:
+def _untimely(time: int, position: int, key: str, event: Event, row: Row | None, name: str, by: int) -> Untimely:
     digest = blake2b(f"{name}\0untimely\0{position}\0{key}".encode(), digest_size=16).digest()
     return Untimely(id=digest, taken=Taken(time, position, event, row), by=by)
 
@@ -271,24 +271,23 @@ class _ByTime:
     def take(self, arrivals: Arrivals) -> list[Outcome]:
         out: list[Outcome] = []
         self._by_key = None
-        waiting, changed, see, by_source = self._waiting, self._changed, self._present.see, self._sources is not None
-        disorder, rows, sources = self._disorder, arrivals.rows, arrivals.sources
-        numbered = zip(
-            arrivals.times, arrivals.recorded, arrivals.positions, arrivals.keys, arrivals.events, strict=True
-        )
-        for at, (time, recorded, position, key, event) in enumerate(numbered):
+        self._changed.update(arrivals.keys)
+        wait, present, sources = self._waiting.append, self._present, arrivals.sources
+        rows, limit, by_source = arrivals.rows, self._disorder + AHEAD, self._sources is not None
+        columns = (arrivals.times, arrivals.recorded, arrivals.positions, arrivals.keys, arrivals.events)
+        for at, (time, recorded, position, key, event) in enumerate(zip(*columns, strict=True)):
             mark = self._move(recorded)
-            row = None if rows is None else rows[at]
-            if time > recorded + disorder + AHEAD:
+            one = (time, position, key, event, None if rows is None else rows[at])
+            if time > recorded + limit:
                 out += self._release()
-                out.append(_untimely(time, position, event, row, key, self._operator.name, recorded - time))
+                out.append(_untimely(*one, self._operator.name, recorded - time))
                 continue
-            if mark is not None and time < mark:
-                out += self._late((time, position, key, event, row), mark)
+            if mark is None or time >= mark:
+                wait(one)
             else:
-                waiting.append((time, position, key, event, row))
-                changed.add(key)
-            see(time, recorded)
+                out += self._late(one, mark)
+            if present.newest is None or time > present.newest:
+                present.see(time, recorded)
             if by_source:
                 self._see_source("" if sources is None else sources[at], min(time, recorded))
         self._move(self._wall)
@@ -305,23 +304,32 @@ class _ByTime:
 
     def _move(self, wall: int) -> int | None:
         """The watermark at this time of the clock."""
-        self._wall = wall = max(wall, self._wall)
-        present = self._present.at(wall)
-        if present is None:
-            return None
-        reached = present - self._idle
-        if self._sources is None:
-            newest = cast(int, self._present.newest)
-            reached = max(newest, reached)
+        if wall > self._wall:
+            self._wall = wall
         else:
-            behind = [source for source, newest in self._sources.items() if newest <= reached]
-            for source in behind:  # it is not waited for; should it come again, it begins anew
-                del self._sources[source]
-            reached = min(self._sources.values(), default=reached)
+            wall = self._wall
+        newest = self._present.newest
+        if newest is None:
+            return None
+        reached = newest + wall - self._present.arrived - self._idle
+        if self._sources is not None:
+            reached = self._slowest(reached)
+        elif newest > reached:
+            reached = newest
         reached -= self._disorder
         if self._mark is None or reached > self._mark:
             self._mark = reached
         return self._mark
+
+    def _slowest(self, reached: int) -> int:
+        """The newest time of the slowest source that is waited for. One that is behind is not: should it come again, it begins anew."""
+        sources = cast("dict[str, int]", self._sources)
+        slowest = min(sources.values(), default=reached)
+        while slowest <= reached and sources:
+            for source in [source for source, newest in sources.items() if newest <= reached]:
+                del sources[source]
+            slowest = min(sources.values(), default=reached)
+        return slowest
 
     def _release(self) -> list[Any]:
         mark = self._mark
@@ -330,8 +338,8 @@ class _ByTime:
         out: list[Any] = []
         waiting = self._waiting
         if waiting:
-            waiting.sort(key=_order)
-            cut = bisect_right(waiting, mark, key=_time)
+            waiting.sort()  # positions differ, so that nothing behind them is compared
+            cut = bisect_left(waiting, (mark + 1,))
             if cut:
                 out = _fed(self._operator, _batch(waiting[:cut]))
                 self._changed.update(one[2] for one in waiting[:cut])
@@ -345,13 +353,13 @@ class _ByTime:
         time, position, key, event, row = late
         out = self._release()
         if time < mark - self._lateness:
-            return [*out, _untimely(time, position, event, row, key, self._operator.name, mark - time)]
+            return [*out, _untimely(*late, self._operator.name, mark - time)]
         taken = Taken(time, position, event, row)
         return out + _corrected(cast(Correcting, self._operator), taken, key)
 
     def due(self) -> int | None:
         """See `Ordered`. The slowest source may stop to be waited for before time itself has come so far."""
-        times = [min(self._waiting, key=_order)[0]] if self._waiting else []
+        times = [min(self._waiting)[0]] if self._waiting else []
         due = self._operator.due()
         if due is not None:
             times.append(due)
@@ -396,14 +404,6 @@ class _ByTime:
         if self._mark is not None:
             self._operator.advance(self._mark)
             self._told = self._mark
-
-
-def _order(waiting: _Waiting) -> tuple[int, int]:
-    return waiting[:2]
-
-
-def _time(waiting: _Waiting) -> int:
-    return waiting[0]
 
 
 def _corrected(operator: Operator, taken: Taken, key: str) -> list[Any]:
@@ -451,7 +451,7 @@ class _ByKey:
             out += self._move(recorded)
             row = None if rows is None else rows[at]
             if time > recorded + self._disorder + AHEAD:
-                out.append(_untimely(time, position, event, row, key, self._name, recorded - time))
+                out.append(_untimely(time, position, key, event, row, self._name, recorded - time))
                 continue
             out += self._one((time, position, key, event, row), min(time, recorded))
             self._present.see(time, recorded)
@@ -465,7 +465,7 @@ class _ByKey:
         of = self._keys.get(key)
         mark = self._floor if of is None else self._mark(of)
         if mark is not None and time < mark - self._lateness:
-            return [_untimely(time, position, event, row, key, self._name, mark - time)]
+            return [_untimely(*came, self._name, mark - time)]
         if of is None:
             of = self._keys[key] = _OfKey(self._make(), newest)
         self._changed.add(key)
@@ -487,8 +487,8 @@ class _ByKey:
         """What is certain of a key up to this time."""
         out: list[Any] = []
         if of.waiting:
-            of.waiting.sort(key=_order)
-            cut = bisect_right(of.waiting, mark, key=_time)
+            of.waiting.sort()
+            cut = bisect_left(of.waiting, (mark + 1,))
             if cut:
                 out = _fed(of.operator, _batch(of.waiting[:cut]))
                 del of.waiting[:cut]
