@@ -467,3 +467,37 @@ def test_silence_is_told_only_if_nothing_came_that_was_not_read_yet() -> None:
             assert store.refused == 1
 
     asyncio.run(run())
+
+
+def test_a_match_that_is_too_large_for_an_event_is_a_dead_letter(tmp_path: Path) -> None:
+    seen = Seen()
+
+    async def run() -> None:
+        async with application(seen, Probed, url=f"sqlite:///{tmp_path}/cards.db", payload_bytes=300) as app:
+            await (await app.publish(*paid(1, 300, 301), *paid(300, card="d"))).wait()
+            (letter,) = await letters(app)
+            assert (letter.position, seen) == (3, [])
+            assert "the limit is 300" in letter.reason
+        await check_whole(app)
+
+    asyncio.run(run())
+
+
+class ByReading(Pattern, within=timedelta(hours=1), time="processing"):
+    small = one(Paid, lambda p: p.amount < 2)
+    large = one(Paid, lambda p: p.amount > 200)
+
+
+def test_a_pattern_by_the_time_of_reading_has_the_times_of_now(tmp_path: Path) -> None:
+    seen, url = Seen(), f"sqlite:///{tmp_path}/cards.db"
+
+    async def run() -> None:
+        async with App("cards", url=url).connected() as old:
+            await old.publish(*paid(1))
+        async with application(seen, ByReading, url=url, start="beginning") as app:
+            began = datetime.now(UTC)  # the machine's own, which the pattern is to have read
+            await (await app.publish(*paid(300))).wait()
+            (match,) = await seen.of(1)
+        assert match.ended >= began - timedelta(seconds=1)
+
+    asyncio.run(run())

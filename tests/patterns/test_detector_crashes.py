@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ensue import App
 from ensue.events.recorded import Recorded
 from ensue.patterns import Pattern
 from ensue.testing import AppSimulation, simulate
@@ -93,3 +94,25 @@ async def two_processes(sim: AppSimulation) -> None:
 
 def test_two_processes_find_each_match_once_whatever_chance_does() -> None:
     simulate(cards, crashes="none", runs=15)(two_processes)()
+
+
+async def paused(sim: AppSimulation) -> None:
+    async def set_status(app: App, status: str) -> None:
+        consumers = {one.name: one.id for one in await app.open_store().consumers()}
+        await app.open_store().set_status(consumers["pattern.Probed"], status, None)
+
+    await sim.app.publish(Payment(card="a", amount=1), Payment(card="a", amount=300))
+    await sim.run_until_quiet()
+    await sim.inside(lambda app: set_status(app, "paused"))
+    await sim.advance(timedelta(seconds=4))
+    await sim.app.publish(Payment(card="a", amount=301))
+    await sim.advance(timedelta(seconds=4))
+    assert found(await sim.recorded(), "Probed") == []
+    await sim.inside(lambda app: set_status(app, "active"))
+    await sim.advance(timedelta(seconds=4))
+    await sim.run_until_quiet()
+    assert len(found(await sim.recorded(), "Probed")) == 1
+
+
+def test_a_pattern_that_is_paused_goes_on_where_it_was() -> None:
+    simulate(cards, crashes="none", runs=0)(paused)()
