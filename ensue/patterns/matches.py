@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
-from typing import Any
-from uuid import UUID
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -19,6 +18,7 @@ from ensue.patterns.operator import Expired, Found, Revoked, Taken, Tooks, Untim
 __all__ = ["identity", "late", "match_of", "partial_match", "timed_out", "withdrawn"]
 
 _encode = msgspec.msgpack.Encoder().encode
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def identity(name: str, key: str, steps: Mapping[str, Tooks]) -> bytes:
@@ -69,23 +69,48 @@ def partial_match(pattern: type, elements: tuple[Element, ...], steps: Mapping[s
 def _instance(
     definition: Definition, id_: bytes, key: str, steps: Mapping[str, Tooks], started: int, ended: int
 ) -> Any:
+    text = id_.hex()
     known: dict[str, Any] = {
-        "id": str(UUID(bytes=id_)),
+        "id": f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}",
         "key": key,
-        "started": instant(started),
-        "ended": instant(ended),
+        "started": _EPOCH + timedelta(microseconds=started),
+        "ended": _EPOCH + timedelta(microseconds=ended),
     }
-    return _filled(definition.pattern, definition.elements, steps, known)
+    planned = _PLANS.get(id(definition))
+    if planned is None:
+        if len(_PLANS) >= _MOST_PLANS:
+            _PLANS.clear()
+        planned = _PLANS[id(definition)] = (definition, _plan(definition.elements))
+    return _filled(definition.pattern, planned[1], steps, known)
 
 
-def _filled(pattern: type, elements: tuple[Element, ...], steps: Mapping[str, Tooks], known: Mapping[str, Any]) -> Any:
+_Plan: TypeAlias = "tuple[tuple[str, Element, bool, bool], ...]"
+"""Of each step its name, itself, whether it is an absence, and whether it takes a sequence of events."""
+_PLANS: dict[int, tuple[Definition, _Plan]] = {}
+"""By the identity of a definition, which is kept so that no other can have it."""
+_MOST_PLANS = 1024
+
+
+def _plan(elements: tuple[Element, ...]) -> _Plan:
+    return tuple(
+        (one.name.rpartition(".")[2], one, one.absent, one.several and isinstance(one.node, Take)) for one in elements
+    )
+
+
+def _filled(pattern: type, plan: _Plan, steps: Mapping[str, Tooks], known: dict[str, Any]) -> Any:
     match: Any = object.__new__(pattern)
-    fields = match.__dict__
-    fields.update(known)
-    for element in elements:
-        name = element.name.rpartition(".")[2]
-        took = None if element.absent else steps[name]
-        fields[name] = took.event if isinstance(took, Taken) else _as_read(element, took, known)
+    fields = match.__dict__ = dict(known)
+    for name, element, absent, sequence in plan:
+        if absent:
+            fields[name] = None
+            continue
+        took: Any = steps[name]
+        if took.__class__ is Taken:
+            fields[name] = took.event
+        elif sequence:
+            fields[name] = tuple([one.event for one in took])
+        else:
+            fields[name] = _as_read(element, took, known)
     return match
 
 
@@ -143,7 +168,7 @@ def _repetition(
     own: dict[str, Any] = (
         {**known, "started": instant(min(times)), "ended": instant(max(times))} if times else {**known}
     )
-    return _filled(pattern, elements, steps, own)
+    return _filled(pattern, _plan(elements), steps, own)
 
 
 def _times(took: Tooks) -> Any:
