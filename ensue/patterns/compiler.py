@@ -23,11 +23,12 @@ from ensue.patterns.layout import Layout
 from ensue.patterns.matches import identity
 from ensue.patterns.operator import Batch, Expired, Found, Output, Taken
 from ensue.patterns.places import NoPlaces, Place, places_of
+from ensue.patterns.plain_program import PlainProgram, Shape, plain_shape
 from ensue.patterns.program import Program
 from ensue.patterns.relevance import Test
 from ensue.patterns.source import Names, Steps, Writer, identifier
 
-__all__ = ["Compiled", "NoPlaces", "compiled", "constructor", "predicate"]
+__all__ = ["Compiled", "NoPlaces", "Plain", "compiled", "constructor", "predicate"]
 
 CHUNK = 4096
 """So many events go through a program at a time; then what is over is thrown away."""
@@ -40,7 +41,8 @@ Waiting = dict[str, list[Run]]
 
 def compiled(definition: Definition, *, timeouts: bool = False) -> Compiled:
     """An operator for the pattern. Errors: `NoPlaces`, which says why it is not of the kind that is compiled."""
-    return Compiled(definition, timeouts=timeouts)
+    shape = plain_shape(definition, timeouts=timeouts)
+    return Compiled(definition, timeouts=timeouts) if shape is None else Plain(definition, shape)
 
 
 def constructor(event: type[Event], fields: Sequence[str]) -> Callable[..., Event]:
@@ -60,7 +62,7 @@ def predicate(test: Test) -> Callable[[Event], bool]:
     parts = [f"{names.of(part, 'f')}(e)" if callable(part) else writer.write(part) for part in test]
     known = ", ".join(f"{name}={name}" for name in names.values)
     space: dict[str, Any] = dict(names.values)
-    exec(f"def holds(e, *, {known}): return {' and '.join(parts)}", space)  # noqa: S102 - written from the expression tree alone
+    exec(f"def holds(e, {known}): return {' and '.join(parts)}", space)  # noqa: S102 - written from the expression tree alone
     found: Callable[[Event], bool] = space["holds"]
     return found
 
@@ -86,6 +88,7 @@ class Compiled:
         self._program: tuple[Any, frozenset[type], bool] | None = None
         self._careful: Any = None
         self._found: list[Any] = []
+        self._lapse: Any = None
         self._swept: int | None = None
         self._restored = False
         self._queued = self.layout.place is not None
@@ -153,7 +156,7 @@ class Compiled:
 
     def source(self) -> str:
         """The program, as it is for events of the classes that the pattern names."""
-        return Program(self.layout, self.events, others=False).source()
+        return self._written(self.events, others=False).source()
 
     # ---------------------------------------------------------------------------------------- for the programs
 
@@ -250,7 +253,7 @@ class Compiled:
         for place, waiting in zip(self.places.all, self.waiting, strict=True):
             longest = self.layout.longest(place)
             limit = time - self._lifetime if self._lifetime is not None else time
-            for key in [key for key, runs in waiting.items() if runs[0][0] <= limit]:
+            for key in [key for key, runs in waiting.items() if runs[-1][0] <= limit]:
                 left = [run for run in waiting[key] if not self._is_over(run, longest, time)]
                 if left:
                     waiting[key] = left
@@ -383,13 +386,111 @@ class Compiled:
         self._program = (self._compile(classes, others=others, lazy=False), wanted, others or len(wanted) > 1)
         return self._program[0]
 
+    def _written(self, classes: tuple[type[Event], ...], *, others: bool, lazy: bool = False) -> Program:
+        return Program(self.layout, classes, others=others, lazy=lazy)
+
     def _compile(self, classes: tuple[type[Event], ...], *, others: bool, lazy: bool) -> Any:
-        program = Program(self.layout, classes, others=others, lazy=lazy)
+        program = self._written(classes, others=others, lazy=lazy)
         source = program.source()
         space = dict(program.names.values)
         exec(_code(source), space)  # noqa: S102 - written from the expression tree alone
         self._found[:] = (space["found"],)
+        self._lapse = space.get("lapse")
         return space["take"]
+
+
+class Plain(Compiled):
+    """For patterns of two steps: `plain_shape`. What a key has is the event that began a run, or a list of such, in their order."""
+
+    def __init__(self, definition: Definition, shape: Shape) -> None:
+        super().__init__(definition)
+        self.shape = shape
+        self.fingerprint = blake2b(definition.fingerprint + FORMAT + b"plain", digest_size=16).digest()
+        self.begun: dict[str, Any] = {}
+        self.queue = deque()
+        self.keyed: deque[str] = deque()
+        """The keys of what is in the queue."""
+        self._lifetime = shape.span
+
+    def due(self) -> int | None:
+        self._in_order()
+        while self.queue:
+            known = self.begun.get(self.keyed[0])
+            first: Taken = self.queue[0]
+            if first is (known[0] if type(known) is list else known):
+                return int(first.time + self.shape.span)
+            self.queue.popleft()
+            self.keyed.popleft()
+        return None
+
+    def changed(self) -> Iterable[str]:
+        touched, self.touched = self.touched, set()
+        return set(self.begun) if touched is None else touched
+
+    def state(self, key: str) -> Any:
+        known = self.begun.get(key)
+        return list(known) if type(known) is list else None if known is None else [known]
+
+    def restore(self, key: str, state: Any) -> None:
+        self.begun[key] = state[0] if len(state) == 1 and self.shape.times == 1 else list(state)
+        if self.shape.absent:
+            self.queue.extend(state)
+            self.keyed.extend(key for _ in state)
+            self._restored = True
+        if self.touched is None:
+            self.touched = set()
+
+    def fire(self, time: int, out: list[Output]) -> None:
+        if not self._found:
+            self._compile(self.events[:1], others=True, lazy=False)
+        self._lapse(self, time, out)
+
+    def prune(self, key: str, time: int) -> None:
+        """Throw away the beginnings of a key that are over, and the oldest of too many."""
+        known = self.begun.get(key, [])
+        begun: list[Taken] = known if type(known) is list else [known]
+        left = [one for one in begun if time - one.time < self.shape.span]
+        excess = max(len(left) - self.definition.runs, 0)
+        self.given_up += excess
+        left = left[excess:]
+        if not left:
+            self.begun.pop(key, None)
+        else:
+            self.begun[key] = left[0] if len(left) == 1 and self.shape.times == 1 else left
+        if self.touched is not None:
+            self.touched.add(key)
+
+    def _passed(self, time: int, out: list[Output]) -> None:
+        if self.shape.absent:
+            self.fire(time, out)
+        elif self._swept is None:
+            self._swept = time
+        elif time - self._swept >= self.shape.span:
+            self._swept = time
+            limit = time - self.shape.span
+            over = [key for key, one in self.begun.items() if _newest(one).time <= limit]
+            for key in over:
+                del self.begun[key]
+            if self.touched is not None:
+                self.touched.update(over)
+
+    def _in_order(self) -> None:
+        if self._restored:
+            self._restored = False
+            pairs = sorted(zip(self.queue, self.keyed, strict=True), key=_when)
+            self.queue, self.keyed = deque(one for one, _ in pairs), deque(key for _, key in pairs)
+
+    def _written(self, classes: tuple[type[Event], ...], *, others: bool, lazy: bool = False) -> Program:
+        return PlainProgram(self.layout, self.shape, classes, others=others, lazy=lazy)
+
+
+def _newest(begun: Any) -> Taken:
+    newest: Taken = begun[-1] if type(begun) is list else begun
+    return newest
+
+
+def _when(pair: tuple[Taken, str]) -> tuple[int, int]:
+    return pair[0].time, pair[0].position
 
 
 @lru_cache(maxsize=1024)

@@ -6,6 +6,7 @@ Runs wait in a dictionary for each place, by key. An event is first asked what d
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import blake2b
 
 import msgspec
@@ -17,7 +18,7 @@ from ensue.patterns.operator import Found
 from ensue.patterns.reaction import react
 from ensue.patterns.source import Lines
 
-__all__ = ["Program"]
+__all__ = ["Program", "encode"]
 
 encode = msgspec.msgpack.Encoder().encode
 
@@ -30,6 +31,7 @@ class Program:
         self.context = Context(layout, lazy=lazy)
         self.layout, self.names = layout, self.context.names
         self.classes, self.others, self.lazy = classes, others, lazy
+        self.react: Callable[[Asking, Lines], None] = react
 
     # ------------------------------------------------------------------------------------------------ the whole
 
@@ -43,13 +45,7 @@ class Program:
         known = ", ".join(f"{name}={name}" for name in self.names.values)
         head(f"def take(operator, events, times, positions, rows, keys, out, *, {known}):")
         setup = Lines(1)
-        for number in range(len(self.layout.places.all)):
-            setup(f"w{number} = operator.waiting[{number}]")
-        setup("touched = operator.touched")
-        if self.context.emits:
-            setup("queue = operator.queue")
-        if self.lazy:
-            setup("step = ''")
+        self._setup(setup)
         with setup.block("while True:"):
             setup("try:")
         failing = Lines(2)
@@ -60,6 +56,15 @@ class Program:
             else:
                 failing("operator.carefully(i, e, times, positions, rows, keys, out)")
         return found.text + "\n\n" + head.text + setup.text + body.text + failing.text
+
+    def _setup(self, lines: Lines) -> None:
+        for number in range(len(self.layout.places.all)):
+            lines(f"w{number} = operator.waiting[{number}]")
+        lines("touched = operator.touched")
+        if self.context.emits:
+            lines("queue = operator.queue")
+        if self.lazy:
+            lines("step = ''")
 
     def _found(self, lines: Lines) -> None:
         """`found(r, k, ended)`: the run as a match. Its id is that of `ensue.patterns.matches.identity`."""
@@ -92,4 +97,4 @@ class Program:
             word = "elif"
 
     def _class(self, lines: Lines, kind: type[Event]) -> None:
-        Asking(self.context, kind).write(lines, react)
+        Asking(self.context, kind).write(lines, self.react)

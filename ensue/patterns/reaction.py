@@ -18,7 +18,7 @@ from ensue.patterns.places import Place, Way
 from ensue.patterns.relevance import parts_of, seen_alone
 from ensue.patterns.source import Lines, Steps, Writer
 
-__all__ = ["react"]
+__all__ = ["react", "write_key"]
 
 Stay, Dead, Ended = "stay", "dead", "ended"
 Leaf: TypeAlias = str | int | Way
@@ -156,7 +156,7 @@ class _Reaction:
             return
         if self.emits or self.begins:
             self._time()
-        self._key()
+        write_key(self.of, lines)
         for number in involved:
             lines(f"q{number} = w{number}.get(k)")
         if involved and not self.begins:
@@ -182,21 +182,6 @@ class _Reaction:
         if self.emits:
             with self.lines.block("if queue and queue[0][0] <= t:"):
                 self.lines("operator.fire(t, out)")
-
-    def _key(self) -> None:
-        definition = self.context.definition
-        field = _plain_key(definition, self.of.kind)
-        if definition.key_tag == "":
-            self.lines("k = '' if keys is None else keys[i]")
-        elif field is None:
-            self.lines("k = operator.key_of(e) if keys is None else keys[i]")
-        else:
-            with self.lines.block("if keys is None:"):
-                self.lines(f"k = e.{field}")
-                with self.lines.block(f"if k.__class__ is not {self.names.of(str, 't')} or not k:"):
-                    self.lines("k = operator.key_of(e)")
-            with self.lines.block("else:"):
-                self.lines("k = keys[i]")
 
     def _one_by_one(self, number: int) -> bool:
         """Whether each run of the place has its own answer, or something must be asked before runs are changed."""
@@ -472,6 +457,9 @@ class _Reaction:
             with lines.block("if len(done) > 1:"):
                 lines("done.sort()")
                 if self.skip == "past_last":
+                    if self.emits:
+                        with lines.block("for r in done[1:]:"):
+                            lines(f"r[{self.layout.place}] = -1")
                     lines("del done[1:]")
             with lines.block("for r in done:"):
                 lines("out.append(found(r, k, t))")
@@ -528,6 +516,23 @@ class _Reaction:
             return "[taken]" if self.elements[0].several else "taken"
         assert value in (0, -1, None, ())
         return repr(value)
+
+
+def write_key(of: Asking, lines: Lines) -> None:
+    """`k` becomes the event's key."""
+    definition = of.context.definition
+    field = _plain_key(definition, of.kind)
+    if definition.key_tag == "":
+        lines("k = '' if keys is None else keys[i]")
+    elif field is None:
+        lines("k = operator.key_of(e) if keys is None else keys[i]")
+    else:
+        with lines.block("if keys is None:"):
+            lines(f"k = e.{field}")
+            with lines.block(f"if k.__class__ is not {of.names.of(str, 't')} or not k:"):
+                lines("k = operator.key_of(e)")
+        with lines.block("else:"):
+            lines("k = keys[i]")
 
 
 def _list(of: Leaf | tuple[int, bool]) -> str:
