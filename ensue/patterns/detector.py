@@ -22,16 +22,7 @@ from ensue.consumers.handling import Handling, Scope
 from ensue.consumers.lease import Lease
 from ensue.consumers.policy import Retry
 from ensue.consumers.routing import key_of_position
-from ensue.consumers.runner import (
-    ERROR_CHARACTERS,
-    FLUSH_POSITIONS,
-    FLUSH_SECONDS,
-    OPERATED,
-    PAGE,
-    STORAGE_RETRY_SECONDS,
-    TRACEBACK_CHARACTERS,
-    Runner,
-)
+from ensue.consumers.runner import OPERATED, Runner
 from ensue.consumers.waiting import Bell
 from ensue.errors import (
     ApplyFailed,
@@ -75,6 +66,11 @@ from ensue.world import World
 
 __all__ = ["Detector", "DetectorHandling"]
 
+PAGE = 1000
+FLUSH_POSITIONS, FLUSH_SECONDS = 10_000, 1.0
+"""How far, and how long, the progress may run over events of others before it is written."""
+STORAGE_RETRY_SECONDS = 1.0
+TRACEBACK_CHARACTERS, ERROR_CHARACTERS = 16_384, 1_024
 QUIET_SECONDS = 0.05
 """So long nothing must have come before the clock is asked what is over: what comes all the time tells the time itself."""
 _DIGEST = (1 << 64) - 1

@@ -64,7 +64,7 @@ def ordered_of(sought: Sought) -> Ordered:
     )
 
 
-def definition_of(source: Any) -> Any:
+def _definition_of(source: Any) -> Any:
     """The definition of a pattern, window or join."""
     return getattr(source, "__ensue_pattern__", None) or source.__ensue_window__
 
@@ -88,7 +88,7 @@ def detectors(handlers: list[HandlerDefinition], *, tenants: bool) -> list[Handl
     found = [
         Sought(
             source=source,
-            definition=definition_of(source),
+            definition=_definition_of(source),
             noticed=tuple(noticed),
             starts=tuple(starts.get(source, ())),
             tenants=tenants,

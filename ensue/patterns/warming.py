@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ensue.consumers.runner import PAGE
 from ensue.patterns.ordering import AHEAD
 from ensue.patterns.reading import Reading
 from ensue.store.base import Selection, Store
 
 __all__ = ["warm_start"]
+
+PAGE = 1000
 
 
 async def warm_start(store: Store, definition: Any, reading: Reading, selection: Selection, upto: int) -> int:
