@@ -352,9 +352,9 @@ class _Compiled:
         said: list[str] = []
         before = self._slots[slot.number - 1]
         for absence in slot.absences:
-            if absence.within is not None:
-                raise refused(f"{absence.name}: within= of an absence that another step ends", "within= on that step")
             there = self._absent(absence, row)
+            if absence.within is not None:  # so long it lasts, behind what was taken before
+                there = f"{there} AND {row}.ensue_micros - {self._time_of(before, row)} < {absence.within}"
             if absence.contiguity == "strict":
                 said.append(f"({self._directly_behind(before, row)} AND {there}) IS NOT TRUE")
             elif row == before.gap:
@@ -449,7 +449,10 @@ class _Compiled:
                 return "SKIP PAST LAST ROW"
             case _:
                 slots = [slot for slot in self._slots if slot.step == skip.step]
-                return f"SKIP TO {skip.to.upper()} {(slots[0] if skip.to == 'first' else slots[-1]).variable}"
+                chosen = slots[0] if skip.to == "first" else slots[-1]
+                if chosen is self._first:  # nothing begins before it that is not complete before; Flink would fail
+                    return "SKIP TO NEXT ROW"
+                return f"SKIP TO {skip.to.upper()} {chosen.variable}"
 
     def _check_order(self) -> None:
         """Where it matters, that a match is never complete before one that begins earlier and is still possible: Flink would hold it
@@ -480,8 +483,6 @@ class _Compiled:
             )
         if skip.step is not None:
             slots = [slot for slot in self._slots if slot.step == skip.step]
-            if (slots[0].number == 0 and skip.to == "first") or slots[0].number == slots[-1].number == 0:
-                raise refused(f"{shown} of {skip.step}, which is the first step: Flink fails", 'skip="next"')
             if any(slot.optional or slot.kind != "one" or len(slot.parts) > 1 for slot in slots):
                 raise refused(
                     f"{shown} of {skip.step}, which takes a varying number: Flink fails where it took none",

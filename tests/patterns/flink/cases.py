@@ -135,6 +135,20 @@ class NotTheNext(Pattern, within=seconds(6)):
 
 
 @_portable
+class FromTheFirst(Pattern, within=seconds(6), skip=to_first("a")):
+    a = one(A)
+    b = one(B)
+
+
+@_portable
+class NotSoon(Pattern, within=seconds(6)):
+    a = one(A)
+    d = absent(D, within=seconds(1))
+    c = absent(C, contiguity="strict", within=seconds(1))
+    b = one(B)
+
+
+@_portable
 class Unpaid(Pattern):
     a = one(A)
     b = absent(B, within=seconds(2))

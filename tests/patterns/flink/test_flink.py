@@ -6,7 +6,7 @@ import asyncio
 import csv
 import gzip
 import urllib.request
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -16,13 +16,14 @@ from typing import Any, TypeVar
 import pytest
 
 from ensue.errors import DefinitionError, FlinkFailed, NotPortable
-from ensue.events.message import Event
 from ensue.events.recorded import microseconds
 from ensue.examples.noticing.loans import Done, SentTwice, progress, waiting
 from ensue.examples.noticing.machine import Cold, Jump, Reading, Silence
 from ensue.patterns import Pattern
 from ensue.patterns.flink import Session, to_flink
 from ensue.world import RealWorld
+from tests.patterns import test_cases
+from tests.patterns.comparing import BEHIND
 from tests.patterns.flink.cases import PATTERNS, START
 from tests.patterns.flink.comparing import (
     Found,
@@ -34,6 +35,7 @@ from tests.patterns.flink.comparing import (
     write_events,
 )
 from tests.patterns.generating import draw_shape, draw_stream
+from tests.patterns.oracle import Timed
 from tests.patterns.shapes import PatternShape, build, program
 from tests.servers.flink import FlinkAddress
 from tests.servers.test_kafka_server import listening
@@ -96,25 +98,51 @@ def drawn(chance: Random) -> Iterator[tuple[PatternShape, type[Pattern]]]:
         number += 1
 
 
+def worked(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, type[Pattern], list[Timed]]]:
+    """The worked cases of all constructs, of those that are portable; with conditions that can be read."""
+
+    def letter(wanted: str) -> Callable[[Any], bool]:
+        letters = tuple(wanted)
+        return lambda event: event.s in letters
+
+    monkeypatch.setattr(test_cases, "letter", letter)
+    for number, (name, case) in enumerate(test_cases.CASES.items()):
+        within = case.get("within", BEHIND)
+        pattern = test_cases.pattern(case["steps"], within, case.get("skip", "next"), f"Worked{number}")
+        try:
+            to_flink(pattern)
+        except NotPortable:
+            continue
+        yield name, pattern, test_cases.stream(case["stream"])[0]
+
+
 @pytest.mark.slow
-def test_random_patterns_find_on_flink_what_they_mean(flink: FlinkAddress, tmp_path: Path) -> None:
+def test_random_patterns_and_worked_cases_find_on_flink_what_they_mean(
+    flink: FlinkAddress, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     chance = Random(SEED)
-    patterns: list[tuple[PatternShape, type[Pattern]]] = []
-    timed: list[tuple[int, Event]] = []
-    for (shape, pattern), number in zip(drawn(chance), range(DRAWN), strict=False):
-        patterns.append((shape, pattern))
-        for nth in range(STREAMS_OF_EACH):
-            begin = START + 1000 * chance.randrange(50) - 3  # so that some cross a millisecond
-            for time, _, event in draw_stream(chance, shape):
-                changed: Any = event
-                named = type(changed)(k=f"{number}-{nth}-{changed.k}", n=changed.n, s=changed.s)
-                timed.append((begin + time, named))
+    sought: dict[str, type[Pattern]] = {}
+    streams: list[list[Timed]] = []
+    for (shape, pattern), _ in zip(drawn(chance), range(DRAWN), strict=False):
+        sought[program(shape)] = pattern
+        streams += [draw_stream(chance, shape) for _ in range(STREAMS_OF_EACH)]
+    for name, pattern, stream in worked(monkeypatch):
+        sought[name] = pattern
+        streams.append(stream)
+    timed: list[tuple[int, Any]] = []
+    for number, stream in enumerate(streams):
+        begin = START + 1000 * chance.randrange(50) - 3  # so that some cross a millisecond
+        timed += [(begin + one.time, with_key(one.event, f"{number}-")) for one in stream]
     timed.sort(key=lambda one: one[0])
     events = [(time, position, event) for position, (time, event) in enumerate(timed)]
     write_events(tmp_path / "events.json", events)
-    found = run(asked(flink, [pattern for _, pattern in patterns], tmp_path / "events.json"))
-    for shape, pattern in patterns:
-        assert found[pattern.__name__] == found_by_the_oracle(pattern, events), program(shape)
+    found = run(asked(flink, list(sought.values()), tmp_path / "events.json"))
+    for name, pattern in sought.items():
+        assert found[pattern.__name__] == found_by_the_oracle(pattern, events), name
+
+
+def with_key(event: Any, prefix: str) -> Any:
+    return type(event)(k=f"{prefix}{event.k}", n=event.n, s=event.s)
 
 
 def real_loans() -> Streamed:
