@@ -39,6 +39,8 @@ class Aggregate(Generic[V]):
         self.value = value
         self.where = where
         """Which of the events count; None: all."""
+        self.quick = value
+        """The same as `value`; of a field, read without a call of Python's."""
         self.name = ""
 
     def __set_name__(self, owner: type, name: str) -> None:

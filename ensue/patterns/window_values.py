@@ -7,7 +7,6 @@ of rounding, and an operator that was restored gives what it would have given.
 from __future__ import annotations
 
 import math
-import operator
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Context, Decimal
@@ -15,8 +14,6 @@ from typing import Any, TypeAlias
 
 from ensue.events.message import Event
 from ensue.patterns.aggregates import Aggregate
-from ensue.patterns.expressions import Candidate, Field
-from ensue.patterns.tracing import trace
 
 __all__ = ["ABSENT", "Column", "Columns", "Rolling", "Unfit", "Value", "values_of"]
 
@@ -45,7 +42,7 @@ class Value:
     def __init__(self, name: str, aggregate: Aggregate[Any]) -> None:
         self.name, self.kind, self.event = name, aggregate.kind, aggregate.event
         self._where = aggregate.where
-        self._value = None if aggregate.value is None else _quick(aggregate.value, aggregate.event, name)
+        self._value = aggregate.quick
         self._decimals: bool | None = None
         self.fold: _Fold = _FOLDS[self.kind]
         """Adds a column to partial values by key: `fold(by_key, keys, column, times, positions)`."""
@@ -150,12 +147,6 @@ class Value:
 
 def _when(partial: tuple[int, int, Any]) -> tuple[int, int]:
     return partial[:2]
-
-
-def _quick(function: Callable[..., Any], event: type[Event], name: str) -> Callable[[Any], Any]:
-    """The same; a field is read without a call of Python's."""
-    found = trace(function, (event,), truth=False, what=name)
-    return operator.attrgetter(found.name) if isinstance(found, Field) and found.of == Candidate() else function
 
 
 def values_of(values: Sequence[Value], events: Sequence[Event]) -> Columns:

@@ -10,6 +10,7 @@ def minute(window: PerMinute) -> MinutePassed: ...
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -26,6 +27,7 @@ from ensue.events.message import Event, declaration
 from ensue.events.recorded import instant
 from ensue.patterns.aggregates import Aggregate
 from ensue.patterns.definition import TimeOf
+from ensue.patterns.expressions import Candidate, Field
 from ensue.patterns.operator import Closed
 from ensue.patterns.tracing import trace
 
@@ -390,9 +392,13 @@ def _values(cls: type) -> tuple[tuple[str, Aggregate[Any]], ...]:
             raise DefinitionError(
                 f"{cls.__name__}.{name}: {value.kind} is of a function of the event: lambda p: p.amount"
             )
-        for function in (value.value, value.where):
-            if function is not None:  # a field that is not there is named now
-                trace(function, (value.event,), truth=False, what=f"{cls.__name__}.{name}")
+        what = f"{cls.__name__}.{name}"  # a field that is not there is named now
+        if value.where is not None:
+            trace(value.where, (value.event,), what=what)
+        if value.value is not None:
+            found = trace(value.value, (value.event,), truth=False, what=what)
+            if isinstance(found, Field) and found.of == Candidate():
+                value.quick = operator.attrgetter(found.name)
     return values
 
 
