@@ -122,6 +122,17 @@ def test_what_is_forbidden_ended_the_run() -> None:
     assert text(Unrefunded, "p1(1)@0 c1@1m") == "1 of 1 steps (paid = p1); ended by c1, which no forbids"
 
 
+def test_a_strict_absence_is_about_the_very_next_event_only() -> None:
+    class NotNext(Pattern, within=minutes(10)):
+        first = one(Payment, lambda p: p.amount == 1)
+        no = absent(Cancelled, contiguity="strict")
+        second = one(Payment, lambda p: p.amount == 2)
+
+    assert text(NotNext, "p1(1)@0 p1(7)@1 c1@2", "c1").endswith("c1 is none of these")
+    assert "its time was over before second came" in text(NotNext, "p1(1)@0 p1(7)@1 c1@2")
+    assert text(NotNext, "p1(1)@0 c1@1 p1(2)@2").endswith("ended by c1, which no forbids")
+
+
 def test_an_event_that_ended_a_run_is_said_to_have() -> None:
     assert text(Kept, "p1(1)@0 c1@1m", "c1").endswith("ended by c1, which no forbids")
 
