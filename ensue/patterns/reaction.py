@@ -503,7 +503,7 @@ class _Reaction:
             with lines.block("else:"):
                 lines("z.append(r)")
                 runs = self.context.definition.runs
-                with lines.block(f"if len(z) > {max(runs // len(self.places.all), 1) - 1}:"):
+                with lines.block(f"if len(z) > {self.names.of(max(runs // len(self.places.all), 1) - 1)}:"):
                     lines("operator.bound(k)")
             self._touch()
 
