@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import msgspec
 
@@ -71,6 +70,8 @@ FLUSH_POSITIONS, FLUSH_SECONDS = 10_000, 1.0
 """How far, and how long, the progress may run over events of others before it is written."""
 STORAGE_RETRY_SECONDS = 1.0
 TRACEBACK_CHARACTERS, ERROR_CHARACTERS = 16_384, 1_024
+SAVE_SECONDS = 1.0
+"""So seldom the state is written where events alone have made it: what came since is taken once more at the next start."""
 QUIET_SECONDS = 0.05
 """So long nothing must have come before the clock is asked what is over: what comes all the time tells the time itself."""
 _DIGEST = (1 << 64) - 1
@@ -126,8 +127,8 @@ class _Commit(msgspec.Struct, kw_only=True):
     drafts: list[Draft] = msgspec.field(default_factory=lambda: list[Draft]())
     letters: dict[int, DeadLetter] = msgspec.field(default_factory=lambda: dict[int, DeadLetter]())
     dropped: tuple[bytes, ...] = ()
-    keys: list[tuple[str, Any]] = msgspec.field(default_factory=lambda: list[tuple[str, Any]]())
-    """Keys whose state is another one by now, and that state."""
+    saves: bool = False
+    """The state is to be written with it: it is not what events up to the position make of it by themselves."""
     conditions: tuple[Condition, ...] = ()
     started: float = 0.0
     release: bool = False
@@ -142,6 +143,13 @@ class _Held(msgspec.Struct, kw_only=True):
     lanes: dict[bytes, Lane]
     anew: bool
     """The state in memory is not what is stored: all of it is to be written."""
+    changed: set[str] = msgspec.field(default_factory=lambda: set[str]())
+    """Keys whose state is another one than when it was written last."""
+    saved_at: float = float("-inf")
+    events: int = 0
+    findings: int = 0
+    micros: int = 0
+    """What was looked at and stored since then, and how long that took."""
 
 
 class Detector(Runner):
@@ -166,6 +174,8 @@ class Detector(Runner):
         self._held: _Held | None = None
         self._sql = state.sql_of(store)
         self._made = False
+        self._saves_always = self.sought.definition.time == "processing"
+        """What was taken when is in no log, so that it cannot be taken once more."""
         self._came_at, self._quiet_seconds = float("-inf"), QUIET_SECONDS
         self._again = False
         """The segment is taken once more only to read the state again."""
@@ -224,7 +234,7 @@ class Detector(Runner):
             if due is not None:
                 quiet_in = self._came_at + self._quiet_seconds - self._world.monotonic()
                 waits.append(max(0.01, quiet_in, (due - self._world.now()) / 1_000_000))
-            if held.read_to > held.progress.position:
+            if held.read_to > held.progress.position or held.changed:
                 self._flush_at = self._flush_at or self._world.monotonic() + FLUSH_SECONDS
                 waits.append(self._flush_at - self._world.monotonic())
         elif self.able:
@@ -289,11 +299,10 @@ class Detector(Runner):
         if len(self._store.known_types()) != self._known_types or not self._known_types:
             await self._store.types()
             await self._learn_types()
-        ordered, anew = await self._stored(progress.position), False
-        if ordered is None:
-            ordered, anew = ordered_of(self.sought), True
-            if not await self._warm(ordered, progress.position):
-                return
+        ordered, after = await self._stored(progress.position)
+        anew = after is None
+        if not await self._warm(ordered, progress.position, after=after):
+            return
         self._world.failpoint("detector.loaded")
         self._held = _Held(
             progress=progress,
@@ -305,11 +314,12 @@ class Detector(Runner):
         self._behind = True
         await self._decided(self._held, claimed.lanes)
 
-    async def _stored(self, position: int) -> Ordered | None:
-        """The state as it was stored with this progress by the code of now; None where there is none such."""
+    async def _stored(self, position: int) -> tuple[Ordered, int | None]:
+        """The state as it was written last by the code of now, and the position of which it is: what came behind that is to be taken
+        once more. None where there is none such, and the state is empty."""
         found = await state.read(self._sql, self.consumer.name) if self._sql is not None else None
-        if found is None or (found[0].fingerprint, found[0].position) != (self._fingerprint, position):
-            return None
+        if found is None or found[0].fingerprint != self._fingerprint or found[0].position > position:
+            return ordered_of(self.sought), None
         types = self._store.known_types()
 
         def event(row: Row, name: str) -> Event:
@@ -323,8 +333,9 @@ class Detector(Runner):
         except (TooNew, Unavailable, StorageFull):
             raise
         except Exception:
-            return None  # of another form, or of an event that cannot be read any more: of no use, and built anew
-        return ordered
+            # Of another form, or of an event that cannot be read any more: of no use, and built anew.
+            return ordered_of(self.sought), None
+        return ordered, found[0].position
 
     async def _warm(self, ordered: Ordered, upto: int, *, after: int | None = None) -> bool:
         """Read again what may still be going on at a position; what was found there was told then. False when it had to stop."""
@@ -385,11 +396,12 @@ class Detector(Runner):
             return False
         started = self._world.monotonic()
         told = held.ordered.tick(now)
-        commit = _Commit(position=held.read_to, started=started, keys=self._changed(held))
+        commit = _Commit(position=held.read_to, started=started, saves=True)
         if self.sought.definition.time != "processing":
             commit.conditions = (Condition(self._own, held.read_to),)
         self._found(commit, held, told)
-        if not (commit.keys or commit.drafts or commit.letters):
+        held.changed.update(held.ordered.changed())
+        if not (held.changed or commit.drafts or commit.letters):
             return False
         self._world.failpoint("detector.ticked")
         if await self._commit(held, commit):
@@ -470,7 +482,8 @@ class Detector(Runner):
             self._found(commit, held, ordered.take(arrivals))
             at = max(page.reached, at + 1)
         commit.drafts = await self._new(commit.drafts)
-        held.ordered, held.anew = ordered, True
+        held.ordered, held.anew, commit.saves = ordered, True, True
+        held.changed.clear()
         return True
 
     async def _new(self, drafts: Sequence[Draft]) -> list[Draft]:
@@ -485,11 +498,15 @@ class Detector(Runner):
 
     async def _commit(self, held: _Held, commit: _Commit) -> bool:
         """Store it. False when what is in memory was dropped, or is to be."""
-        keys = [*commit.keys, *self._changed(held)]
+        held.changed.update(held.ordered.changed())
+        now = self._world.monotonic()
+        held.micros += int((now - commit.started) * 1_000_000) if commit.started else 0
+        commit.saves = commit.saves or self._saves_always or commit.release or held.anew
+        commit.saves = commit.saves or now - held.saved_at >= SAVE_SECONDS
         while True:
             try:
                 await self._made_tables()
-                written = await self._store.write(self._request(held, commit, keys))
+                written = await self._store.write(self._request(held, commit))
             except (Conflict, OutcomeUnknown) as error:
                 # An event came first, or nobody knows whether this is stored: all is read again, and computed from that. Where
                 # events come all the time they tell the time themselves, and the clock is asked later.
@@ -513,28 +530,11 @@ class Detector(Runner):
                 self._committed(held, commit, written.last)
                 return True
 
-    def _changed(self, held: _Held) -> list[tuple[str, Any]]:
-        changed = held.ordered.changed()
-        return [(key, held.ordered.state(key)) for key in changed] if self._sql is not None else []
-
-    def _request(self, held: _Held, commit: _Commit, keys: Sequence[tuple[str, Any]]) -> Request:
+    def _request(self, held: _Held, commit: _Commit) -> Request:
         progress, now = held.progress, self._world.now()
         lanes = tuple(_parked(letter) for letter in commit.letters.values())
         micros = int((self._world.monotonic() - commit.started) * 1_000_000) if commit.started else 0
-        apply: tuple[Emission, ...] = ()
-        if self._sql is not None:
-            kept = state.Kept(
-                name=self.consumer.name,
-                fingerprint=self._fingerprint,
-                position=commit.position,
-                progress=state.pack(held.ordered.progress()),
-                watermark=held.ordered.watermark(),
-                events=commit.count,
-                findings=len(commit.drafts),
-                micros=micros,
-            )
-            packed = [(key, None if one is None else state.pack(one)) for key, one in keys]
-            apply = (state.put(kept, packed, anew=held.anew),)
+        apply = (self._saving(held, commit),) if commit.saves and self._sql is not None else ()
         each = micros // max(1, commit.count)
         return Request(
             events=tuple(commit.drafts),
@@ -555,6 +555,21 @@ class Detector(Runner):
             ),
         )
 
+    def _saving(self, held: _Held, commit: _Commit) -> Emission:
+        kept = state.Kept(
+            name=self.consumer.name,
+            fingerprint=self._fingerprint,
+            position=commit.position,
+            progress=state.pack(held.ordered.progress()),
+            watermark=held.ordered.watermark(),
+            events=held.events + commit.count,
+            findings=held.findings + len(commit.drafts),
+            micros=held.micros,
+        )
+        states = [(key, held.ordered.state(key)) for key in held.changed]
+        packed = [(key, None if one is None else state.pack(one)) for key, one in states]
+        return state.put(kept, packed, anew=held.anew)
+
     def _delivery(self, commit: _Commit, micros: int, now: int) -> Callable[[], Delivery]:
         def made() -> Delivery:
             handled = [
@@ -570,7 +585,11 @@ class Detector(Runner):
         held.progress = msgspec.structs.replace(
             held.progress, position=commit.position, rev=held.progress.rev + 1, unclean=0
         )
-        held.anew = False
+        held.events, held.findings = held.events + commit.count, held.findings + len(commit.drafts)
+        if commit.saves:
+            held.changed.clear()
+            held.anew, held.saved_at = False, self._world.monotonic()
+            held.events = held.findings = held.micros = 0
         for key in commit.dropped:
             held.lanes.pop(key, None)
         for letter in commit.letters.values():

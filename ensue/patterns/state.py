@@ -1,8 +1,8 @@
 """What a detector keeps beside its progress: how far time has come, and a row for each key that something waits for.
 
-The tables are `ensue_pattern` and `ensue_pattern_key`, made when the first state is written. They are written in the transaction
-that moves the progress, and only count for the position at which they were: of another position, of other code, or gone, the state
-is built anew from the log.
+The tables are `ensue_pattern` and `ensue_pattern_key`, made when the first state is written. They are written in a transaction that
+moves the progress, though not in each: what events alone have made of the state since is made again by taking them once more, and what
+that finds was told. Of other code, or gone, all of the state is built anew from the log.
 """
 
 from __future__ import annotations
