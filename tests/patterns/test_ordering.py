@@ -320,3 +320,71 @@ def test_keys_of_which_nothing_waits_are_forgotten() -> None:
 def test_a_watermark_of_each_needs_to_know_how_long_to_wait() -> None:
     with pytest.raises(DefinitionError, match="watermark='key' needs idle="):
         ordered(Silences, time="event", watermark="key")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_watermark_never_falls(mode: Watermarks) -> None:
+    one = new(mode)
+    at = START + 10 * SECOND
+    behind = [(at, at, 1, "a", True), (at - 2 * SECOND, at, 2, "a", True), (at - 4 * SECOND, at, 3, "a", True)]
+    assert told(one.take(arrivals_of(behind)))[-1] == ("untimely", 3, SECOND)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_late_by_the_lateness_is_corrected_and_not_by_more(mode: Watermarks) -> None:
+    one = new(mode, lateness=20 * SECOND)
+    mark = START - DISORDER
+    bounds = [(mark - 20 * SECOND, START, 2, "a", True), (mark - 20 * SECOND - 1, START, 3, "a", True)]
+    assert told(one.take(arrivals_of([(START, START, 1, "a", True), *bounds]))) == [
+        ("late", "a", mark - 20 * SECOND, 2),
+        ("untimely", 3, 20 * SECOND + 1),
+    ]
+
+
+class Undecided(Silences):
+    """Of the silence of one sensor it cannot be said what it is."""
+
+    def _over(self, time: int) -> list[Output]:
+        out: list[Output] = []
+        for one in super()._over(time):
+            assert isinstance(one, Closed)
+            if one.key == "b":
+                raise ConditionFailed(
+                    "bad", name=self.name, step="where", position=0, key="b", outputs=out, done=self.done
+                )
+            out.append(one)
+        return out
+
+    done: int | None = None
+
+    def take(self, batch: Batch) -> list[Output]:
+        out: list[Output] = []
+        for at in range(len(batch.positions)):
+            self.done, before = at, self.last
+            keys = None if batch.keys is None else batch.keys[at : at + 1]
+            one = Batch(batch.events[at : at + 1], batch.times[at : at + 1], batch.positions[at : at + 1], keys)
+            try:
+                out += super().take(one)
+            except ConditionFailed as failure:
+                failure.outputs, self.last = [*out, *failure.outputs], before
+                raise
+        self.done = None
+        return out
+
+
+@pytest.mark.parametrize("time", ["log", "event"])
+def test_a_deadline_that_cannot_be_decided_is_told_and_everything_else_goes_on(time: Any) -> None:
+    one = ordered(Undecided, time=time)
+    later = START + 60 * SECOND
+    stream = [(START, START, 1, "b", True), (START, START, 2, "a", True), (later, later, 3, "a", True)]
+    found = one.take(arrivals_of(stream)) + one.tick(later + 60 * SECOND)
+    assert told(found) == [
+        ("came", "b", START, 1),
+        ("came", "a", START, 2),
+        ("silent", "a", START + 10 * SECOND, 0),
+        ("failed", 0, False),
+        ("came", "a", later, 3),
+        ("silent", "a", later + 10 * SECOND, 0),
+    ]
+    one = ordered(Undecided, time=time)
+    assert told(one.take(arrivals_of(stream[:1])) + one.tick(later)) == [("came", "b", START, 1), ("failed", 0, False)]
