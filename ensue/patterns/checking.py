@@ -335,7 +335,7 @@ def _check_steps(definition: Definition) -> None:
                 f"{where}.{element.name}: within={timedelta(microseconds=element.within)} is longer than the whole pattern's "
                 f"{timedelta(microseconds=within)}, so it says nothing"
             )
-    last = next((one for one in reversed(definition.elements) if one.low > 0), None)
+    last = next((one for one in reversed(definition.elements) if one.low > 0 and not one.absent), None)
     for element in definition.elements[definition.elements.index(last) if last is not None else 0 :]:
         if element.absent and element.contiguity == "relaxed" and within is None and element.within is None:
             raise DefinitionError(

@@ -139,38 +139,35 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
         """How long a run lives at most; None where nothing bounds it."""
         if self.within is not None:
             return self.within
-        total = 0
-        for at, element in enumerate(self.elements):
-            spans = _span(element, first=at == 0)
-            if spans is None:
-                return None
-            total += spans
-        return total
+        return _sequence_span(self.elements, first=True)
+
+
+def _sequence_span(elements: tuple[Element, ...], *, first: bool) -> int | None:
+    """How long a sequence takes at most; `first`: its first event has none before it."""
+    needed = max((at for at, one in enumerate(elements) if one.low > 0 and not one.absent), default=-1)
+    spans = [_span(element, first=first and at == 0) for at, element in enumerate(elements)]
+    if any(one.absent and one.within is None for one in elements[needed + 1 :]):
+        return None  # no event ends this absence
+    return None if None in spans else sum(span for span in spans if span is not None)
 
 
 def _span(element: Element, *, first: bool) -> int | None:
-    once = first and element.low <= 1 and element.high == 1
-    if once and isinstance(element.node, Take):
-        return 0
     if element.absent:
         return element.within or 0
-    if element.within is None or element.high is None:
-        return None
-    events = sum(_most(one) or 1 for one in (element,))
-    return element.within * events
-
-
-def _most(element: Element) -> int | None:
+    first = first and (element.high == 1 or isinstance(element.node, Take))
     match element.node:
         case Take():
-            each: int | None = 1
-        case Choice(elements):
-            counts = [_most(one) for one in elements]
-            each = None if None in counts else max(one for one in counts if one is not None)
-        case Group(elements) | AllOf(elements):
-            counts = [_most(one) for one in elements]
-            each = None if None in counts else sum(one for one in counts if one is not None)
-    return None if each is None or element.high is None else each * element.high
+            if first and element.high == 1:
+                return 0
+            once = element.within
+        case Group(elements):
+            once = _sequence_span(elements, first=first)
+        case Choice(elements) | AllOf(elements):
+            several = isinstance(element.node, AllOf)
+            spans = [_span(part, first=first and not several) for part in elements]
+            known = [span for span in spans if span is not None]
+            once = None if len(known) < len(spans) else sum(known) if several else max(known)
+    return None if once is None or element.high is None else once * element.high
 
 
 def elements_of(elements: tuple[Element, ...]) -> Iterator[Element]:

@@ -168,7 +168,7 @@ def draw_stream(chance: Random, shape: PatternShape, *, most: int = 9) -> list[T
         kinds = [kind for kind in kinds for _ in range(chance.choice((1, 1, 1, 2, 2, 3)))]
         for _ in range(chance.randrange(3)):
             kinds.insert(chance.randrange(len(kinds) + 1), chance.choice(("A", "B", "C", "Sub", "Other")))
-        kinds = kinds[chance.randrange(2) :]
+        kinds = kinds[chance.randrange(2) :] or kinds
     else:
         kinds = chance.choices([*kinds, *kinds, "A", "B", "C", "Other"], k=chance.randint(1, most))
     time, stream = 0, list[Timed]()
