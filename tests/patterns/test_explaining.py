@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 import msgspec
 import pytest
 
-from ensue import Event, Personal, minutes, seconds
+from ensue import App, Event, Personal, minutes, seconds
 from ensue.errors import Misuse
 from ensue.patterns import (
     Pattern,
@@ -24,7 +25,7 @@ from ensue.patterns import (
     total,
 )
 from ensue.patterns.explaining import explain, span_text
-from ensue.patterns.reasons import why, why_not
+from ensue.patterns.reasons import WhyNot, why, why_not
 from ensue.testing import assert_matches
 from ensue.testing.marbles import marbles
 
@@ -238,6 +239,28 @@ def test_a_condition_that_raises_is_said_to_without_what_it_said() -> None:
 
     said = why_not(Divided, marbles(Divided, "p1(0)@0").events).said()
     assert said == "Payment 1 is not taken by first: (1 / first.amount) > 0 raises (DivisionByZero)"
+
+
+def test_an_event_for_which_a_condition_raises_keeps_no_other_from_being_looked_at() -> None:
+    class Divided(Pattern, within=minutes(10)):
+        first = one(Payment, lambda p: 1 / p.amount > 0)
+        second = one(Cancelled)
+
+    said = text(Divided, "p1(0)@0 p1(5)@1m")
+    assert said == "1 of 2 steps (first = p1@1m); it waited for second; its time was over before second came"
+
+
+def test_events_of_a_log_are_asked_as_they_are_read() -> None:
+    async def ask() -> WhyNot:
+        async with App("cards", url="memory:") as app:
+            for amount in (1, 300, 150):
+                await app.publish(Payment(card="c1", amount=Decimal(amount), country="FR"))
+            recorded = [one async for one in app.log.read(Payment)]
+            return why_not(Probed, recorded, event=recorded[2].event)
+
+    said = asyncio.run(ask())
+    assert said.reasons[0].event is not None
+    assert (said.done, said.reasons[0].cause, said.reasons[0].event.position) == (1, "failed", 3)
 
 
 def test_which_event_or_key_is_meant_must_be_clear() -> None:
