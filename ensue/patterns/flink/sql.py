@@ -531,6 +531,8 @@ class _Compiled:
         yield f"never more than {self._definition.runs} beginnings of one key wait at the same time"
         yield "all events of one key are in one partition, or no two of them have the same time"
         yield "the table holds each event once, of the current version of its type"
+        if self._definition.time == "log":
+            yield 'times in the table are those at which the log stored the events; messages have their own, as with time="event"'
         kinds = {column.kind for column in self._columns.found.values()}
         if "int" in kinds:
             yield "whole numbers, and what is computed from them, fit into 64 bits, and into 53 where floats are beside them"

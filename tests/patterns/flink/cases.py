@@ -91,20 +91,6 @@ class Followed(Pattern, within=seconds(4)):
 
 
 @_portable
-class Strict(Pattern, within=seconds(4)):
-    a = one(A)
-    b = one(B, contiguity="strict")
-    c = one(C)
-
-
-@_portable
-class Three(Pattern, within=seconds(5)):
-    a = one(A, lambda e: e.x > 0)
-    b = one(B, lambda e: e.x != 2)
-    c = one(C, lambda e: e.place == "there's" or e.x in (1, 2))
-
-
-@_portable
 class Compared(Pattern, within=seconds(6)):
     a = one(A)
     b = one(B)
@@ -217,13 +203,6 @@ class ManyUntil(Pattern, within=seconds(9)):
 
 
 @_portable
-class Ranged(Pattern, within=seconds(9)):
-    a = one(A)
-    b = several(B, times=(1, 3))
-    c = one(C, lambda e: e.x < 3)
-
-
-@_portable
 class RangedSame(Pattern, within=seconds(9)):
     a = one(A)
     b = several(B, times=(1, 3))
@@ -232,13 +211,6 @@ class RangedSame(Pattern, within=seconds(9)):
     @c.where
     def price(self, c: B) -> bool:
         return c.price > smallest(self.b, lambda e: e.price)
-
-
-@_portable
-class Maybe(Pattern, within=seconds(9)):
-    a = one(A)
-    b = optional(B)
-    c = one(C)
 
 
 @_portable
@@ -305,12 +277,6 @@ class Either(Pattern, within=seconds(6)):
 class InAnyOrder(Pattern, within=seconds(6)):
     a = one(A)
     both = all_of(one(B, lambda e: e.x > 0), one(C), one(D))
-
-
-@_portable
-class AnyOrderFirst(Pattern, within=seconds(6)):
-    both = all_of(one(B), one(C))
-    d = one(D)
 
 
 @_portable

@@ -47,7 +47,7 @@ LOANS = DATA / "loan-applications.csv.gz"
 MACHINE = DATA / "nab" / "machine_temperature_system_failure.csv"
 STREAMS, SEED = 60, 20
 """So many keys; a pattern finds a few matches in most of them."""
-DRAWN, STREAMS_OF_EACH = 12, 8
+DRAWN, STREAMS_OF_EACH = 8, 10
 LOAN_ROWS = 30_000
 """Of the applications that began first."""
 STREAMING = {"execution.runtime-mode": "streaming"}
