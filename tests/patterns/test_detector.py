@@ -15,7 +15,8 @@ from ensue import FORGOTTEN, App, Event, Personal
 from ensue.consumers.verify import verify
 from ensue.errors import InvalidEvent
 from ensue.events.stored import Draft, Meta, encode_meta, tag_hash
-from ensue.patterns import Late, Pattern, TimedOut, absent, one, several
+from ensue.patterns import Late, Pattern, TimedOut, absent, detector, one, several
+from ensue.patterns.detector import Detector
 from ensue.store.base import DeadLetter, Page, Request, Selection, Written
 from ensue.store.memory import MemoryStore
 from ensue.world import RealWorld
@@ -399,6 +400,26 @@ def test_matches_are_readable_as_events(tmp_path: Path) -> None:
         stored = msgspec.json.decode(match.data)
         assert stored["steps"] == {"probe": 0, "large": [1, 2]}
         assert stored["taken"][2]["data"] == {"card": "c", "amount": 301, "shop": "s"}
+
+    asyncio.run(run())
+
+
+def test_what_came_behind_the_stored_state_is_taken_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, url = Seen(), f"sqlite:///{tmp_path}/cards.db"
+
+    async def nothing(_detector: Detector) -> None:
+        """A process that dies writes no state."""
+
+    monkeypatch.setattr(detector, "SAVE_SECONDS", 3600.0)
+    monkeypatch.setattr(Detector, "_release", nothing)
+
+    async def run() -> None:
+        for amounts in ((1,), (300,), (301, 1), (400,), (401,)):
+            async with application(seen, Probed, url=url) as app:
+                for amount in amounts:
+                    await (await app.publish(*paid(amount))).wait()
+        assert [[one.amount for one in match.large] for match in seen] == [[300, 301], [400, 401]]
+        await check_whole(app)
 
     asyncio.run(run())
 
