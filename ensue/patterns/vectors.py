@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ensue.patterns.expressions import All, Any, Candidate, Constant, Expression, Field, Not, Operation, describe
 from ensue.patterns.relevance import Test
 
-__all__ = ["Unvectorised", "Vectors"]
+__all__ = ["Mask", "Unvectorised", "Vectors"]
 
 Mask: TypeAlias = NDArray[np.bool_]
 Arrow: TypeAlias = AnyValue
