@@ -174,6 +174,28 @@ def test_a_match_that_rules_a_beginning_out_is_named() -> None:
     )
 
 
+def test_what_ended_a_beginning_before_a_match_ruled_it_out_is_told() -> None:
+    class Either(Pattern, within=minutes(10), skip="past_last"):
+        first = one(Payment, lambda p: p.amount != 2)
+        no = absent(Cancelled)
+        second = one(Payment, lambda p: p.amount == 2)
+
+        @no.where
+        def of_three(self, cancelled: Cancelled) -> bool:
+            return self.first.amount == 3
+
+    said = text(Either, "p1(1)@0 p1(3)@1 c1@2 p1(2)@3", "p1@1")
+    assert said == "1 of 2 steps (first = p1@1); it waited for second; ended by c1, which no forbids"
+    said = text(Either, "p1(1)@0 p1(3)@1 p1(2)@3", "p1@1")
+    assert said.endswith("ruled out by the match that ends with p1@3")
+
+
+def test_events_behind_the_deadline_are_no_near_misses() -> None:
+    assert text(Probed, "p1(1)@0 p1(150, FR)@20m") == (
+        "1 of 2 steps (probe = p1@0); it waited for large; its time was over before large came"
+    )
+
+
 def test_an_event_that_no_run_waited_for_is_said_to_be_none_of_these() -> None:
     class Later(Pattern, within=minutes(10)):
         first = one(Payment)
