@@ -50,7 +50,7 @@ class Edge:
 class State:
     """Where a run of Flink waits."""
 
-    __slots__ = ("edges", "element", "kind", "leaf", "number", "repetitions")
+    __slots__ = ("edges", "element", "kind", "leaf", "number", "repetitions", "within")
 
     def __init__(
         self,
@@ -65,6 +65,8 @@ class State:
         self.repetitions = repetitions
         """The groups around it, outermost first, each with the number of its copy."""
         self.edges: list[Edge] = []
+        self.within: int | None = None
+        """So long it waits here since the event before. Flink counts it only where a step is first waited for."""
 
 
 class _Around(NamedTuple):
@@ -78,6 +80,8 @@ class _Around(NamedTuple):
     """Of the group: it is its first repetition that is made."""
     begins: bool
     """The whole pattern begins here."""
+    behind: Element | None = None
+    """What comes behind the group."""
 
     @property
     def element(self) -> Element:
@@ -85,7 +89,7 @@ class _Around(NamedTuple):
 
     @property
     def following(self) -> Element | None:
-        return self.elements[self.at + 1] if self.at + 1 < len(self.elements) else None
+        return self.elements[self.at + 1] if self.at + 1 < len(self.elements) else self.behind
 
 
 class FlinkAutomaton:
@@ -115,6 +119,11 @@ class FlinkAutomaton:
             if not isinstance(element.node, Take | Group):
                 raise DefinitionError(
                     f"{said} {type(element.node).__name__} ({element.name}); it needs semantics='ensue'"
+                )
+            if element.within is not None and element.high != 1:
+                raise DefinitionError(
+                    f"{definition.name}.{element.name}: Flink CEP counts within= between the events of one step in another way; "
+                    "it needs semantics='ensue'"
                 )
         if definition.where is not None:
             raise DefinitionError(f"{said} condition on a whole match (where); it needs semantics='ensue'")
@@ -150,6 +159,7 @@ class FlinkAutomaton:
 
     def _pending(self, element: Element) -> State:
         pending = self._state("pending", element)
+        pending.within = element.within
         asked = self._takes(element)
         pending.edges.append(Edge("proceed", self._stop(element), asked))
         pending.edges.append(Edge("ignore", pending, asked.negated()))
@@ -229,13 +239,14 @@ class FlinkAutomaton:
         if isinstance(element.node, Group):
             return self._group(around, element.node, sink, proceed, optional=optional, first=first)
         state = self._state("normal", element, around.repetitions)
+        state.within = element.within
         behind = self._without_stops(around, sink)
         state.edges.append(Edge("take", behind, takes))
-        if optional and not self._heads(around):
+        if optional:
             self._add_proceed(element, state, proceed)
         if ignores is not None:
             waiting = state
-            if optional:
+            if optional or (self._heads(around) and self._may_be_missing(around)):
                 waiting = self._state("normal", element, around.repetitions)
                 waiting.edges.append(Edge("take", behind, takes))
                 waiting.edges.append(Edge("ignore", waiting, ignores))
@@ -292,14 +303,18 @@ class FlinkAutomaton:
         first = self._repetition(around, node, between, first=False)
         first.edges.append(Edge("proceed", sink, ALWAYS))
         between.edges.append(Edge("proceed", first, ALWAYS, again=self._groups[id(node)]))
-        return between
+        return first
 
     def _repetition(self, around: _Around, node: Group, sink: State, *, first: bool) -> State:
         self._copies += 1
         repetitions = (*around.repetitions, (self._groups[id(node)], self._copies))
         begins = around.begins and around.at == 0 and first
-        inside = _Around(node.elements, 0, around.element, repetitions, first_of_loop=first, begins=begins)
+        inside = _Around(node.elements, 0, around.element, repetitions, first, begins, around.following)
         return self._sequence(len(node.elements), sink, inside)
+
+    @staticmethod
+    def _may_be_missing(around: _Around) -> bool:
+        return around.first_of_loop and around.group is not None and around.group.low == 0
 
     @staticmethod
     def _heads(around: _Around) -> bool:
@@ -319,6 +334,10 @@ class FlinkAutomaton:
 
     def _inner_ignores(self, around: _Around) -> Asked | None:
         element = around.element
+        heading = around.group if self._heads(around) else None
+        if heading is not None:
+            once = heading.high == 1 and heading.low <= 1
+            return self._by_contiguity("relaxed" if once else heading.inner, element)
         return self._by_contiguity(element.inner, element)
 
     def _by_contiguity(self, contiguity: Contiguity, element: Element) -> Asked | None:

@@ -222,9 +222,10 @@ class FlinkEngine:
         left, matches = _Heap(), _Heap()
         whole = self.definition.within
         over = False
+        expired: list[Output] = []
         for run in kept.partial:
             link = run.link
-            step = run.state.element.within if run.state.element is not None else None
+            step = run.state.within
             by_step = link is not None and step is not None and now - link.taken.time >= step
             by_whole = link is not None and whole is not None and now - link.first.time >= whole
             if link is None or not (by_step or by_whole):
@@ -235,11 +236,12 @@ class FlinkEngine:
                 matches.add(run)
             elif self._timeouts:
                 deadline = link.taken.time + (step or 0) if by_step else link.first.time + (whole or 0)
-                outputs.append(self._expired(key, run, link, deadline))
+                expired.append(self._expired(key, run, link, deadline))
         if over:
             self._changed.add(key)
             kept.partial = left
             self._release(key, kept, list(matches), now, outputs)
+            outputs += expired
 
     def _expired(self, key: str, run: _Run, link: Link, deadline: int) -> Expired:
         steps = steps_of(self._automaton, link)
@@ -272,10 +274,7 @@ class FlinkEngine:
         for run in left:
             if run.link is not None and run.link.first is taken:
                 self._timer(key, run)
-        if self.definition.skip.to == "none":
-            found += [self._found(key, run, taken.time) for run in complete]
-        else:
-            self._release(key, kept, list(complete), taken.time, found)
+        self._release(key, kept, list(complete), taken.time, found)
         outputs += found
         self._settle(key, kept)
 
@@ -315,7 +314,7 @@ class FlinkEngine:
             kept.completed.add(run)
         while (earliest := kept.completed.first()) is not None:
             waiting = kept.partial.first()
-            if waiting is not None and earliest.order > waiting.order:
+            if waiting is not None and earliest.order > waiting.order and self.definition.skip.to != "none":
                 return
             kept.completed.pop()
             ruled_out = self._ruled_out(earliest)
@@ -326,6 +325,8 @@ class FlinkEngine:
     def _ruled_out(self, match: _Run) -> Callable[[_Run], bool]:
         link, skip = match.link, self.definition.skip
         assert link is not None
+        if skip.to == "none":
+            return lambda run: False
         if skip.to == "next" or skip.to == "past_last":
             event = link.first if skip.to == "next" else link.taken
             bound = (event.time, event.position + 1)
