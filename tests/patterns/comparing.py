@@ -11,7 +11,17 @@ from ensue.patterns.definition import Definition
 from ensue.patterns.operator import Batch, Expired, Found, Operator, Output, Taken
 from tests.patterns.oracle import Answer, Match, Timed, answer
 
-__all__ = ["BEHIND", "Feeding", "at_once", "cut_anywhere", "expected", "given", "kept_and_restored", "one_by_one"]
+__all__ = [
+    "BEHIND",
+    "Feeding",
+    "at_once",
+    "batch",
+    "cut_anywhere",
+    "expected",
+    "given",
+    "kept_and_restored",
+    "one_by_one",
+]
 
 BEHIND = 1000
 """Microseconds behind the last event, at which every deadline of a drawn pattern is over."""

@@ -33,6 +33,7 @@ __all__ = [
     "EVENTS",
     "OF_SEVERAL",
     "OPAQUE",
+    "RAISES",
     "SEES",
     "UNARY",
     "A",
@@ -95,6 +96,9 @@ UNARY: Mapping[str, Callable[[Any], bool]] = {
     "str(e.n) in '13'": lambda e: str(e.n) in "13",
     "abs(e.n - 2) < min(e.n, 2)": lambda e: abs(e.n - 2) < min(e.n, 2),
 }
+RAISES = "6 // (e.n - 1) > 0"
+"""Raises for every fourth event, or so."""
+_ASKED = {**UNARY, RAISES: lambda e: 6 // (e.n - 1) > 0}
 OPAQUE = (
     "str(e.n) in '13'",
     "str(self.R.n) != str(e.n)",
@@ -186,7 +190,7 @@ def build(shape: PatternShape, name: str = "Drawn", **options: Any) -> type[Patt
 
 
 def _step(shape: StepShape) -> Any:
-    where = () if shape.where is None else (UNARY[shape.where],)
+    where = () if shape.where is None else (_ASKED[shape.where],)
     options: dict[str, Any] = {"contiguity": shape.contiguity}
     if shape.within is not None:
         options["within"] = timedelta(microseconds=shape.within)
