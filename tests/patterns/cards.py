@@ -60,6 +60,10 @@ def stuck(out: TimedOut[Probed]) -> Stuck:
     return Stuck(card=out.match.key, waiting_for=out.waiting_for)
 
 
+quiet = App("quiet")
+quiet.on(pure=True, key=ONE_ORDER)(silent)
+
+
 def expected(recorded: Sequence[Recorded[Any]], pattern: type[Pattern], *, until: datetime) -> set[str]:
     """The ids of the matches in these events, by another way than the detector's."""
     events = [one for one in recorded if isinstance(one.event, Payment)]
