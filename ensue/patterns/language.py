@@ -203,8 +203,8 @@ def one(
     contiguity: Contiguity = "relaxed",
     within: timedelta | None = None,
 ) -> Step[E, E]:
-    """One such event. `contiguity` is to the event taken before: "strict", no other event of the key between; "relaxed", no other
-    that could be taken here; "any". `within`: less than so long after that event."""
+    """One such event. `contiguity` is to the event taken before: "strict", no other event of the key between, of all types that the
+    pattern names; "relaxed", no other that could be taken here; "any". `within`: less than so long after that event."""
     return Step("take", (event,), _given(where), contiguity=contiguity, within=within)
 
 
@@ -259,7 +259,8 @@ def absent(
     within: timedelta | None = None,
 ) -> Step[E, None]:
     """No such event: between the event taken before and the next one taken. Where none is taken any more: until `within` after the one
-    before, or the pattern's time is over, which is when it matches. Strict: the very next event is none such."""
+    before, or the pattern's time is over, which is when it matches. Between two steps it lasts no longer than `within` either. Strict:
+    the very next event is none such."""
     return Step("take", (event,), _given(where), contiguity=contiguity, within=within, absent=True)
 
 
@@ -310,7 +311,8 @@ def all_of(
     inner: Contiguity = ...,
 ) -> Step[Event, tuple[A, B, C, D]]: ...
 def all_of(*steps: Step[Any, Any], contiguity: Contiguity = "relaxed", inner: Contiguity = "relaxed") -> Step[Any, Any]:
-    """Each of these steps, in any order: reads as what they took, in the order in which they are written."""
+    """Each of these steps, in any order, one after the other: one that has begun is finished before the next begins. Reads as what they
+    took, in the order in which they are written. `contiguity` is to the event before the first, `inner` between the steps."""
     return Step("all_of", steps, contiguity=contiguity, inner=inner)
 
 
