@@ -103,6 +103,11 @@ def test_an_event_that_came_too_late_is_told_by_how_much() -> None:
     )
 
 
+def test_of_an_event_that_came_too_late_the_same_is_said() -> None:
+    said = text(Probed, "p1(1)@0 p1(300,FR)@1m p1(400,FR)@2m p1(500,FR)@10m12s", "p1@10m12s")
+    assert said.endswith("it waited for large; p1@10m12s came 12 s too late for large")
+
+
 def test_an_event_at_the_very_deadline_came_just_too_late() -> None:
     said = text(Probed, "p1(1)@0 p1(300,FR)@1m p1(400,FR)@2m p1(500,FR)@10m")
     assert said.endswith("p1@10m came just too late for large")
