@@ -35,6 +35,8 @@ __all__ = ["Cause", "Reason", "Took", "Why", "WhyNot", "nearest_miss", "streams_
 NameOf: TypeAlias = Callable[[Event], str]
 NEAR = 3
 """So many events that nearly went on with a run are told."""
+TOLD = 8
+"""Of a run that took more events than this, those in the middle are only counted."""
 LOOKED = 100
 """So many runs are held against an event: those that came farthest, of beginnings that were not long over."""
 
@@ -130,9 +132,11 @@ class WhyNot(msgspec.Struct, frozen=True, kw_only=True):
         reasons = "; ".join(one.said(name) for one in self.reasons)
         if not self.took:
             return reasons
-        taken = ", ".join(f"{step} = {_name(one, name)}" for step, one in self.took)
+        taken = [f"{step} = {_name(one, name)}" for step, one in self.took]
+        if len(taken) > TOLD:
+            taken[TOLD // 2 : -TOLD // 2] = [f"… {len(taken) - TOLD} more …"]
         waited = f"; it waited for {' or '.join(self.waiting_for)}" if self.waiting_for else ""
-        return f"{self.done} of {self.steps} steps ({taken}){waited}; {reasons}"
+        return f"{self.done} of {self.steps} steps ({', '.join(taken)}){waited}; {reasons}"
 
     def __str__(self) -> str:
         return f"{self.pattern} of {self.key or 'all'}: {self.said()}"

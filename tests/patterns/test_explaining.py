@@ -179,6 +179,15 @@ def test_a_match_that_rules_a_beginning_out_is_named() -> None:
     )
 
 
+def test_of_a_run_that_took_many_events_the_first_and_the_last_are_named() -> None:
+    class Many(Pattern, within=minutes(10)):
+        many = several(Payment)
+        end = one(Cancelled)
+
+    said = text(Many, " ".join(f"p1@{number}" for number in range(12)), "p1@0")
+    assert "(many = p1@0, many = p1@1, many = p1@2, many = p1@3, … 4 more …, many = p1@8, many = p1@9," in said
+
+
 def test_what_ended_a_beginning_before_a_match_ruled_it_out_is_told() -> None:
     class Either(Pattern, within=minutes(10), skip="past_last"):
         first = one(Payment, lambda p: p.amount != 2)
