@@ -109,8 +109,7 @@ def _flink(row: str, count: int, parallelism: int, *more: str) -> list[str]:
 
 
 def _esper(row: str, count: int, *more: str) -> list[str]:
-    # One round more: its code is made anew for each runtime, and the compiler of the JVM takes longer to get used to it.
-    return peer_java.command("EsperMain", row, str(count), str(ROUNDS + 1), *more)
+    return peer_java.command("EsperMain", row, str(count), str(ROUNDS), *more)
 
 
 # ---------------------------------------------------------------------------------------------------------- the rows

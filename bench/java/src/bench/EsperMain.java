@@ -11,7 +11,8 @@ import com.espertech.esper.runtime.client.EPRuntimeProvider;
 
 /**
  * One row on Esper, by one thread: `EsperMain ROW EVENTS ROUNDS [json=FILE]`. The events are in memory before the clock starts. A round is
- * a new runtime; its time is from the first event to the last. Round 0 warms up.
+ * a new runtime, for which Esper writes its code anew, so that the JVM has to compile that again: the time is twice that of the second
+ * half of the events, when it has. Round 0 warms up as well.
  */
 public final class EsperMain {
     private EsperMain() {}
@@ -49,12 +50,15 @@ public final class EsperMain {
                 });
         long began = System.nanoTime();
         for (int number = 0; number < count; number++) {
+            if (number == count / 2) {
+                began = System.nanoTime();
+            }
             Event event = events == null ? Data.parse(lines[number]) : events[number];
             service.advanceTime(event.time);
             service.sendEventBean(event, "Event");
         }
         service.advanceTime(Data.START + 100_000 * Data.MINUTE);
-        double seconds = (System.nanoTime() - began) / 1e9;
+        double seconds = 2 * (System.nanoTime() - began) / 1e9;
         runtime.destroy();
         return seconds;
     }
