@@ -16,7 +16,19 @@ import msgspec
 from ensue.events.message import Event, declaration
 from ensue.events.personal import personal_fields
 
-__all__ = ["META", "Column", "Columns", "Kind", "Refused", "literal", "names_of", "quoted", "refused", "type_is"]
+__all__ = [
+    "META",
+    "Column",
+    "Columns",
+    "Kind",
+    "Refused",
+    "literal",
+    "names_of",
+    "quoted",
+    "refused",
+    "type_is",
+    "with_subclasses",
+]
 
 Kind: TypeAlias = Literal["int", "float", "decimal", "bool", "str"]
 
@@ -118,13 +130,15 @@ class Columns:
 
 def names_of(events: Sequence[type[Event]]) -> tuple[str, ...]:
     """The names under which events of these types, and of their subclasses, are known to others."""
-    found: dict[str, None] = {}
-    waiting = list(events)
-    while waiting:
-        event = waiting.pop(0)
-        found[declaration(event).name] = None
-        waiting += event.__subclasses__()
-    return tuple(found)
+    return tuple(dict.fromkeys(declaration(event).name for event in with_subclasses(events)))
+
+
+def with_subclasses(events: Sequence[type[Event]]) -> tuple[type[Event], ...]:
+    """These types, and all that are one of them."""
+    found = list(events)
+    for event in found:
+        found += event.__subclasses__()  # the list grows while it is walked
+    return tuple(dict.fromkeys(found))
 
 
 def type_is(events: Sequence[type[Event]], column: str) -> str:
@@ -151,7 +165,7 @@ def literal(value: Any, kind: Kind, where: str) -> str:
         return quoted(value)
     elif kind == "int" and isinstance(value, int) and -(2**63) < value < 2**63:
         return f"CAST({value} AS BIGINT)"
-    elif kind == "float" and isinstance(value, int | float) and value - value == 0 and abs(value) < 2**1000:
+    elif kind == "float" and isinstance(value, int | float) and abs(value) < 2**1000 and float(value) == value:
         return f"CAST({quoted(repr(float(value)))} AS DOUBLE)"
     elif kind == "decimal" and isinstance(value, int | Decimal):
         exact = Decimal(value)

@@ -111,11 +111,12 @@ def _target(query: FlinkQuery, topic: Topic) -> str:
 
 def _insert(query: FlinkQuery, name: str) -> str:
     steps = ", ".join(f"`{step}`" for step in query.steps)
-    taken = ", ".join(f"COALESCE(`{step}`, '')" for step in query.steps)
+    parts = ["`key`", *(f"COALESCE(`{step}`, '')" for step in query.steps)]
+    identity = ", ".join(f"'|', CAST(CHAR_LENGTH({part}) AS STRING), ':', {part}" for part in parts)
     headers = {
         "content-type": quoted("application/json"),
         "ce_specversion": quoted("1.0"),
-        "ce_id": f"MD5(CONCAT_WS('|', {quoted(query.name)}, `key`, {taken}))",
+        "ce_id": f"MD5(CONCAT({quoted(query.name)}, {identity}))",
         "ce_source": quoted(f"urn:ensue:flink:{query.name}"),
         "ce_type": quoted(name),
         "ce_time": _written("ended"),

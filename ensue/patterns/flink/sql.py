@@ -15,7 +15,7 @@ from ensue.errors import NotPortable
 from ensue.events.message import Event, declaration
 from ensue.patterns.definition import AllOf, Definition, Element, Take
 from ensue.patterns.expressions import reads
-from ensue.patterns.flink.columns import META, Column, Columns, Refused, refused, type_is
+from ensue.patterns.flink.columns import META, Column, Columns, Refused, refused, type_is, with_subclasses
 from ensue.patterns.flink.conditions import Writer
 from ensue.patterns.flink.scopes import MatchScope, flag_of, row_flag, taken_of
 from ensue.patterns.flink.slots import Slot, after, excluded, expression_of, slots_of
@@ -172,9 +172,10 @@ class _Compiled:
             return "CAST('' AS STRING)"
         fields: dict[str, list[type[Event]]] = {}
         for event in self._definition.events:
-            declared = declaration(event)
-            pairs = ((declared.key,) if declared.key else ()) + declared.tags
-            field = next(field for field, name in pairs if tag is None or name == tag)
+            field = _key_field(event, tag)
+            for one in with_subclasses((event,)):
+                if _key_field(one, tag) != field:
+                    raise refused(f"{one.__name__}, a {event.__name__}, has its key in another field", "the same field")
             column = self._columns.of((event,), field)
             if column.kind not in ("str", "int"):
                 raise refused(
@@ -591,6 +592,12 @@ class _JoinScope(MatchScope):
         name = f"ensue_m{len(self._measured)}"
         self._measured[name] = text
         return f"m.{name}"
+
+
+def _key_field(event: type[Event], tag: str | None) -> str:
+    declared = declaration(event)
+    pairs = ((declared.key,) if declared.key else ()) + declared.tags
+    return next((field for field, name in pairs if tag is None or name == tag), "")
 
 
 def _cases(cases: Sequence[tuple[Slot, str]]) -> str:

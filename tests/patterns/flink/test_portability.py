@@ -36,6 +36,10 @@ class Person(Event, key="who", subject="who"):
     aged: int | None = None
 
 
+class Elsewhere(Person, key={"born": "who"}):
+    """Its key is in another field."""
+
+
 class Texts(Event, key="who"):
     who: str
     x: str = ""
@@ -120,6 +124,9 @@ def pattern(**body: Any) -> Callable[..., type[Pattern]]:
         (pattern(a=one(A), b=one(B, lambda b: b.price > 0.1))(), "it compares a Decimal with the float 0.1"),
         (pattern(a=one(A), c=one(C, lambda c: c.place > "a"))(), "it may be None, where Python raises"),  # pyright: ignore[reportOptionalOperand]
         (pattern(a=one(Person, lambda p: p.name == "x"), b=one(A))(), "Person.name is personal"),
+        (pattern(a=one(Person), b=one(A))(), "Elsewhere, a Person, has its key in another field"),
+        (pattern(a=one(Person, lambda p: p.aged == 2**63), b=one(A))(), "none that a column of type BIGINT can have"),
+        (pattern(a=one(B, lambda b: b.amount == 2**53 + 1), b=one(A))(), "none that a column of type DOUBLE can have"),
         (pattern(a=one(Person, lambda p: p.born == (1,)), b=one(A))(), "Person.born is of a type that has no column"),
         (
             pattern(a=one(A, lambda a: a.x > 1), t=one(Texts, lambda t: t.x == "1"))(),
