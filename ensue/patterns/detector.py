@@ -303,6 +303,8 @@ class Detector(Runner):
         anew = after is None
         if not await self._warm(ordered, progress.position, after=after):
             return
+        if anew and progress.rev == 0 and progress.position > 0:
+            await self._begin_here(ordered, progress.position)
         self._world.failpoint("detector.loaded")
         self._held = _Held(
             progress=progress,
@@ -313,6 +315,12 @@ class Detector(Runner):
         )
         self._behind = True
         await self._decided(self._held, claimed.lanes)
+
+    async def _begin_here(self, ordered: Ordered, position: int) -> None:
+        """What was over before a new pattern began, though nothing came that would have told so, is not told either."""
+        page = await self._store.read(self._own, after=position, limit=1)
+        now = self._world.now()
+        ordered.tick(min(now, page.rows[0][5]) if page.rows else now)
 
     async def _stored(self, position: int) -> tuple[Ordered, int | None]:
         """The state as it was written last by the code of now, and the position of which it is: what came behind that is to be taken

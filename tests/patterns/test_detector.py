@@ -137,12 +137,38 @@ def test_silence_while_nobody_ran_is_noticed_at_the_next_start(tmp_path: Path) -
     seen, url = Seen(), f"sqlite:///{tmp_path}/cards.db"
 
     async def run() -> None:
-        async with application(Seen(), Probed, url=url) as app:
-            await app.publish(*paid(1))
+        async with application(seen, Quiet, url=url):
+            pass
+        async with App("cards", url=url).connected() as other:
+            await other.publish(*paid(1))
         async with application(seen, Quiet, url=url):
             assert [match.last.amount for match in await seen.of(1)] == [1]
 
     asyncio.run(run())
+
+
+def test_a_new_pattern_does_not_tell_of_a_silence_that_was_over_before(tmp_path: Path) -> None:
+    seen, url = Seen(), f"sqlite:///{tmp_path}/cards.db"
+
+    async def run() -> None:
+        told = Seen()
+        async with application(told, Quiet, url=url) as old:
+            await old.publish(*paid(1), *paid(2, card="d"))
+            await told.of(2)
+        again = named_quiet()
+        async with application(seen, again, url=url) as app:
+            await app.publish(*paid(3, card="e"))
+            assert [match.last.amount for match in await seen.of(1)] == [3]
+
+    asyncio.run(run())
+
+
+def named_quiet() -> type[Pattern]:
+    class Quieter(Pattern, within=SOON):
+        last = one(Paid)
+        none = absent(Paid)
+
+    return Quieter
 
 
 def test_what_timed_out_is_handled_with_what_it_had_taken(tmp_path: Path) -> None:
