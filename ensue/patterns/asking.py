@@ -9,7 +9,7 @@ from ensue.events.message import Event
 from ensue.patterns.analysis import contradictory
 from ensue.patterns.definition import Definition, Element, Take
 from ensue.patterns.layout import Layout, sorted_places
-from ensue.patterns.relevance import Test, parts_of, test_of
+from ensue.patterns.relevance import Test, parts_of, seen_alone, test_of
 from ensue.patterns.source import Lines, Names, Steps, Writer, fields_of
 
 __all__ = ["Asking", "Context"]
@@ -68,8 +68,13 @@ class Asking:
         """The source of a part of a condition."""
         return f"{self.names.of(part, 'f')}(e)" if callable(part) else writer.write(part)
 
-    def _hoist(self, lines: Lines) -> None:
+    def _hoist(self, lines: Lines, *, drops: bool) -> None:
+        """Fields that are read more than once have names of their own. Where no event is dropped, conditions on runs read them too."""
         read = [name for said in self.tests for one in said if not callable(one) for name in fields_of(one)]
+        for element in self.elements if not drops else ():
+            if self._accepted(element) and isinstance(element.node, Take):
+                parts = [part for one in element.node.conditions for part in parts_of(one) if not seen_alone(part, one)]
+                read += [name for part in parts if not callable(part) for name in fields_of(part)]
         for name in dict.fromkeys(read):
             if read.count(name) > 1 and name in self.kind.__struct_fields__:
                 lines(f"f{len(self.fields)} = e.{name}")
@@ -82,7 +87,7 @@ class Asking:
             return
         tests = {said: name for said, name in self.tests.items() if name in relevant}
         drops = not self.places.strict and "True" not in relevant
-        self._hoist(lines)
+        self._hoist(lines, drops=drops)
         if _exclude_each_other(tests) and len(tests) <= 8:
             word = "if"
             for said, name in tests.items():

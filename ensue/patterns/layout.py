@@ -6,7 +6,7 @@ aggregates that conditions read]`; what stands in brackets is there only where s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
 from ensue.patterns.definition import Definition, Element, Take
@@ -107,8 +107,12 @@ class Layout:
 class Running(Steps):
     """Reads a run that is called `name`. `own` elements have the event `event` beside what the run has."""
 
-    def __init__(self, layout: Layout, names: Names, name: str = "r") -> None:
+    def __init__(
+        self, layout: Layout, names: Names, name: str = "r", *, known: Mapping[str, bool] | None = None
+    ) -> None:
         self.layout, self.names, self.name = layout, names, name
+        self.known = known or {}
+        """Of which steps it is known whether they have taken something."""
 
     def _slot(self, step: str) -> tuple[int, bool]:
         at = self.layout.by_name[step]
@@ -121,6 +125,8 @@ class Running(Steps):
         return f"{self.name}[{slot}].event" if index is None else f"{self.name}[{slot}][{index}].event"
 
     def present(self, step: str) -> str:
+        if step in self.known:
+            return str(self.known[step])
         slot, several = self._slot(step)
         return f"({self.name}[{slot}] is not None)" if not several else f"(len({self.name}[{slot}]) > 0)"
 
@@ -147,7 +153,7 @@ class Completing(Running):
         return "e" if index is None else f"(e,)[{index}]"
 
     def present(self, step: str) -> str:
-        return self.names.of(True) if step == self.element.name else super().present(step)
+        return "True" if step == self.element.name else super().present(step)
 
     def aggregated(self, of: Aggregated) -> str:
         if of.step != self.element.name:
@@ -164,7 +170,7 @@ class Beginning(Running):
         return f"()[{index}]" if index is not None else super().event(step, index)
 
     def present(self, step: str) -> str:
-        return self.names.of(False)
+        return "False"
 
     def aggregated(self, of: Aggregated) -> str:
         return f"{self.names.of(least, 'f')}(())" if of.kind in ("smallest", "largest") else self.names.of(0)

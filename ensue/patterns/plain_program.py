@@ -77,7 +77,7 @@ class _First(Running):
         return f"{self.name}.event"
 
     def present(self, step: str) -> str:
-        return self.names.of(True)
+        return "True"
 
 
 class PlainProgram(Program):
@@ -229,12 +229,13 @@ class PlainProgram(Program):
         second = self.layout.elements[1].node
         assert isinstance(second, Take)
         writer = Writer(self.names, "e", _First(self.layout, self.names), of.fields)
-        return [
+        said = [
             of.asked_part(part, writer)
             for condition in second.conditions
             for part in parts_of(condition)
             if not seen_alone(part, condition)
         ]
+        return [one for one in said if one != "True"]
 
     def _end_repeated(self, of: Asking, lines: Lines, ends: str, *, also_begins: bool) -> None:
         """The second step takes the event for all runs that have taken as many as they must."""

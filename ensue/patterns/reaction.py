@@ -104,12 +104,15 @@ class _Reaction:
 
     @staticmethod
     def _choose(found: list[_Choice], conditions: tuple[tuple[str, ...], tuple[str, ...]] | None, leaf: Leaf) -> None:
-        if conditions is None or "False" in conditions[0] or (found and not found[-1].source):
+        if conditions is None or "False" in (*conditions[0], *conditions[1]) or (found and not found[-1].source):
             return
-        found.append(_Choice(tuple(dict.fromkeys(one for one in conditions[0] if one != "True")), conditions[1], leaf))
+        pure = tuple(dict.fromkeys(one for one in conditions[0] if one != "True"))
+        found.append(_Choice(pure, tuple(one for one in conditions[1] if one != "True"), leaf))
 
     def _takes(self, way: Way) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-        conditions = self._conditions(way.element, Running(self.layout, self.names))
+        known = {one.name: True for one in self.elements[: way.element] if one.low > 0}
+        known[self.elements[way.element].name] = way.again
+        conditions = self._conditions(way.element, Running(self.layout, self.names, known=known))
         until = self.of.untils[way.element] if way.again else None
         if conditions is None or until is None or until == "False":
             return conditions
@@ -165,10 +168,9 @@ class _Reaction:
         if not (self.emits or self.begins):
             self._time()
         each = [number for number in involved if self._one_by_one(number)]
-        for way in self.takers:
-            lines(f"{_list(way)} = []" if each else f"{_list(way)} = ()")
-        for name in self._moved():
-            lines(f"{name} = []")
+        lists = [*map(_list, self.takers), *self._moved()]
+        if lists:
+            lines(f"{' = '.join(lists)} = ()")
         for number in each:
             self._ask_each(number)
         if self.begins:
@@ -200,13 +202,18 @@ class _Reaction:
 
     def _ask_each(self, number: int) -> None:
         lines, chosen = self.lines, self.choices[number]
-        lines(f"s{number} = q{number}")
+        stays = any(one.leaf == Stay for one in chosen)
+        if stays:
+            lines(f"s{number} = q{number}")
         guard = [f"q{number} is not None"]
         pure = [" and ".join(one.pure) for one in chosen if one.leaf != Stay]
         if all(pure) and not self.lazy:
             guard.append(f"({' or '.join(dict.fromkeys(pure))})")
         with lines.block(f"if {' and '.join(guard)}:"):
-            lines(f"s{number} = []")
+            if stays:
+                lines(f"s{number} = []")
+            for name, alone in self._filled(chosen).items():
+                lines(f"{name} = []" if alone else f"{name} = {name} or []")
             with lines.block(f"for r in q{number}:"):
                 over = self._over()
                 if over is not None:
@@ -223,6 +230,14 @@ class _Reaction:
             self.lines(f"s{number}.append(r)")
         elif leaf != Dead or self.emits:
             self.lines(f"{_list(leaf)}.append(r)")
+
+    def _filled(self, chosen: list[_Choice]) -> dict[str, bool]:
+        """The lists that a place fills, and whether it is the only one."""
+        return {
+            _list(one.leaf): self._joined(one.leaf, "") == ""
+            for one in chosen
+            if one.leaf != Stay and (one.leaf != Dead or self.emits)
+        }
 
     def _moved(self) -> list[str]:
         """The lists of runs that go on without taking the event."""
@@ -279,7 +294,7 @@ class _Reaction:
                         self.lines("kept.append(r)")
                     if self.emits:
                         with self.lines.block("else:"):
-                            self.lines("x.append(r)")
+                            self.lines("x = [*x, r]")
                 self.lines(f"{_list(way)} = kept")
 
     # ------------------------------------------------------------------------------- from here on nothing raises
@@ -296,7 +311,7 @@ class _Reaction:
                 lines(f"taken = {made}) if rows is None else {made}, rows[i])")
         self._completes = self._sources_of_matches()
         if self._completes:
-            lines("done = []")
+            lines("done = ()")
         for way in self.takers:
             self._take(*way)
         for name in self._moved():
@@ -326,6 +341,11 @@ class _Reaction:
 
     def _leave(self, number: int, *, one_by_one: bool) -> None:
         lines = self.lines
+        if one_by_one and all(one.leaf != Stay for one in self.choices[number]):
+            with lines.block(f"if q{number} is not None:"):
+                lines(f"del w{number}[k]")
+                self._touch()
+            return
         if one_by_one:
             with lines.block(f"if s{number} is not q{number} and len(s{number}) < len(q{number}):"):
                 with lines.block(f"if s{number}:"):
@@ -365,14 +385,16 @@ class _Reaction:
         name, slot = _list((at, again)), self.layout.slots[at]
         low, high = max(element.low, 1), element.high
         targets: dict[str, int | None] = {}
-        if again:
-            if low > 1:
+        single = self._after_one(at)
+        if again:  # so that it has taken two, or more
+            if low > 2:
                 targets[f"n < {self.names.of(low)}"] = after.fewer
-            if high is None or high > low:
+            if high is None or high > max(low, 2):
                 targets[f"n < {self.names.of(high)}" if high is not None else ""] = after.free
             if high is not None:
                 targets[""] = after.full
-        single = self._after_one(at)
+            if len(targets) == 1:
+                single, targets = targets[""], {}
         with lines.block(f"if {name}:"):
             for order in range(len(targets)):
                 lines(f"y{order} = []")
@@ -412,7 +434,7 @@ class _Reaction:
         """Runs that took the event, or lost a way on, wait at another place, or are complete."""
         lines = self.lines
         if target is None:
-            lines(f"done += {name}")
+            lines(f"done = [*done, *{name}]")
             return
         if self.emits:
             with lines.block(f"for r in {name}:"):
@@ -443,7 +465,7 @@ class _Reaction:
                 with self.lines.block("for r in x:"):
                     self.lines(f"r[{self.layout.place}] = -1")
             elif name == "d":
-                self.lines("done += d")
+                self.lines("done = [*done, *d]")
             else:
                 self._arrive(name, int(name[1:]))
 

@@ -77,6 +77,7 @@ class Steps:
         raise LookupError(step)
 
     def present(self, step: str) -> str:
+        """`True` or `False` where that is known where it is written."""
         raise LookupError(step)
 
     def aggregated(self, of: Aggregated) -> str:
@@ -113,13 +114,17 @@ class Writer:
             case IsA(of, kind):
                 return f"{self.names.of(isinstance, 'f')}({self.write(of)}, {self.names.of(kind, 't')})"
             case Not(of):
-                return f"(not {self.write(of)})"
+                said = self.write(of)
+                return {"True": "False", "False": "True"}.get(said, f"(not {said})")
             case All(of):
-                return f"({' and '.join(map(self.write, of))})"
+                return _joined("and", list(map(self.write, of)), nothing="True", ends="False")
             case Any(of):
-                return f"({' or '.join(map(self.write, of))})"
+                return _joined("or", list(map(self.write, of)), nothing="False", ends="True")
             case When(condition, yes, no):
-                return f"({self.write(yes)} if {self.write(condition)} else {self.write(no)})"
+                asked = self.write(condition)
+                if asked in ("True", "False"):
+                    return self.write(yes if asked == "True" else no)
+                return f"({self.write(yes)} if {asked} else {self.write(no)})"
             case Operation("neg", (of,)):
                 return f"(-{self.write(of)})"
             case Operation("abs" | "min" | "max" as function, of):
@@ -128,6 +133,13 @@ class Writer:
                 return f"({self.write(left)} {operator} {self.write(right)})"
             case _:
                 raise LookupError(repr(expression))
+
+
+def _joined(word: str, parts: list[str], *, nothing: str, ends: str) -> str:
+    """Without what is known where it is written. What stands behind an end is never asked."""
+    left = parts[: parts.index(ends) + 1] if ends in parts else parts
+    left = [part for part in left if part != nothing]
+    return f"({f' {word} '.join(left)})" if len(left) > 1 else (left[0] if left else nothing)
 
 
 _FUNCTIONS: dict[str, Callable[..., AnyValue]] = {"abs": abs, "min": min, "max": max}
