@@ -17,6 +17,7 @@ from ensue.errors import InvalidEvent
 from ensue.events.stored import Draft, Meta, encode_meta, tag_hash
 from ensue.patterns import Late, Pattern, TimedOut, absent, detector, one, several
 from ensue.patterns.detector import Detector
+from ensue.patterns.finding import find
 from ensue.store.base import DeadLetter, Page, Request, Selection, Written
 from ensue.store.memory import MemoryStore
 from ensue.world import RealWorld
@@ -546,5 +547,28 @@ def test_a_pattern_by_the_time_of_reading_has_the_times_of_now(tmp_path: Path) -
             await (await app.publish(*paid(300))).wait()
             (match,) = await seen.of(1)
         assert match.ended >= began - timedelta(seconds=1)
+
+    asyncio.run(run())
+
+
+class Ahead(RealWorld):
+    """A machine whose clock is fast."""
+
+    def now(self) -> int:
+        return super().now() + 10_000_000
+
+
+def test_what_a_fast_clock_tells_is_what_the_log_says(tmp_path: Path) -> None:
+    seen, url = Seen(), f"sqlite:///{tmp_path}/cards.db"
+
+    async def run() -> None:
+        fast = application(seen, Quiet, url=url, world=Ahead())
+        async with fast as app, App("cards", url=url).connected() as other:
+            for count in (1, 2, 3):  # what it told was recorded by its clock, and so is all that comes behind it
+                await other.publish(*paid(count))
+                await seen.of(count)
+            recorded = [one async for one in app.log.read(Paid)]
+            ends = recorded[-1].recorded_at + timedelta(days=1)
+            assert [match.id for match in find(Quiet, recorded, until=ends)] == [match.id for match in seen]
 
     asyncio.run(run())
