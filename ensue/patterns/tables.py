@@ -33,7 +33,7 @@ class Columns(msgspec.Struct, frozen=True, kw_only=True):
     """What the columns of a table are. A field is read from the column of its name, unless it says otherwise here."""
 
     time: str | None = None
-    """The column with the time; without it `time` or `timestamp`, whichever is there."""
+    """The column with the time; without it that of the field with the event's own time, else `time` or `timestamp`, whichever is there."""
     key: str | None = None
     """The column with the key."""
     event: type[Event] | None = None
@@ -228,6 +228,7 @@ class _Shaping:
         self, name: str, columns: Columns, types: Sequence[type[Event]], key_tag: str | None, known: tuple[str, ...]
     ) -> None:
         self._name, self._columns, self._key_tag, self._known = name, columns, key_tag, known
+        self._types = types
         self._time = self._time_column()
         self._kinds: dict[str, type[Event]] = {}
         if columns.kind is not None:
@@ -245,7 +246,8 @@ class _Shaping:
         if self._columns.time is not None:
             self._there(self._columns.time, "the time")
             return self._columns.time
-        found = [one for one in TIME_COLUMNS if one in self._known]
+        own = {declaration(one).time for one in ((self._columns.event,) if self._columns.event else self._types)}
+        found = [one for one in own if one in self._known] or [one for one in TIME_COLUMNS if one in self._known]
         if len(found) != 1:
             raise DefinitionError(
                 f"{self._name}: say which column is the time, time=; the columns are: {', '.join(self._known)}"

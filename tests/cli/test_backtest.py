@@ -19,6 +19,8 @@ from ensue.patterns import backtest
 from tests.cli.conftest import Ensue
 
 PLANT = """
+from datetime import datetime
+
 from ensue import Event, minutes
 from ensue.patterns import Pattern, absent, one, several
 
@@ -31,6 +33,16 @@ class Reading(Event, key="sensor"):
 
 class Ended(Event, key="sensor"):
     sensor: str
+
+
+class Stamped(Event, key="sensor", time="at"):
+    sensor: str
+    at: datetime
+
+
+class Again(Pattern, within=minutes(15), time="event"):
+    first = one(Stamped)
+    second = one(Stamped, lambda s: s.at.minute == 2)
 
 
 class Silence(Pattern, within=minutes(15)):
@@ -121,6 +133,15 @@ def test_columns_of_other_names_are_said(plant: Path, ensue_: Ensue) -> None:
 def test_a_field_may_have_one_value_in_all_rows(plant: Path, ensue_: Ensue) -> None:
     (plant / "one.csv").write_text("time,celsius\n2026-03-01T08:00Z,91\n2026-03-01T08:01Z,92\n")
     assert told(ensue_, "plant:Hot", "one.csv", "--value", "sensor=only")["matches"][0]["key"] == "only"
+
+
+def test_the_field_with_an_events_own_time_is_the_time(plant: Path, ensue_: Ensue) -> None:
+    (plant / "own.csv").write_text("at,sensor\n2026-03-01T08:00Z,s1\n2026-03-01T08:02Z,s1\n")
+    (match,) = told(ensue_, "plant:Again", "own.csv")["matches"]
+    assert match["ended"] == match["steps"]["second"]["at"] == "2026-03-01T08:02:00Z"
+    (plant / "other.csv").write_text("when,sensor\n2026-03-01 08:00,s1\n2026-03-01 08:02,s1\n")
+    (match,) = told(ensue_, "plant:Again", "other.csv", "--time", "when", "--timezone", "UTC")["matches"]
+    assert match["steps"]["second"]["at"] == "2026-03-01T08:02:00Z"
 
 
 def test_rows_may_be_of_several_types(plant: Path, ensue_: Ensue) -> None:
@@ -281,8 +302,11 @@ def test_a_log_is_searched_by_its_url(plant: Path, ensue_: Ensue) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("plant:Cold", "readings.csv"), "the module plant has no 'Cold'; it has plant:Silence, plant:Hot"),
-        (("plant:Reading", "readings.csv"), "plant:Reading is not a Pattern; it has plant:Silence"),
+        (
+            ("plant:Cold", "readings.csv"),
+            "the module plant has no 'Cold'; it has plant:Again, plant:Silence, plant:Hot",
+        ),
+        (("plant:Reading", "readings.csv"), "plant:Reading is not a Pattern; it has plant:Again"),
         (("plant:Hot", "nothing.csv"), "there is no file 'nothing.csv'"),
         (("plant:Hot", "plant.py"), "plant.py is of no kind that can be read"),
         (
