@@ -27,6 +27,7 @@ from ensue.patterns.definition import (
     Take,
     elements_of,
 )
+from ensue.patterns.flink_automaton import check_flink
 from ensue.patterns.tracing import StepSeen, trace
 
 __all__ = ["define"]
@@ -307,6 +308,8 @@ def _skip(where: str, elements: tuple[Element, ...], given: Any) -> Skip:
 
 def _check_whole(definition: Definition, *, unbounded: bool, durations: dict[str, int | None]) -> None:
     where = definition.name
+    if definition.semantics == "flink":
+        check_flink(definition)
     if type(definition.runs) is not int or definition.runs < 1:
         raise DefinitionError(f"{where}: runs={definition.runs!r}; how many beginnings of one key may wait, from 1")
     if definition.time == "log" and (durations["disorder"] or durations["lateness"] or durations["idle"]):

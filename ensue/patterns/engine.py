@@ -148,12 +148,12 @@ class Engine:
         def number_of(link: Link) -> int:
             for one in link.all():
                 if id(one) not in links:
-                    if one.taken.position not in events:
-                        events[one.taken.position] = len(taken)
+                    if id(one.taken) not in events:
+                        events[id(one.taken)] = len(taken)
                         taken.append(one.taken)
                     links[id(one)] = len(chain)
                     before = -1 if one.before is None else links[id(one.before)]
-                    chain.append((before, one.move.number, events[one.taken.position]))
+                    chain.append((before, one.move.number, events[id(one.taken)]))
             return links[id(link)]
 
         kept: list[Any] = []

@@ -7,13 +7,14 @@ further condition on the edges behind it, and an absence is a stop. See docs/dec
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal, NamedTuple, TypeAlias
 
 from ensue.errors import DefinitionError
 from ensue.patterns.automaton import Automaton, Leaf
-from ensue.patterns.definition import Contiguity, Definition, Element, Group, Take, elements_of
+from ensue.patterns.definition import AllOf, Choice, Contiguity, Definition, Element, Group, Take, elements_of
 
-__all__ = ["Asked", "Edge", "FlinkAutomaton", "State"]
+__all__ = ["Asked", "Edge", "FlinkAutomaton", "State", "check_flink"]
 
 
 class Asked(NamedTuple):
@@ -92,11 +93,48 @@ class _Around(NamedTuple):
         return self.elements[self.at + 1] if self.at + 1 < len(self.elements) else self.behind
 
 
+def check_flink(definition: Definition) -> None:
+    """Errors: `DefinitionError` for a pattern that Flink CEP does not have, or with what only `semantics="ensue"` gives."""
+    for where, reason in _missing_in_flink(definition):
+        raise DefinitionError(f"{definition.name}{where}: Flink CEP {reason}; it needs semantics='ensue'")
+
+
+def _missing_in_flink(definition: Definition) -> Iterator[tuple[str, str]]:
+    for element in elements_of(definition.elements):
+        where = f".{element.name}"
+        if isinstance(element.node, Choice):
+            yield where, "has no alternation of steps"
+        if isinstance(element.node, AllOf):
+            yield where, "has no steps in any order"
+        if element.within is not None and element.high != 1:
+            yield where, "counts within= between the events of one step in another way"
+        if element.absent and element.within is not None and element is not definition.elements[-1]:
+            yield where, "has no absence that lasts for a time between two steps"
+    if definition.lateness:
+        yield "", "does not correct matches (lateness=)"
+    if definition.where is not None:
+        yield ".where", "has no condition on a whole match"
+    sequences = [definition.elements]
+    sequences += [one.node.elements for one in elements_of(definition.elements) if isinstance(one.node, Group)]
+    for before, element in (pair for one in sequences for pair in zip(one, one[1:], strict=False)):
+        if element.absent and before.low == 0 and not before.absent:
+            yield f".{element.name}", "has no absence behind an optional step"
+        if element.low == 0 and not element.absent and _loops_greedily(before):
+            yield f".{element.name}", "has no optional step behind a greedy one"
+    last = definition.elements[-1]
+    if last.absent and last.contiguity == "relaxed" and definition.within is None and last.within is None:
+        yield f".{last.name}", "has no absence at the end without within="
+
+
+def _loops_greedily(element: Element) -> bool:
+    return element.greedy and isinstance(element.node, Take) and not element.absent and element.high != 1
+
+
 class FlinkAutomaton:
     """The states. Errors: `DefinitionError` for a pattern that Flink CEP does not have."""
 
     def __init__(self, definition: Definition, automaton: Automaton) -> None:
-        self._check(definition)
+        check_flink(definition)
         self.states: list[State] = []
         self._leaves = {id(leaf.element): leaf for leaf in automaton.leaves}
         self._groups = {id(group): number for number, group in enumerate(automaton.groups)}
@@ -111,30 +149,6 @@ class FlinkAutomaton:
             elements = elements[:-1]
         whole = _Around(definition.elements, 0, None, (), first_of_loop=True, begins=True)
         self.start = self._sequence(len(elements), sink, whole)
-
-    @staticmethod
-    def _check(definition: Definition) -> None:
-        said = f"{definition.name}: Flink CEP has no"
-        for element in elements_of(definition.elements):
-            if not isinstance(element.node, Take | Group):
-                raise DefinitionError(
-                    f"{said} {type(element.node).__name__} ({element.name}); it needs semantics='ensue'"
-                )
-            if element.within is not None and element.high != 1:
-                raise DefinitionError(
-                    f"{definition.name}.{element.name}: Flink CEP counts within= between the events of one step in another way; "
-                    "it needs semantics='ensue'"
-                )
-        if definition.where is not None:
-            raise DefinitionError(f"{said} condition on a whole match (where); it needs semantics='ensue'")
-        for before, element in zip(definition.elements, definition.elements[1:], strict=False):
-            if element.absent and before.low == 0 and not before.absent:
-                raise DefinitionError(
-                    f"{said} absence behind an optional step ({element.name}); it needs semantics='ensue'"
-                )
-        last = definition.elements[-1]
-        if last.absent and last.contiguity == "relaxed" and definition.within is None and last.within is None:
-            raise DefinitionError(f"{said} absence at the end without within= ({last.name})")
 
     def _state(
         self,

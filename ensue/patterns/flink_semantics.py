@@ -115,6 +115,8 @@ class FlinkEngine:
         self.name = definition.name
         self.fingerprint = blake2b(definition.fingerprint + FORMAT, digest_size=16).digest()
         self.events = definition.events
+        self.given_up = 0
+        """Beginnings that were given up because more than `runs` runs of their key waited."""
         self._timeouts = timeouts
         self._automaton = Automaton(definition)
         self._flink = FlinkAutomaton(definition, self._automaton)
@@ -270,6 +272,7 @@ class FlinkEngine:
             raise
         if left.runs != kept.partial.runs or complete.runs:
             self._changed.add(key)
+        self._bound(left)
         kept.partial = left
         for run in left:
             if run.link is not None and run.link.first is taken:
@@ -277,6 +280,13 @@ class FlinkEngine:
         self._release(key, kept, list(complete), taken.time, found)
         outputs += found
         self._settle(key, kept)
+
+    def _bound(self, runs: _Heap) -> None:
+        """At most so many runs of one key, beside that which begins anew: the oldest beginning is given up."""
+        while len(runs.runs) > self.definition.runs + 1:
+            oldest = runs.runs[0].order
+            runs.drop(lambda run, oldest=oldest: run.order == oldest)  # type: ignore[misc]
+            self.given_up += 1
 
     def _step(self, key: str, run: _Run, taken: Taken, left: _Heap, complete: _Heap) -> None:
         looking = _Looking(self, key, run, taken)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Literal
@@ -243,22 +244,38 @@ def test_an_optional_step_is_taken_and_left_out() -> None:
     assert sorted(found(Maybe, "a b c")) == ["a - c", "a b c"]
 
 
-def test_what_flink_does_not_have_is_refused() -> None:
-    class Choosing(Pattern, within=LONG, semantics="flink"):
-        a = either(one(Letter, is_("a")), one(Letter, is_("b")))
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ({"a": either(one(Letter), one(Letter))}, r"Asked\.a: Flink CEP has no alternation"),
+        ({"a": all_of(one(Letter), one(Letter))}, r"Asked\.a: Flink CEP has no steps in any order"),
+        ({"a": one(Letter), "where": lambda self: True}, r"Asked\.where: .* needs semantics='ensue'"),
+        (
+            {"a": one(Letter), "o": optional(Letter), "n": absent(Letter), "c": one(Letter)},
+            r"Asked\.n: Flink CEP has no absence behind an optional step",
+        ),
+        (
+            {"a": several(Letter), "o": optional(Letter)},
+            r"Asked\.o: Flink CEP has no optional step behind a greedy one",
+        ),
+        ({"a": several(Letter, within=LONG)}, r"Asked\.a: Flink CEP counts within= .* in another way"),
+    ],
+)
+def test_what_flink_does_not_have_is_refused_where_it_is_defined(steps: dict[str, Any], said: str) -> None:
+    options = {"within": LONG, "semantics": "flink"}
+    with pytest.raises(DefinitionError, match=said):
+        types.new_class("Asked", (Pattern,), options, lambda namespace: namespace.update(steps))
 
-    class Both(Pattern, within=LONG, semantics="flink"):
-        a = all_of(one(Letter, is_("a")), one(Letter, is_("b")))
 
-    class Judged(Pattern, within=LONG, semantics="flink"):
+def test_the_oldest_beginning_is_given_up_beyond_the_bound_and_counted() -> None:
+    class Few(Pattern, within=LONG, runs=2, skip="none", semantics="flink"):
         a = one(Letter, is_("a"))
+        b = one(Letter, is_("b"))
 
-        def where(self) -> bool:
-            return True
-
-    for pattern, said in ((Choosing, "no Choice"), (Both, "no AllOf"), (Judged, "where")):
-        with pytest.raises(DefinitionError, match=said):
-            operator_of(pattern.__ensue_pattern__)
+    operator = FlinkEngine(Few.__ensue_pattern__)
+    matches = [one for one in operator.take(fed("a1 a2 a3 b")) if isinstance(one, Found)]
+    assert [shown(match_of(Few.__ensue_pattern__, one)) for one in matches] == ["a2 b", "a3 b"]
+    assert operator.given_up == 1
 
 
 def test_its_state_is_kept_and_a_failed_condition_changes_nothing() -> None:
