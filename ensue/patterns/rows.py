@@ -11,7 +11,7 @@ import msgspec
 from ensue.errors import DefinitionError, InvalidEvent
 from ensue.events.message import Event
 from ensue.events.personal import personal_fields, plain_type
-from ensue.events.recorded import microseconds
+from ensue.events.recorded import instant, microseconds
 
 __all__ = ["EventMaker", "Unit", "time_of"]
 
@@ -160,9 +160,11 @@ def _counted(number: int | float, unit: Unit | None) -> int:
     if unit is None:
         raise InvalidEvent(f"{number} is a number: say of which unit since 1970 it is: s, ms, us or ns")
     try:
-        return number // 1000 if unit == "ns" and isinstance(number, int) else round(number * _UNITS.get(unit, 0.001))
+        found = number // 1000 if unit == "ns" and isinstance(number, int) else round(number * _UNITS.get(unit, 0.001))
+        instant(found)
     except (ValueError, OverflowError):
-        raise InvalidEvent(f"{number} is no time") from None
+        raise InvalidEvent(f"{number} {unit} since 1970 is no time that a calendar has") from None
+    return found
 
 
 def _placed(found: datetime, timezone: Any) -> int:

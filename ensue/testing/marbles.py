@@ -43,6 +43,7 @@ Letter: TypeAlias = type[Event] | Callable[..., Event]
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 """The time of `@0`."""
+YEARS = 1000
 _MARBLE = re.compile(
     r"(?P<name>[A-Za-z_]+)(?:(?P<digits>[0-9]+)|:(?P<word>[^\s@()]+))?(?P<values>\([^()]*\))?(?:@(?P<time>[^\s@()]+))?(?=\s|$)"
 )
@@ -130,6 +131,8 @@ def _time(text: str, marble: str) -> timedelta:
             f"{marble!r}: {text!r} is no time; one looks like 5m, 1h30m, 2d, 90s, 250ms or 4 (seconds)"
         )
     number = {unit: float(value or 0) for unit, value in said.groupdict().items()}
+    if number["d"] > YEARS * 365 or number["h"] + number["m"] + number["s"] + number["ms"] > YEARS * 365 * 86_400:
+        raise DefinitionError(f"{marble!r}: {text!r} is more than {YEARS} years")
     return timedelta(
         days=number["d"], hours=number["h"], minutes=number["m"], seconds=number["s"], milliseconds=number["ms"]
     )

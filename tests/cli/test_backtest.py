@@ -217,6 +217,13 @@ def test_numbers_are_times_of_a_unit(plant: Path, ensue_: Ensue, unit: str, fact
     assert match["ended"] == "2026-03-01T08:02:00Z"
 
 
+def test_a_number_that_no_calendar_has_is_no_time(plant: Path, ensue_: Ensue) -> None:
+    (plant / "far.csv").write_text("time,sensor,celsius\n1772352000000000,s1,91\nnan,s1,92\n1772352000,s1,93\n")
+    found = told(ensue_, "plant:Hot", "far.csv", "--unit", "s", code=1)
+    assert [one["line"] for one in found["unread"]] == [2, 3]
+    assert found["unread"][0]["reason"] == "1772352000000000 s since 1970 is no time that a calendar has"
+
+
 def test_rows_that_are_not_in_order_are_sorted(plant: Path, ensue_: Ensue) -> None:
     head, *rows = READINGS.splitlines()
     (plant / "mixed.csv").write_text("\n".join([head, *reversed(rows)]))

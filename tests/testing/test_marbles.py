@@ -116,6 +116,7 @@ def test_time_comes_no_further_than_the_end_that_is_written() -> None:
     [
         ("", "there are no marbles"),
         ("o1@5x", "'o1@5x': '5x' is no time"),
+        ("o1@999999999d", "'o1@999999999d': '999999999d' is more than 1000 years"),
         ("o1@", "'o1@' in 'o1@' is no marble"),
         ("o1@0 @5", "'@5' in 'o1@0 @5' is no marble"),
         ("q1@0", "'q1@0': 'q' begins no event type of it; Unpaid has: Order, Payment"),
