@@ -11,7 +11,7 @@ import builtins
 import dis
 import inspect
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
@@ -43,6 +43,7 @@ _OWN = frozenset(
         *(f"ensue.events.message.{name}" for name in _DURATIONS),
     )
 )
+_BETWEEN = ("PUSH_NULL", "CACHE", "EXTENDED_ARG", "NOP")
 _MODULES = frozenset(("datetime", "decimal", "ensue", "ensue.patterns"))
 
 
@@ -62,7 +63,8 @@ def can_be_followed(function: Callable[..., object]) -> bool:
     given = (*cells.values(), *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
     if not all(map(_harmless, given)):
         return False
-    return all(_harmless_code(one, function.__globals__) for one in _codes(code))
+    known = {**vars(builtins), **function.__globals__, **cells}
+    return all(_harmless_code(one, known) for one in _codes(code))
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
@@ -72,24 +74,28 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
             yield from _codes(constant)
 
 
-def _harmless_code(code: types.CodeType, names: dict[str, Any]) -> bool:
+def _harmless_code(code: types.CodeType, known: Mapping[str, Any]) -> bool:
     if code.co_exceptiontable:  # what a stand-in refuses could be caught
         return False
+    at_hand: object = None
     for step in dis.get_instructions(code):
         if step.opname.startswith(_STEPS):
             return False
         name = step.argval
-        if step.opname.startswith(_NAMES) and isinstance(name, str) and name.startswith("__"):
-            return False
-        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME") and not _harmless_name(name, names):
-            return False
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF") and name in known:
+            at_hand = known[name]
+            if not _harmless(at_hand):
+                return False
+        elif step.opname.startswith(_NAMES):
+            if name.startswith("__"):
+                return False
+            if at_hand is not None:  # of a class or a module: `datetime.now` is none that stays
+                at_hand = getattr(at_hand, name, None)
+                if not _harmless(at_hand):
+                    return False
+        elif step.opname not in _BETWEEN:
+            at_hand = None
     return True
-
-
-def _harmless_name(name: str, names: dict[str, Any]) -> bool:
-    if name in names:
-        return _harmless(names[name])
-    return name in _FUNCTIONS or not hasattr(builtins, name)
 
 
 def _harmless(value: object) -> bool:
@@ -102,6 +108,8 @@ def _harmless(value: object) -> bool:
         return _plain_enum(type(value))
     if isinstance(value, types.ModuleType):
         return value.__name__ in _MODULES
+    if isinstance(value, types.BuiltinFunctionType):
+        return value.__module__ == "builtins" and value.__name__ in _FUNCTIONS
     if isinstance(value, types.FunctionType):
         return f"{value.__module__}.{value.__qualname__}" in _OWN
     return type(value) in _PLAIN

@@ -466,6 +466,8 @@ def _builtins(tracer: _Tracer) -> dict[str, object]:
         return traced
 
     def traced_getattr(of: object, name: str) -> object:  # with another value for what is missing: opaque
+        if not isinstance(of, EventStandIn | MatchStandIn | _StandIn):
+            raise Untraceable
         return getattr(of, name)
 
     return {

@@ -5,14 +5,16 @@ Random functions are compared with what was read of them on events with all smal
 
 from __future__ import annotations
 
+import datetime as datetime_module
 import operator
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum
 from itertools import product
 from random import Random
 from types import CodeType, FunctionType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -30,9 +32,13 @@ class Paid(Event, key="card"):
     m: int = 0
     ok: bool = False
     note: str | None = None
+    at: datetime = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Refunded(Paid):
+    CARDS: ClassVar = ["a", "b"]
+    MOST: ClassVar = 5
+
     by: int = 0
 
 
@@ -274,6 +280,10 @@ OPAQUE: dict[str, Callable[[Any], Any]] = {
     "id": lambda p: id(p) > 0,
     "hasattr": lambda p: hasattr(p, "n"),
     "without an end": endless,
+    "the clock": lambda p: p.at > datetime.now(UTC),
+    "the clock of a module": lambda p: p.at > datetime_module.datetime.now(UTC),
+    "a list of a class": lambda p: p.card in Refunded.CARDS,
+    "something else that is called as one of Python's own": lambda p: sorted([p.n, p.m]) == [1, 2],
 }
 
 
@@ -293,6 +303,8 @@ READ: dict[str, tuple[Callable[[Any], Any], str]] = {
     "a member of an enum": (lambda p: p.n == Color.RED, "it.n == <Color.RED: 1>"),
     "a type": (lambda p: isinstance(p, Refunded), "it is a Refunded"),
     "a duration": (lambda p: p.n > minutes(1), "it.n > datetime.timedelta(seconds=60)"),
+    "a number of a class": (lambda p: p.n < Refunded.MOST, "it.n < 5"),
+    "a duration of a module": (lambda p: p.n > datetime_module.timedelta(1), "it.n > datetime.timedelta(days=1)"),
     "a decimal": (lambda p: p.n > Decimal(2), "it.n > Decimal('2')"),
 }
 
@@ -314,7 +326,7 @@ def test_a_function_named_as_one_of_python_is_the_users_own() -> None:
 
 def test_a_field_that_is_not_there_is_an_error_that_names_those_that_are() -> None:
     with pytest.raises(
-        DefinitionError, match=r"P\.probe: Paid has no field 'amont'; its fields are: card, n, m, ok, note"
+        DefinitionError, match=r"P\.probe: Paid has no field 'amont'; its fields are: card, n, m, ok, note, at"
     ):
         trace(lambda p: p.amont > 1, (Paid,), what="P.probe")
     with pytest.raises(DefinitionError, match="no field 'amont'"):
