@@ -63,6 +63,7 @@ appender.out.layout.pattern = %d{HH:mm:ss.SSS} %p %c{1}: %m%n
 rootLogger.level = warn
 rootLogger.appenderRef.out.ref = out
 """
+# Patient, since a machine that tests use with many processes may not run one of them for a while.
 _SETTINGS = """
 jobmanager.rpc.address: {host}
 jobmanager.rpc.port: {rpc}
@@ -96,6 +97,10 @@ sql-gateway.endpoint.rest.bind-port: '{gateway}'
 execution.target: remote
 execution.attached: true
 parallelism.default: 1
+pekko.ask.timeout: 120 s
+web.timeout: 120000
+client.timeout: 300 s
+heartbeat.timeout: 300000
 io.tmp.dirs: {folder}/tmp
 web.tmpdir: {folder}/tmp
 """
