@@ -56,7 +56,7 @@ Tooks: TypeAlias = "Taken | tuple[Any, ...] | Mapping[str, Any] | None"
 what its part took, of `all_of` a tuple in the order of its parts."""
 
 
-class Found(msgspec.Struct, frozen=True, kw_only=True):
+class Found(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A match."""
 
     id: bytes
@@ -68,7 +68,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     """By the name of each top-level step that is not an absence, in their order."""
 
 
-class Expired(msgspec.Struct, frozen=True, kw_only=True):
+class Expired(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A beginning that found no end in time."""
 
     id: bytes

@@ -30,6 +30,8 @@ Given: TypeAlias = "Output | ConditionFailed"
 """What a pattern gives; in place of what an event for which it failed would have given, the error."""
 Numbers: TypeAlias = tuple[int, ...]
 """Patterns, by their place in the set."""
+Asker: TypeAlias = Callable[[Sequence[Event]], Sequence[Numbers | None]]
+"""For each of some events the patterns that may need it."""
 _MIRRORED = {"==": "==", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
@@ -110,9 +112,10 @@ class _Index:
             hits[number] += numbers
         once = len(self._askers) == 1
         for ask in self._askers:
-            for at, found in zip(numbers, map(ask, events), strict=True):
-                for number in found:
-                    hits[number].append(at)
+            for at, found in zip(numbers, ask(events), strict=True):
+                if found:
+                    for number in found:
+                        hits[number].append(at)
         if not once:
             for number, some in enumerate(hits):
                 hits[number] = sorted(set(some))
@@ -133,62 +136,63 @@ class _Index:
                 return
         _once(self._others.setdefault(test, []), number)
 
-    def _equals(self) -> Iterable[Callable[[Event], Sequence[int]]]:
+    def _equals(self) -> Iterable[Asker]:
         for field, table in self._equal.items():
             known = {value: tuple(numbers) for value, numbers in table.items()}
             yield _look_up(attrgetter(field), known)
 
-    def _bounded(self) -> Iterable[Callable[[Event], Sequence[int]]]:
+    def _bounded(self) -> Iterable[Asker]:
         for (field, operator, _), bounds in self._bounds.items():
             bounds.sort()
             values = [value for value, _ in bounds]
             yield _search(attrgetter(field), operator, values, tuple(number for _, number in bounds))
 
-    def _asked(self) -> Iterable[Callable[[Event], Sequence[int]]]:
+    def _asked(self) -> Iterable[Asker]:
         for test, numbers in self._others.items():
             yield _ask(predicate(test), tuple(numbers))
 
 
-def _look_up(field: Callable[[Event], Any], known: dict[Any, Numbers]) -> Callable[[Event], Sequence[int]]:
+def _look_up(field: Callable[[Event], Any], known: dict[Any, Numbers]) -> Asker:
     everybody = tuple(sorted({number for numbers in known.values() for number in numbers}))
     get = known.get
 
-    def ask(event: Event) -> Sequence[int]:
+    def ask(event: Event) -> Numbers | None:
         try:
-            return get(field(event), ())
-        except (
-            TypeError,
-            AttributeError,
-        ):  # a value that has no hash, or no such field: each pattern compares it itself
+            return get(field(event))
+        except (TypeError, AttributeError):  # a value that has no hash, or no such field: each pattern sees for itself
             return everybody
 
-    return ask
+    def all_at_once(events: Sequence[Event]) -> Sequence[Numbers | None]:
+        try:
+            return list(map(get, map(field, events)))
+        except (TypeError, AttributeError):
+            return list(map(ask, events))
+
+    return all_at_once
 
 
-def _search(
-    field: Callable[[Event], Any], operator: str, values: list[Any], numbers: Numbers
-) -> Callable[[Event], Sequence[int]]:
+def _search(field: Callable[[Event], Any], operator: str, values: list[Any], numbers: Numbers) -> Asker:
     bisect: Callable[[list[Any], Any], int] = bisect_left if operator in (">", "<=") else bisect_right
     above = operator[0] == ">"
 
-    def ask(event: Event) -> Sequence[int]:
+    def ask(event: Event) -> Numbers:
         try:
             at = bisect(values, field(event))
         except (TypeError, AttributeError):  # each pattern that compares it says so itself
             return numbers
         return numbers[:at] if above else numbers[at:]
 
-    return ask
+    return lambda events: list(map(ask, events))
 
 
-def _ask(holds: Callable[[Event], bool], numbers: Numbers) -> Callable[[Event], Sequence[int]]:
-    def ask(event: Event) -> Sequence[int]:
+def _ask(holds: Callable[[Event], bool], numbers: Numbers) -> Asker:
+    def ask(event: Event) -> Numbers | None:
         try:
-            return numbers if holds(event) else ()
+            return numbers if holds(event) else None
         except Exception:  # each pattern that asks says so itself
             return numbers
 
-    return ask
+    return lambda events: list(map(ask, events))
 
 
 def _equalities(part: Expression) -> tuple[str, list[Any]] | None:
