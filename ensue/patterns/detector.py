@@ -11,7 +11,8 @@ of its own, and everything else goes on.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 
 import msgspec
 
@@ -70,6 +71,7 @@ FLUSH_POSITIONS, FLUSH_SECONDS = 10_000, 1.0
 """How far, and how long, the progress may run over events of others before it is written."""
 STORAGE_RETRY_SECONDS = 1.0
 TRACEBACK_CHARACTERS, ERROR_CHARACTERS = 16_384, 1_024
+KEYS_AT_ONCE = 2_000
 SAVE_SECONDS = 1.0
 """So seldom the state is written where events alone have made it: what came since is taken once more at the next start."""
 QUIET_SECONDS = 0.05
@@ -336,8 +338,10 @@ class Detector(Runner):
         ordered = ordered_of(self.sought)
         try:
             ordered.resume(state.unpack(found[0].progress, event))
-            for key, packed in found[1]:
+            for number, (key, packed) in enumerate(found[1], 1):
                 ordered.restore(key, state.unpack(packed, event))
+                if number % KEYS_AT_ONCE == 0:
+                    await self._world.sleep(0)  # the lease of this process is renewed meanwhile
         except (TooNew, Unavailable, StorageFull):
             raise
         except Exception:
@@ -514,6 +518,8 @@ class Detector(Runner):
         while True:
             try:
                 await self._made_tables()
+                if commit.saves and self._sql is not None:
+                    await self._save_most(held)
                 written = await self._store.write(self._request(held, commit))
             except (Conflict, OutcomeUnknown) as error:
                 # An event came first, or nobody knows whether this is stored: all is read again, and computed from that. Where
@@ -563,6 +569,31 @@ class Detector(Runner):
             ),
         )
 
+    async def _save_most(self, held: _Held) -> None:
+        """Of a large state all but the last keys, some at a time: each under the fence, and of no use until the commit that names it."""
+        while len(held.changed) > KEYS_AT_ONCE:
+            some = list(islice(held.changed, KEYS_AT_ONCE))
+            progress = held.progress
+            nothing = state.Kept(
+                name=self.consumer.name, fingerprint=b"", position=0, progress=state.pack(None), watermark=None
+            )
+            commit = ConsumerCommit(
+                fence=Fence(progress.consumer, progress.segment, progress.fence, progress.rev),
+                position=progress.position,
+                ahead=(),
+                count=0,
+                digest=0,
+            )
+            saving = state.put(nothing, self._packed(held, some), anew=held.anew)
+            await self._store.write(Request(apply=(saving,), commit=commit))
+            self._world.failpoint("detector.saved some")
+            held.progress, held.anew = msgspec.structs.replace(progress, rev=progress.rev + 1), False
+            held.changed.difference_update(some)
+
+    def _packed(self, held: _Held, keys: Iterable[str]) -> list[tuple[str, bytes | None]]:
+        states = [(key, held.ordered.state(key)) for key in keys]
+        return [(key, None if one is None else state.pack(one)) for key, one in states]
+
     def _saving(self, held: _Held, commit: _Commit) -> Emission:
         kept = state.Kept(
             name=self.consumer.name,
@@ -574,9 +605,7 @@ class Detector(Runner):
             findings=held.findings + len(commit.drafts),
             micros=held.micros,
         )
-        states = [(key, held.ordered.state(key)) for key in held.changed]
-        packed = [(key, None if one is None else state.pack(one)) for key, one in states]
-        return state.put(kept, packed, anew=held.anew)
+        return state.put(kept, self._packed(held, held.changed), anew=held.anew)
 
     def _delivery(self, commit: _Commit, micros: int, now: int) -> Callable[[], Delivery]:
         def made() -> Delivery:

@@ -451,6 +451,24 @@ def test_what_came_behind_the_stored_state_is_taken_once_more(tmp_path: Path, mo
     asyncio.run(run())
 
 
+def test_a_large_state_is_written_some_keys_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, url = Seen(), f"sqlite:///{tmp_path}/cards.db"
+    monkeypatch.setattr(detector, "KEYS_AT_ONCE", 3)
+    cards = [f"c{number}" for number in range(10)]
+
+    async def run() -> None:
+        for amount in (1, 300, 301):
+            async with application(seen, Probed, url=url) as app:
+                await (await app.publish(*(Paid(card=card, amount=amount) for card in cards))).wait()
+            async with app.connected():
+                (facts,) = await app.patterns.list()
+                assert facts.keys == (0 if amount == 301 else 10)
+        assert sorted(match.key for match in seen) == cards
+        await check_whole(app)
+
+    asyncio.run(run())
+
+
 def test_an_application_tells_what_is_going_on(url: str) -> None:
     async def run() -> None:
         app = application(Seen(), Probed, Refunded, url=url)
