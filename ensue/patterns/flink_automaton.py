@@ -8,6 +8,7 @@ further condition on the edges behind it, and an absence is a stop. See docs/dec
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Literal, NamedTuple, TypeAlias
 
 from ensue.errors import DefinitionError
@@ -116,7 +117,7 @@ def _missing_in_flink(definition: Definition) -> Iterator[tuple[str, str]]:
         yield ".where", "has no condition on a whole match"
     sequences = [definition.elements]
     sequences += [one.node.elements for one in elements_of(definition.elements) if isinstance(one.node, Group)]
-    for before, element in (pair for one in sequences for pair in zip(one, one[1:], strict=False)):
+    for before, element in (pair for one in sequences for pair in pairwise(one)):
         if element.absent and before.low == 0 and not before.absent:
             yield f".{element.name}", "has no absence behind an optional step"
         if element.low == 0 and not element.absent and _loops_greedily(before):
