@@ -39,7 +39,10 @@ class Sought(msgspec.Struct, frozen=True, kw_only=True):
 
     def fingerprint(self, log_id: str) -> bytes:
         """State that was kept under another one is of no use."""
-        said = self.definition.fingerprint + bytes((self.timeouts, self.tenants)) + log_id.encode() + FORMAT
+        own = self.definition.fingerprint
+        if isinstance(self.definition, Definition):  # what is kept depends on the form in which the pattern runs
+            own += operator_of(self.definition, timeouts=self.timeouts).fingerprint
+        said = own + bytes((self.timeouts, self.tenants)) + log_id.encode() + FORMAT
         return blake2b(said, digest_size=16).digest()
 
 
