@@ -264,6 +264,8 @@ class _ByTime:
         self._told: int | None = None
         self._wall = 0
         self._waiting: list[_Waiting] = []
+        """In order; and what came since it was put in order."""
+        self._came: list[_Waiting] = []
         self._by_key: dict[str, list[Taken]] | None = None
         """What waits, by key, while nothing new has come."""
         self._changed: set[str] = set()
@@ -272,7 +274,7 @@ class _ByTime:
         out: list[Outcome] = []
         self._by_key = None
         self._changed.update(arrivals.keys)
-        wait, present, sources = self._waiting.append, self._present, arrivals.sources
+        wait, present, sources = self._came.append, self._present, arrivals.sources
         rows, limit, by_source = arrivals.rows, self._disorder + AHEAD, self._sources is not None
         columns = (arrivals.times, arrivals.recorded, arrivals.positions, arrivals.keys, arrivals.events)
         for at, (time, recorded, position, key, event) in enumerate(zip(*columns, strict=True)):
@@ -336,18 +338,26 @@ class _ByTime:
         if mark is None:
             return []
         out: list[Any] = []
-        waiting = self._waiting
-        if waiting:
-            waiting.sort()  # positions differ, so that nothing behind them is compared
+        waiting = self._in_order()
+        if waiting and waiting[0][0] <= mark:
             cut = bisect_left(waiting, (mark + 1,))
-            if cut:
-                out = _fed(self._operator, _batch(waiting[:cut]))
-                self._changed.update(one[2] for one in waiting[:cut])
-                del waiting[:cut]
+            out = _fed(self._operator, _batch(waiting[:cut]))
+            self._changed.update(one[2] for one in waiting[:cut])
+            del waiting[:cut]
         if self._told != mark:
             out += _advanced(self._operator, mark)
             self._told = mark
         return out
+
+    def _in_order(self) -> list[_Waiting]:
+        """All that waits. What came is put in its place, without a look at what is before all of it."""
+        came, waiting = self._came, self._waiting
+        if came:
+            came.sort()  # positions differ, so that nothing behind them is compared
+            at = bisect_left(waiting, came[0])
+            waiting[at:] = sorted(waiting[at:] + came)
+            came.clear()
+        return waiting
 
     def _late(self, late: _Waiting, mark: int) -> list[Any]:
         time, position, key, event, row = late
@@ -359,7 +369,8 @@ class _ByTime:
 
     def due(self) -> int | None:
         """See `Ordered`. The slowest source may stop to be waited for before time itself has come so far."""
-        times = [min(self._waiting)[0]] if self._waiting else []
+        waiting = self._in_order()
+        times = [waiting[0][0]] if waiting else []
         due = self._operator.due()
         if due is not None:
             times.append(due)
@@ -383,7 +394,7 @@ class _ByTime:
     def state(self, key: str) -> Any:
         if self._by_key is None:
             self._by_key = {}
-            for time, position, of, event, row in self._waiting:
+            for time, position, of, event, row in self._in_order():
                 self._by_key.setdefault(of, []).append(Taken(time, position, event, row))
         inner, waits = self._operator.state(key), self._by_key.get(key)
         return None if inner is None and waits is None else (inner, waits or [])
@@ -392,7 +403,7 @@ class _ByTime:
         inner, waits = state
         if inner is not None:
             self._operator.restore(key, inner)
-        self._waiting += [(one.time, one.position, key, one.event, one.row) for one in waits]
+        self._came += [(one.time, one.position, key, one.event, one.row) for one in waits]
 
     def progress(self) -> Any:
         present = self._present
@@ -471,7 +482,9 @@ class _ByKey:
         self._changed.add(key)
         out: list[Any] = []
         if mark is not None and time < mark:
-            out = self._look(of, mark) + _corrected(of.operator, Taken(time, position, event, row), key)
+            out = self._look(of, mark) + _advanced(of.operator, mark)  # it must know how far time has come
+            of.told = mark
+            out += _corrected(of.operator, Taken(time, position, event, row), key)
         else:
             of.waiting.append(came)
         of.newest = max(of.newest, newest)
@@ -492,7 +505,8 @@ class _ByKey:
             if cut:
                 out = _fed(of.operator, _batch(of.waiting[:cut]))
                 del of.waiting[:cut]
-        if of.told is None or of.told < mark:
+        due = of.operator.due()
+        if due is not None and due <= mark:
             out += _advanced(of.operator, mark)
             of.told = mark
         return out

@@ -139,7 +139,7 @@ class AlignedOperator(WindowOperator):
             value.fold(by_key, keys, column, times, positions)
         if self._covering is None:
             pane.keys.update(dict.fromkeys(keys))
-        if self._early is not None:
+        if self._early is not None and pane.start in self._open:
             self._fresh.setdefault(pane.start, set()).update(keys)
 
     def _pane(self, time: int) -> _Pane:

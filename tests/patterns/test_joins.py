@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, assert_type
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ensue import Event, days, minutes, seconds
@@ -165,6 +165,7 @@ def by_trying(join: type[Join], events: list[Timed]) -> list[Answer]:
     return found
 
 
+@settings(deadline=None)
 @given(st.sampled_from(EACH), streams())
 def test_each_kind_finds_what_one_finds_by_trying_all(join: type[Join], events: list[Timed]) -> None:
     found = whole(join, events)
@@ -175,6 +176,7 @@ def test_each_kind_finds_what_one_finds_by_trying_all(join: type[Join], events: 
     assert len(set(ids)) == len(ids)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(EACH), streams(), st.data())
 def test_parts_and_restarts_change_nothing(join: type[Join], events: list[Timed], data: st.DataObject) -> None:
     one, found, kept, rest = operator(join), list[object](), dict[str, Any](), list(events)
@@ -196,6 +198,7 @@ def test_parts_and_restarts_change_nothing(join: type[Join], events: list[Timed]
     assert join is AsOfEver or not any(kept.values()), "nothing is kept of what is over"
 
 
+@settings(deadline=None)
 @given(st.sampled_from(EACH), streams())
 def test_nothing_is_due_before_it_is_given(join: type[Join], events: list[Timed]) -> None:
     one = operator(join)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ensue import Event
@@ -140,6 +140,7 @@ def replayed(mode: Watermarks, stream: list[Arrival], lateness: int = 0) -> list
     return told(one.take(arrivals_of(stream)) + one.tick(END))
 
 
+@settings(deadline=None)
 @given(st.sampled_from(MODES), streams(), st.data(), st.sampled_from((0, 20 * SECOND)))
 def test_a_replay_gives_what_the_live_run_gave_whenever_that_looked_at_its_clock(
     mode: Watermarks, stream: list[Arrival], data: st.DataObject, lateness: int
@@ -154,6 +155,7 @@ def test_a_replay_gives_what_the_live_run_gave_whenever_that_looked_at_its_clock
     assert told([*found, *live.tick(END)]) == replayed(mode, stream, lateness)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(MODES), streams(), st.data())
 def test_a_restart_anywhere_goes_on_as_if_there_had_been_none(
     mode: Watermarks, stream: list[Arrival], data: st.DataObject
@@ -172,6 +174,7 @@ def test_a_restart_anywhere_goes_on_as_if_there_had_been_none(
     assert told([*found, *one.tick(END)]) == replayed(mode, stream)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(MODES), streams())
 def test_every_event_comes_out_once(mode: Watermarks, stream: list[Arrival]) -> None:
     found = replayed(mode, stream)
@@ -180,6 +183,7 @@ def test_every_event_comes_out_once(mode: Watermarks, stream: list[Arrival]) -> 
     assert sorted(map(str, positions)) == sorted(str(one[2]) for one in stream)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(MODES), streams())
 def test_what_is_late_is_what_the_formula_says(mode: Watermarks, stream: list[Arrival]) -> None:
     """From the formula alone, for each event anew from all before it."""
@@ -272,6 +276,7 @@ def test_silence_is_noticed_while_everything_is_silent() -> None:
     assert one.due() is None
 
 
+@settings(deadline=None)
 @given(st.sampled_from(MODES), streams())
 def test_what_waits_comes_when_it_was_said_to_be_due(mode: Watermarks, stream: list[Arrival]) -> None:
     one = new(mode)

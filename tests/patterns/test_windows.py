@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ensue import Event, days, hours, seconds
@@ -180,6 +180,7 @@ def whole(window: type[Window], events: Sequence[Timed]) -> list[object]:
     return [*one.take(batch(events)), *one.advance(END)]
 
 
+@settings(deadline=None)
 @given(st.sampled_from(EACH), in_order())
 def test_each_kind_is_what_one_computes_by_hand(window: type[Window], events: list[Timed]) -> None:
     expected = [
@@ -193,6 +194,7 @@ def test_each_kind_is_what_one_computes_by_hand(window: type[Window], events: li
     assert len(set(ids)) == len(ids)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(EACH), in_order(), st.data())
 def test_parts_and_restarts_change_nothing(window: type[Window], events: list[Timed], data: st.DataObject) -> None:
     one, found, kept, rest = operator(window), list[object](), dict[str, Any](), list(events)
@@ -214,6 +216,18 @@ def test_parts_and_restarts_change_nothing(window: type[Window], events: list[Ti
     assert not any(kept.values()), "nothing is kept of what is over"
 
 
+@settings(deadline=None)
+@given(st.sampled_from(EACH), in_order())
+def test_what_is_kept_does_not_change_with_what_comes_later(window: type[Window], events: list[Timed]) -> None:
+    one = operator(window)
+    one.take(batch(events[:10]))
+    kept = [one.state(key) for key in "ab"]
+    shown = repr(kept)
+    one.take(batch(events[10:]))
+    assert repr(kept) == shown
+
+
+@settings(deadline=None)
 @given(st.sampled_from(EACH), in_order())
 def test_nothing_is_due_before_it_is_given(window: type[Window], events: list[Timed]) -> None:
     one = operator(window)
@@ -231,11 +245,11 @@ def test_nothing_is_due_before_it_is_given(window: type[Window], events: list[Ti
 
 # ------------------------------------------------------------------------------------------------------------ late events
 
-DISORDER, LATENESS = 2 * SECOND, 6 * SECOND
+DISORDER = 2 * SECOND
 KEYWORDS: dict[str, Any] = {"disorder": seconds(2), "lateness": seconds(6)}
 LATE_TUMBLING = spread("LateTumbling", size=seconds(10), **KEYWORDS)
 LATE_HOPPING = spread("LateHopping", size=seconds(10), every=seconds(4), **KEYWORDS)
-LATE_SESSION = spread("LateSession", gap=seconds(5), **KEYWORDS)
+LATE_SESSION = spread("LateSession", gap=seconds(5), disorder=seconds(2), lateness=seconds(20))
 LATE = (LATE_TUMBLING, LATE_HOPPING, LATE_SESSION)
 
 
@@ -257,6 +271,7 @@ def out_of_order(draw: st.DrawFn) -> list[tuple[int, Timed]]:
     return [(time, (max(0, time - draw(behind)), position, event)) for time, position, event in draw(in_order())]
 
 
+@settings(deadline=None)
 @given(st.sampled_from(LATE), out_of_order(), st.data())
 def test_in_the_end_the_answers_that_stand_are_those_of_all_events_that_were_not_too_late(
     window: type[Window], events: list[tuple[int, Timed]], data: st.DataObject
@@ -276,11 +291,13 @@ def test_in_the_end_the_answers_that_stand_are_those_of_all_events_that_were_not
     found += one.tick(END)
     untimely = {one.taken.position for one in found if isinstance(one, Untimely)}
     stands: dict[bytes, Closed] = {}
+    given_: set[bytes] = set()
     for answer in found:
         if isinstance(answer, Closed):
+            assert answer.id not in given_, "each answer has an id of its own"
+            given_.add(answer.id)
             for id in answer.replaces:
                 del stands[id]  # an answer is replaced once
-            assert answer.id not in stands
             stands[answer.id] = answer
     assert_by_hand(window, events, sorted(answers(stands.values()), key=repr), untimely)
 
@@ -307,7 +324,11 @@ def spans_with_late(
     missed = {one[1] for one in events}
     for start in range(-20 * SECOND, 200 * SECOND, window.__ensue_window__.every):
         end = start + 10 * SECOND
-        taken = [one for one in events if start <= one[0] < end and end + LATENESS > marks.get(one[1], 0)]
+        taken = [
+            one
+            for one in events
+            if start <= one[0] < end and end + window.__ensue_window__.corrects > marks.get(one[1], 0)
+        ]
         missed -= {one[1] for one in taken}
         if taken:
             found.append((key, start, end, by_hand(taken)))
@@ -315,21 +336,22 @@ def spans_with_late(
 
 
 def sessions_with_late(
-    _window: type[Window], key: str, events: list[Timed], marks: dict[int, int]
+    window: type[Window], key: str, events: list[Timed], marks: dict[int, int]
 ) -> tuple[list[Answer], set[int]]:
     """A session that takes corrections no more stands, also where a late event would have joined it to another."""
     found: list[Answer] = []
     missed: set[int] = set()
+    lateness = window.__ensue_window__.corrects
     pool: list[Timed] = []
     for timed in events:
         mark = marks.get(timed[1])
         if mark is not None:
             for answer in sessions(key, pool):
-                if answer[2] + LATENESS <= mark:
+                if answer[2] + lateness <= mark:
                     found.append(answer)
                     pool = [one for one in pool if not answer[1] <= one[0] < answer[2]]
             joined = sessions(key, sorted([*pool, timed], key=_order))
-            if next(end for _, start, end, _ in joined if start <= timed[0] < end) + LATENESS <= mark:
+            if next(end for _, start, end, _ in joined if start <= timed[0] < end) + lateness <= mark:
                 missed.add(timed[1])
                 continue
         pool = sorted([*pool, timed], key=_order)
@@ -402,6 +424,21 @@ def test_early_answers_come_where_there_is_something_new_and_are_not_final(
 ) -> None:
     found = closed(whole(window, readings(0, 3, 6, 20)))
     assert [(one.values["number"], one.final) for one in found] == expected
+
+
+class SoonAndLate(Window, size=seconds(10), early=seconds(3), lateness=seconds(20)):
+    number = count(Reading)
+
+
+def test_a_correction_of_a_closed_window_is_no_early_answer() -> None:
+    one = feed(SoonAndLate)
+    found = one.take(arrivals([(11 * SECOND, readings(1)[0]), (12 * SECOND, (12 * SECOND, 2, readings(1)[0][2]))]))
+    found += one.take(arrivals([(12 * SECOND, (2 * SECOND, 3, readings(1)[0][2]))])) + one.tick(END)
+    said = [
+        (answer.start // SECOND, answer.values["number"], answer.final, len(answer.replaces))
+        for answer in closed(found)
+    ]
+    assert said == [(0, 1, False, 0), (0, 1, True, 0), (0, 2, True, 1), (10, 1, False, 0), (10, 1, True, 0)]
 
 
 # ----------------------------------------------------------------------------------------------------- days and time zones
