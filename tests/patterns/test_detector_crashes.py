@@ -10,7 +10,7 @@ import pytest
 
 from ensue import App
 from ensue.events.recorded import Recorded
-from ensue.patterns import Pattern
+from ensue.patterns import Pattern, detector
 from ensue.testing import AppSimulation, simulate
 from tests.patterns.cards import (
     Payment,
@@ -82,7 +82,8 @@ async def silence(sim: AppSimulation) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_found_is_stored_once_through_a_crash_at_every_step() -> None:
+def test_what_is_found_is_stored_once_through_a_crash_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detector, "KEYS_AT_ONCE", 1)
     checked = simulate(quiet, crashes="everywhere", runs=0)(silence)
     checked()
     assert checked.report is not None
@@ -91,6 +92,7 @@ def test_what_is_found_is_stored_once_through_a_crash_at_every_step() -> None:
         "detector.ticked",
         "detector.committed",
         "detector.loaded",
+        "detector.saved some",
     } <= checked.report.failpoints.keys()
 
 
