@@ -7,7 +7,7 @@ compared in microseconds, since Flink's own are milliseconds; WITHIN only bounds
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -16,7 +16,7 @@ from ensue.events.message import Event, declaration
 from ensue.patterns.definition import AllOf, Definition, Element, Take
 from ensue.patterns.expressions import reads
 from ensue.patterns.flink.columns import META, Column, Columns, Refused, refused, type_is, with_subclasses
-from ensue.patterns.flink.conditions import Writer
+from ensue.patterns.flink.conditions import Scope, Sql, Writer
 from ensue.patterns.flink.scopes import MatchScope, flag_of, row_flag, taken_of
 from ensue.patterns.flink.slots import Slot, after, excluded, expression_of, slots_of
 from ensue.patterns.language import Pattern
@@ -362,9 +362,9 @@ class _Compiled:
                 said.append(f"({there}) IS NOT TRUE")
         return said
 
-    def _absent(self, absence: Element, row: str, slots: Sequence[Slot] | None = None) -> str:
+    def _absent(self, absence: Element, row: str) -> str:
         assert isinstance(absence.node, Take)
-        scope = self._scope(row, absence.node.events, self._slots if slots is None else slots)
+        scope = self._scope(row, absence.node.events, self._slots)
         conditions = [
             f"({self._writer.truth(expression_of(one, absence.name), scope)})" for one in absence.node.conditions
         ]
@@ -580,7 +580,7 @@ class _JoinScope(MatchScope):
         text = super().type_column(step, index)
         return text if step is None else self._measure(text)
 
-    def aggregated(self, kind, step, value, *, sure):  # type: ignore[no-untyped-def]
+    def aggregated(self, kind: str, step: str, value: Callable[[Scope], Sql] | None, *, sure: bool) -> Sql:
         """See `Scope`."""
         found = super().aggregated(kind, step, value, sure=sure)
         return msgspec.structs.replace(found, text=self._measure(found.text))
