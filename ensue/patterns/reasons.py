@@ -510,15 +510,22 @@ def _in_the_way(definition: Definition, stream: Stream, run: Nearest, matches: S
     assert last is not None
     if last.how == "taken":  # it had gone on, but was over already
         return (_over(definition, run, matches),)
-    steps = " or ".join(dict.fromkeys(one.reach.leaf.name for one in ways))
     near, late = _nearly(definition, stream, run, ways)
+    closed = [_reason(one) for one in ways if one.how not in ("time", "open", "taken")]
     open_ways = [one for one in ways if one.how == "open"]
     if open_ways:
         left = max(one.moment[0] for one in open_ways) - (FOREVER if stream.until is None else stream.until)
-        return Reason(cause="waiting", step=steps, by=left if left < FOREVER >> 1 else FOREVER), *near
-    if last.how == "time":
-        return late or Reason(cause="expired", step=steps), *near
-    return _reason(last), *near
+        first = Reason(cause="waiting", step=_steps(open_ways), by=left if left < FOREVER >> 1 else FOREVER)
+    elif last.how == "time":
+        first = late or Reason(cause="expired", step=_steps([one for one in ways if one.how == "time"]))
+    else:
+        first = _reason(last)
+    others = [one for number, one in enumerate(closed) if one != first and one not in closed[:number]]
+    return first, *others, *near
+
+
+def _steps(ways: Sequence[Closed]) -> str:
+    return " or ".join(dict.fromkeys(one.reach.leaf.name for one in ways))
 
 
 def _nearly(
