@@ -120,6 +120,15 @@ def test_an_event_that_fails_a_condition_is_told_with_its_values() -> None:
     assert said.endswith("large.country != probe.country fails (large.country was 'UK', probe.country was 'UK')")
 
 
+def test_of_one_condition_only_the_first_part_that_fails_is_told() -> None:
+    class French(Pattern, within=minutes(10)):
+        paid = one(Payment, lambda p: p.amount > 1 and p.country == "FR" and p.amount > 200)
+
+    assert text(French, "p1(5, UK)@0") == (
+        "p1 is not taken by paid: paid.country == 'FR' fails (paid.country was 'UK')"
+    )
+
+
 def test_what_is_forbidden_ended_the_run() -> None:
     assert text(Kept, "p1(1)@0 c1@1m p1(7)@2m").startswith("1 of 2 steps (first = p1@2m)")
     assert (
