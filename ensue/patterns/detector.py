@@ -21,7 +21,6 @@ from ensue.consumers.handler import HandlerDefinition, Start
 from ensue.consumers.handling import Handling, Scope
 from ensue.consumers.lease import Lease
 from ensue.consumers.policy import Retry
-from ensue.consumers.routing import key_of_position
 from ensue.consumers.runner import OPERATED, Runner
 from ensue.consumers.waiting import Bell
 from ensue.errors import (
@@ -36,7 +35,7 @@ from ensue.errors import (
 )
 from ensue.events.message import Event, declaration
 from ensue.events.registry import Registry
-from ensue.events.stored import Draft, Row
+from ensue.events.stored import Draft, Row, tag_hash
 from ensue.observe.signals import EventParked, Observer, SegmentsClaimed, SegmentsLost, SegmentsReleased
 from ensue.patterns import state
 from ensue.patterns.operator import Output
@@ -100,6 +99,7 @@ class DetectorHandling(Handling):
         self.type_names = self.reading.names
         registry.found.update(declaration(one.event).name for one in self.sought.noticed)
         self.start: Start | None = "now"
+        self.key_tag = None  # it has one segment, and its time orders all keys: the key may be another one tomorrow
 
     @property
     def segments(self) -> int:
@@ -449,7 +449,8 @@ class Detector(Runner):
         self, commit: _Commit, held: _Held, position: int, error: BaseException, *, what: str | None = None
     ) -> None:
         """An event is passed over. Its dead letter stands by itself, and keeps nothing else of its key waiting."""
-        key = key_of_position(position)
+        text = f"event #{position}"  # no key of any event: nothing else waits behind it
+        key = tag_hash(text)
         if position in commit.letters or (key in held.lanes and key not in commit.dropped):
             return
         said = (what or f"{type(error).__name__}: {error}")[:ERROR_CHARACTERS]
@@ -458,7 +459,7 @@ class Detector(Runner):
             consumer=self.consumer.id,
             position=position,
             key=key,
-            key_text=f"#{position}",
+            key_text=text,
             reason=said,
             traceback="".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:],
             attempts=1,

@@ -268,7 +268,7 @@ def test_an_event_that_cannot_be_read_is_a_dead_letter_and_is_passed_over(tmp_pa
             await (await app.publish(*paid(300, 301))).wait()
             assert len(seen) == 1
             (letter,) = await letters(app)
-            assert (letter.position, letter.key_text) == (2, "#2")
+            assert (letter.position, letter.key_text) == (2, "event #2")
             assert "cannot be read" in letter.reason
         await check_whole(app)
 
@@ -588,5 +588,35 @@ def test_what_a_fast_clock_tells_is_what_the_log_says(tmp_path: Path) -> None:
             recorded = [one async for one in app.log.read(Paid)]
             ends = recorded[-1].recorded_at + timedelta(days=1)
             assert [match.id for match in find(Quiet, recorded, until=ends)] == [match.id for match in seen]
+
+    asyncio.run(run())
+
+
+class Shipped(Event, tags=("van",)):
+    van: str | None
+
+
+class TwoInAVan(Pattern, within=timedelta(hours=1), key="van"):
+    parcels = several(Shipped, times=2)
+
+
+def test_an_event_without_the_key_of_a_pattern_is_a_dead_letter_and_nothing_waits_for_it(tmp_path: Path) -> None:
+    seen = Seen()
+
+    async def run() -> None:
+        async with application(seen, TwoInAVan, url=f"sqlite:///{tmp_path}/cards.db") as app:
+            await app.publish(Shipped(van="v"))
+            await (await app.publish(Shipped(van=None))).wait()
+            await (await app.publish(Shipped(van="v"))).wait()
+            assert [match.key for match in seen] == ["v"]
+            (letter,) = await letters(app)
+            assert (letter.position, letter.reason) == (
+                2,
+                "InvalidEvent: Shipped: van is None, so that it belongs to no key",
+            )
+            await app.dead_letters.discard(letter.id, note="lost")
+            await (await app.publish(Shipped(van="w"))).wait()
+            assert await letters(app) == []
+        await check_whole(app)
 
     asyncio.run(run())
