@@ -6,7 +6,7 @@ what the general engine finds, in the same order.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
@@ -28,7 +28,7 @@ from ensue.patterns.program import Program
 from ensue.patterns.relevance import Test
 from ensue.patterns.source import Names, Steps, Writer, identifier
 
-__all__ = ["Compiled", "NoPlaces", "Plain", "compiled", "constructor", "predicate"]
+__all__ = ["Compiled", "Form", "NoPlaces", "Plain", "compiled", "constructor", "predicate"]
 
 CHUNK = 4096
 """So many events go through a program at a time; then what is over is thrown away."""
@@ -41,8 +41,71 @@ Waiting = dict[str, list[Run]]
 
 def compiled(definition: Definition, *, timeouts: bool = False) -> Compiled:
     """An operator for the pattern. Errors: `NoPlaces`, which says why it is not of the kind that is compiled."""
-    shape = plain_shape(definition, timeouts=timeouts)
-    return Compiled(definition, timeouts=timeouts) if shape is None else Plain(definition, shape)
+    form = _form_of(definition, timeouts)
+    return Compiled(form) if form.shape is None else Plain(form, form.shape)
+
+
+class Form:
+    """What all operators of one pattern have in common: its places, and programs by the classes of events that they are for."""
+
+    def __init__(self, definition: Definition, *, timeouts: bool, plainly: bool = True) -> None:
+        self.definition = definition
+        self.shape = plain_shape(definition, timeouts=timeouts) if plainly else None
+        timeouts = timeouts and self.shape is None  # an absence at the end has none
+        self.places = places_of(definition, timeouts=timeouts)
+        self.layout = Layout(definition, self.places, timeouts=timeouts)
+        said = f"{self.layout.blank!r} {self.places.all!r} {timeouts} {self.shape}".encode()
+        self.fingerprint = blake2b(definition.fingerprint + FORMAT + said, digest_size=16).digest()
+        self.accepted: dict[type, bool] = {}
+        self._programs: dict[tuple[tuple[type, ...], bool, bool], dict[str, Any]] = {}
+
+    def accepts(self, kind: type) -> bool:
+        """Whether events of a class are among those of the pattern."""
+        known = self.accepted.get(kind)
+        if known is None:
+            known = self.accepted[kind] = issubclass(kind, self.definition.events)
+        return known
+
+    def written(self, classes: tuple[type[Event], ...], *, others: bool, lazy: bool = False) -> Program:
+        if self.shape is not None:
+            return PlainProgram(self.layout, self.shape, classes, others=others, lazy=lazy)
+        return Program(self.layout, classes, others=others, lazy=lazy)
+
+    def program(self, classes: tuple[type[Event], ...], *, others: bool, lazy: bool = False) -> dict[str, Any]:
+        """The functions `take`, `found` and perhaps `lapse`."""
+        known = self._programs.get((classes, others, lazy))
+        if known is None:
+            program = self.written(classes, others=others, lazy=lazy)
+            source = program.source()
+            known = dict(program.names.values)
+            exec(_code(source), known)  # noqa: S102 - written from the expression tree alone
+            self._programs[classes, others, lazy] = known
+        return known
+
+    @property
+    def any_program(self) -> dict[str, Any]:
+        """For what does not depend on the class of events."""
+        return next(iter(self._programs.values()), None) or self.program(self.definition.events[:1], others=True)
+
+
+_forms: OrderedDict[tuple[int, bool], tuple[Definition, Form | NoPlaces]] = OrderedDict()
+"""By the identity of a definition, which is kept, so that it stays its own."""
+FORMS = 1024
+
+
+def _form_of(definition: Definition, timeouts: bool) -> Form:
+    known = _forms.get((id(definition), timeouts))
+    if known is None:
+        try:
+            form: Form | NoPlaces = Form(definition, timeouts=timeouts)
+        except NoPlaces as reason:
+            form = NoPlaces(str(reason))  # without the frames that it was raised in
+        known = _forms[id(definition), timeouts] = (definition, form)
+        if len(_forms) > FORMS:
+            _forms.popitem(last=False)
+    if isinstance(known[1], NoPlaces):
+        raise NoPlaces(str(known[1]))
+    return known[1]
 
 
 def constructor(event: type[Event], fields: Sequence[str]) -> Callable[..., Event]:
@@ -70,25 +133,19 @@ def predicate(test: Test) -> Callable[[Event], bool]:
 class Compiled:
     """See `Operator`. What has no underscore beside that is for the programs."""
 
-    def __init__(self, definition: Definition, *, timeouts: bool = False) -> None:
-        self.definition = definition
+    def __init__(self, form: Form) -> None:
+        self.form = form
+        self.definition = definition = form.definition
         self.name = definition.name
         self.events = definition.events
-        self.places = places_of(definition, timeouts=timeouts)
-        self.layout = Layout(definition, self.places, timeouts=timeouts)
-        shape = f"{self.layout.blank!r} {self.places.all!r} {timeouts}".encode()
-        self.fingerprint = blake2b(definition.fingerprint + FORMAT + shape, digest_size=16).digest()
+        self.places, self.layout, self.fingerprint = form.places, form.layout, form.fingerprint
         self.waiting: list[Waiting] = [{} for _ in self.places.all]
         self.queue: Any = deque() if self.layout.deadlines == "fifo" else []
         self.touched: set[str] | None = None
         self.given_up = 0
         """Beginnings that were given up because too many of one key waited."""
         self.key_of = key_reader(definition.key_tag)
-        self._classes: dict[type, bool] = {}
         self._program: tuple[Any, frozenset[type], bool] | None = None
-        self._careful: Any = None
-        self._found: list[Any] = []
-        self._lapse: Any = None
         self._swept: int | None = None
         self._restored = False
         self._queued = self.layout.place is not None
@@ -156,7 +213,7 @@ class Compiled:
 
     def source(self) -> str:
         """The program, as it is for events of the classes that the pattern names."""
-        return self._written(self.events, others=False).source()
+        return self.form.written(self.events, others=False).source()
 
     # ---------------------------------------------------------------------------------------- for the programs
 
@@ -212,7 +269,7 @@ class Compiled:
         out: list[Output],
     ) -> None:
         """Take one event, asking nothing that is not needed: something was asked that raised."""
-        program = self._compile((type(event),), others=False, lazy=True)
+        program = self.form.program((type(event),), others=False, lazy=True)["take"]
         program(self, iter(((number, event),)), times, positions, rows, keys, out)
 
     def failed(
@@ -361,19 +418,15 @@ class Compiled:
         )
 
     def _match(self, run: Run, key: str, ended: int) -> Found:
-        if not self._found:
-            self._compile(self.events[:1], others=True, lazy=False)
-        found: Found = self._found[0](run, key, ended)
+        found: Found = self.form.any_program["found"](run, key, ended)
         return found
 
     # ------------------------------------------------------------------------------------------------- programs
 
     def _program_for(self, kinds: set[type]) -> Any:
         """The program for events of these classes; None: the pattern wants none of them."""
-        for kind in kinds:
-            if kind not in self._classes:
-                self._classes[kind] = issubclass(kind, self.events)
-        wanted = frozenset(kind for kind in kinds if self._classes[kind])
+        accepts = self.form.accepts
+        wanted = frozenset(kind for kind in kinds if accepts(kind))
         if not wanted:
             return None
         others = len(wanted) < len(kinds)
@@ -383,29 +436,20 @@ class Compiled:
                 return program
             wanted, others = wanted | known, others or known_others
         classes = tuple(sorted(wanted, key=_name))
-        self._program = (self._compile(classes, others=others, lazy=False), wanted, others or len(wanted) > 1)
+        self._program = (
+            self.form.program(classes, others=others)["take"],
+            wanted,
+            others or len(wanted) > 1,
+        )
         return self._program[0]
-
-    def _written(self, classes: tuple[type[Event], ...], *, others: bool, lazy: bool = False) -> Program:
-        return Program(self.layout, classes, others=others, lazy=lazy)
-
-    def _compile(self, classes: tuple[type[Event], ...], *, others: bool, lazy: bool) -> Any:
-        program = self._written(classes, others=others, lazy=lazy)
-        source = program.source()
-        space = dict(program.names.values)
-        exec(_code(source), space)  # noqa: S102 - written from the expression tree alone
-        self._found[:] = (space["found"],)
-        self._lapse = space.get("lapse")
-        return space["take"]
 
 
 class Plain(Compiled):
     """For patterns of two steps: `plain_shape`. What a key has is the event that began a run, or a list of such, in their order."""
 
-    def __init__(self, definition: Definition, shape: Shape) -> None:
-        super().__init__(definition)
+    def __init__(self, form: Form, shape: Shape) -> None:
+        super().__init__(form)
         self.shape = shape
-        self.fingerprint = blake2b(definition.fingerprint + FORMAT + b"plain", digest_size=16).digest()
         self.begun: dict[str, Any] = {}
         self.queue = deque()
         self.keyed: deque[str] = deque()
@@ -441,9 +485,7 @@ class Plain(Compiled):
             self.touched = set()
 
     def fire(self, time: int, out: list[Output]) -> None:
-        if not self._found:
-            self._compile(self.events[:1], others=True, lazy=False)
-        self._lapse(self, time, out)
+        self.form.any_program["lapse"](self, time, out)
 
     def prune(self, key: str, time: int) -> None:
         """Throw away the beginnings of a key that are over, and the oldest of too many."""
@@ -479,9 +521,6 @@ class Plain(Compiled):
             self._restored = False
             pairs = sorted(zip(self.queue, self.keyed, strict=True), key=_when)
             self.queue, self.keyed = deque(one for one, _ in pairs), deque(key for _, key in pairs)
-
-    def _written(self, classes: tuple[type[Event], ...], *, others: bool, lazy: bool = False) -> Program:
-        return PlainProgram(self.layout, self.shape, classes, others=others, lazy=lazy)
 
 
 def _newest(begun: Any) -> Taken:

@@ -10,7 +10,7 @@ import pytest
 from ensue import Event, minutes
 from ensue.errors import ConditionFailed, InvalidEvent
 from ensue.patterns import Pattern, absent, either, one, optional, several, total
-from ensue.patterns.compiler import Compiled, NoPlaces, Plain, compiled
+from ensue.patterns.compiler import Compiled, Form, NoPlaces, Plain, compiled
 from ensue.patterns.engine import Engine
 from ensue.patterns.operator import Batch, Operator, Output
 
@@ -215,4 +215,23 @@ def test_aggregates_are_kept_as_events_are_taken() -> None:
 
 def test_state_of_the_general_engine_is_none_of_the_compiled_one() -> None:
     definition = Twice.__ensue_pattern__
-    assert len({definition.fingerprint, compiled(definition).fingerprint, Compiled(definition).fingerprint}) == 3
+    places = Form(definition, timeouts=False, plainly=False)
+    assert len({definition.fingerprint, compiled(definition).fingerprint, places.fingerprint}) == 3
+
+
+def test_operators_of_one_pattern_share_their_program() -> None:
+    one_of_them, other = compiled(Three.__ensue_pattern__), compiled(Three.__ensue_pattern__)
+    assert one_of_them.form is other.form
+    assert one_of_them.waiting is not other.waiting
+
+
+@pytest.mark.parametrize("pattern", [Twice, Silent])
+def test_a_pattern_of_two_steps_means_the_same_in_its_own_program(pattern: type[Pattern]) -> None:
+    rows = [(card, kind, 1.0) for kind in (1, 2, 1, 1, 9, 1, 2, 2, 1) for card in "ab"]
+    plain, places = (
+        compiled(pattern.__ensue_pattern__),
+        Compiled(Form(pattern.__ensue_pattern__, timeouts=False, plainly=False)),
+    )
+    assert isinstance(plain, Plain)
+    outputs = [[*one.take(batch(rows)), *one.advance(10**12)] for one in (plain, places)]
+    assert outputs[0] == outputs[1] != []
