@@ -163,14 +163,12 @@ class End:
 class Place:
     """Where a run waits."""
 
-    __slots__ = ("awaited", "end", "key", "looks_next", "moves", "reaches", "reacting", "targets")
+    __slots__ = ("awaited", "end", "key", "looks_next", "moves", "reaches", "targets")
 
     def __init__(self, key: PlaceKey, moves: tuple[Move, ...], end: End | None, awaited: str) -> None:
         self.key, self.moves, self.end, self.awaited = key, moves, end, awaited
         """`awaited` is the name of the first element on from here that cannot be passed over."""
         self.targets: list[Place | None] = [None] * len(moves)
-        self.reacting: dict[type, bool] = {}
-        """By type of event: whether any leaf is concerned."""
         reaches: dict[int, Reach] = {}
         for reach in self._all():
             reaches[reach.number] = reach

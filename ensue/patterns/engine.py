@@ -34,7 +34,7 @@ FORMAT = b"runs 1"
 class _Look:
     """One event, and what was asked about it."""
 
-    __slots__ = ("accepted", "alone", "ended", "taken", "views")
+    __slots__ = ("accepted", "alone", "ended", "reacting", "taken", "views")
 
     def __init__(self, taken: Taken, accepted: frozenset[int]) -> None:
         self.taken = taken
@@ -45,6 +45,8 @@ class _Look:
         self.ended: dict[int, bool] = {}
         """By leaf: whether its `until` holds."""
         self.views: dict[int, Any] = {}
+        self.reacting: dict[Any, bool] = {}
+        """By place: whether a run there can care."""
 
 
 class Engine:
@@ -450,10 +452,14 @@ class Engine:
 
     def _looked_at(self, beginning: Beginning, look: _Look, found: list[Output]) -> list[Run] | None:
         """The runs of a beginning behind this event; None: a match has ended it. The same list: nothing has changed."""
+        if len(beginning.runs) == 1:
+            (run,) = beginning.runs
+            if not (run.fresh and run.place.looks_next) and not self._reacts(run.place, beginning.key, look):
+                return beginning.runs
         runs: list[Run] = []
         same = True
         for run in beginning.runs:
-            if (run.fresh and run.place.looks_next) or self._reacts(run.place, look):
+            if (run.fresh and run.place.looks_next) or self._reacts(run.place, beginning.key, look):
                 same = False
                 look.views = {}
                 if self._step(beginning, run, look, runs, found):
@@ -462,12 +468,28 @@ class Engine:
                 runs.append(run)
         return beginning.runs if same else runs
 
-    def _reacts(self, place: Place, look: _Look) -> bool:
-        kind = type(look.taken.event)
-        known = place.reacting.get(kind)
+    def _reacts(self, place: Place, key: str, look: _Look) -> bool:
+        """Whether the event can matter to a run that waits here, as far as conditions say that look at it alone."""
+        known = look.reacting.get(place.key)
         if known is None:
-            known = place.reacting[kind] = any(reach.leaf.index in look.accepted for reach in place.reaches)
+            known = look.reacting[place.key] = self._may_matter(place, key, look)
         return known
+
+    def _may_matter(self, place: Place, key: str, look: _Look) -> bool:
+        for reach in place.reaches:
+            leaf = reach.leaf
+            if leaf.index in look.accepted:
+                if leaf.until is not None or not leaf.conditions:
+                    return True
+                alone = look.alone.get(leaf.index)
+                if alone is None:
+                    try:
+                        alone = look.alone[leaf.index] = self._alone(key, look, leaf)
+                    except ConditionFailed:
+                        return True  # which is told if a run asks for it
+                if alone:
+                    return True
+        return False
 
     def _born(self, beginning: Beginning, place: Place, link: Link, runs: list[Run], found: list[Output]) -> bool:
         """A run that has just taken an event. True: it is whole, and its match ends the beginning."""
