@@ -45,7 +45,7 @@ class _Look:
         self.ended: dict[int, bool] = {}
         """By leaf: whether its `until` holds."""
         self.views: dict[int, Any] = {}
-        self.reacting: dict[Any, bool] = {}
+        self.reacting: dict[Place, bool] = {}
         """By place: whether a run there can care."""
 
 
@@ -392,13 +392,15 @@ class Engine:
         if not touched and fresh is None and self._bound is None:
             return
         self._changed.add(key)
-        kept: list[Beginning] = []
-        for beginning, runs in results:
-            self._settle(beginning, runs, kept, outputs)
-        for beginning in beginnings:
-            if self._bound is not None and beginning.order < self._bound:
-                beginning.live = False
-        kept = [beginning for beginning in kept if beginning.live]
+        kept: list[Beginning] = list(beginnings)
+        if touched or self._bound is not None:
+            kept = []
+            for beginning, runs in results:
+                self._settle(beginning, runs, kept, outputs)
+            for beginning in beginnings:
+                if self._bound is not None and beginning.order < self._bound:
+                    beginning.live = False
+            kept = [beginning for beginning in kept if beginning.live]
         if fresh is not None:
             kept.append(fresh)
             self._enqueue(fresh)
@@ -470,9 +472,9 @@ class Engine:
 
     def _reacts(self, place: Place, key: str, look: _Look) -> bool:
         """Whether the event can matter to a run that waits here, as far as conditions say that look at it alone."""
-        known = look.reacting.get(place.key)
+        known = look.reacting.get(place)
         if known is None:
-            known = look.reacting[place.key] = self._may_matter(place, key, look)
+            known = look.reacting[place] = self._may_matter(place, key, look)
         return known
 
     def _may_matter(self, place: Place, key: str, look: _Look) -> bool:

@@ -88,7 +88,7 @@ def test_aggregates_of_a_run_are_kept_and_not_computed_again() -> None:
 
 def test_values_of_one_run_are_not_seen_by_another() -> None:
     class Colours(Pattern, within=LONG, skip="none"):
-        shown = several(Paid, contiguity="any", inner="any", greedy=False)
+        shown = several(Paid, inner="any", greedy=False)
         closed = one(Closed)
 
         @closed.where
