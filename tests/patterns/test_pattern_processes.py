@@ -53,8 +53,7 @@ def test_a_process_that_is_killed_loses_no_match_and_another_repeats_none(
 
     async def rest() -> None:
         async with application(url) as app:
-            for payment in payments(2):
-                receipt = await app.publish(payment)
+            receipt = await app.publish(*payments(2))
             await receipt.wait(timeout=timedelta(seconds=60))
             recorded = [one async for one in app.log.read()]
             there = found(recorded, "Probed")
