@@ -100,8 +100,6 @@ class _Joining:
     def _belong(self, key: str, left: Taken, right: Taken) -> bool:
         """Whether `where` holds of the pair. Errors: `ConditionFailed`."""
         where = self._of.where
-        if left.position == right.position:
-            return False  # one event is no pair
         if where is None:
             return True
         join: Any = self._of.join

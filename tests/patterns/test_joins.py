@@ -165,8 +165,9 @@ def by_trying(join: type[Join], events: list[Timed]) -> list[Answer]:
     return found
 
 
-@settings(deadline=None)
-@given(st.sampled_from(EACH), streams())
+@settings(deadline=None, max_examples=60)
+@pytest.mark.parametrize("join", EACH)
+@given(events=streams())
 def test_each_kind_finds_what_one_finds_by_trying_all(join: type[Join], events: list[Timed]) -> None:
     found = whole(join, events)
     assert sorted(answers(found), key=repr) == sorted(by_trying(join, events), key=repr)
@@ -212,6 +213,19 @@ def test_nothing_is_due_before_it_is_given(join: type[Join], events: list[Timed]
         due = one.due()
     assert due is None
     assert one.advance(END) == []
+
+
+def test_the_last_before_counts_for_its_own_time_and_not_for_that_of_one_before_it() -> None:
+    events: list[Timed] = [
+        (0, 1, Paid(order="a")),
+        (5 * SECOND, 2, Paid(order="a")),
+        (14 * SECOND, 3, Placed(order="a")),
+        (15 * SECOND, 4, Placed(order="a")),
+    ]
+    assert answers(whole(AsOf, events)) == [
+        (3, 2, 5 * SECOND, 14 * SECOND),
+        (4, None, 15 * SECOND, 15 * SECOND),
+    ]
 
 
 def test_by_event_time_what_comes_out_of_order_is_joined_and_what_is_late_is_told() -> None:

@@ -386,6 +386,17 @@ def test_an_event_that_is_late_is_taken_while_its_window_is_open() -> None:
     assert [one.values["sum"] for one in closed(found)] == [3.0]
 
 
+def test_a_late_event_between_two_sessions_makes_one_of_them_that_stands_for_both() -> None:
+    one = feed(LATE_SESSION)
+    begun = [(at * SECOND, timed) for at, timed in zip((0, 8, 20), readings(0, 8, 20), strict=True)]
+    first = closed(one.take(arrivals(begun)))
+    assert [answer.start // SECOND for answer in first] == [0, 8]
+    late = (4 * SECOND, 4, Reading(sensor="a", celsius=1.0))
+    (both,) = closed(one.take(arrivals([(20 * SECOND, late)])))
+    assert (both.start, both.end, both.values["number"]) == (0, 13 * SECOND, 3)
+    assert both.replaces == tuple(answer.id for answer in first)
+
+
 def test_what_comes_too_late_is_told_with_how_much() -> None:
     one = feed(LATE_TUMBLING)
     one.take(arrivals([(30 * SECOND, (30 * SECOND, 1, Reading(sensor="a", celsius=1.0)))]))
