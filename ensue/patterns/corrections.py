@@ -48,6 +48,8 @@ class Corrections:
         self._final = Engine(definition, timeouts=timeouts)
         """Has taken those before which no event can come any more; what it finds was said before."""
         self._young: list[_Young] = []
+        self._of_key: dict[str, list[Taken]] = {}
+        """The same by key, in the same order."""
         self._time: int | None = None
         """How far time has come."""
         self._touched: set[str] = set()
@@ -77,12 +79,13 @@ class Corrections:
         if not isinstance(taken.event, self.events):
             return []
         late = _Young(taken.time, taken.position, key, taken)
-        before = [one.taken for one in self._young if one.key == key]
+        before = self._of_key.get(key, [])
         behind = list(before)
         insort(behind, taken, key=_order)
         had, _ = self._again(key, before)
         have, engine = self._again(key, behind, raising=taken.position)
         insort(self._young, late)
+        self._of_key[key] = behind
         self._now.restore(key, engine.state(key))
         self._touched.add(key)
         old = {one.id: one for one in had if isinstance(one, Found)}
@@ -104,7 +107,7 @@ class Corrections:
 
     def state(self, key: str) -> Any:
         """See `Operator`."""
-        young = [one.taken for one in self._young if one.key == key]
+        young = list(self._of_key.get(key, ()))
         now, final = self._now.state(key), self._final.state(key)
         if not young and now is None and final is None:
             return None
@@ -114,6 +117,8 @@ class Corrections:
         """See `Operator`."""
         self._now.restore(key, state["now"])
         self._final.restore(key, state["final"])
+        if state["young"]:
+            self._of_key[key] = list(state["young"])
         for taken in state["young"]:
             insort(self._young, _Young(taken.time, taken.position, key, taken))
 
@@ -124,10 +129,8 @@ class Corrections:
             if isinstance(event, self.events):
                 row = batch.rows[at] if batch.rows is not None else None
                 one = _Young(time, position, keys[at], Taken(time, position, event, row))
-                if not self._young or self._young[-1] < one:
-                    self._young.append(one)
-                else:
-                    insort(self._young, one)
+                insort(self._young, one)  # mostly at its end
+                insort(self._of_key.setdefault(keys[at], []), one.taken, key=_order)
                 self._touched.add(keys[at])
         if many:
             self._time = max(self._time or 0, batch.times[many - 1])
@@ -139,7 +142,12 @@ class Corrections:
         many = bisect_left(self._young, (final,))
         if many:
             old, self._young = self._young[:many], self._young[many:]
-            self._touched.update(one.key for one in old)
+            for one in old:
+                self._touched.add(one.key)
+                of_key = self._of_key[one.key]
+                of_key.pop(0)
+                if not of_key:
+                    del self._of_key[one.key]
             _fed(self._final, [one.taken for one in old], [one.key for one in old])
         _passed(self._final, final)
 
