@@ -11,7 +11,7 @@ from ensue.errors import DefinitionError
 from tests.patterns.oracle import Timed
 from tests.patterns.shapes import EVENTS, SEES, UNARY, PatternShape, Seen, StepShape, build, leaves
 
-__all__ = ["draw_shape", "draw_stream", "smaller"]
+__all__ = ["draw_shape", "draw_stream", "draw_usual", "smaller"]
 
 TIMES: list[Any] = [2, (1, None), (0, None), (1, 2), (0, 2), (2, None), (1, 3), 1, (2, 3)]
 CONTIGUITIES = ["relaxed", "relaxed", "strict", "any"]
@@ -129,6 +129,24 @@ def draw_shape(chance: Random, kinds: tuple[str, ...] = KINDS) -> PatternShape:
         except DefinitionError:
             continue
         return shape
+
+
+def draw_usual(chance: Random) -> PatternShape:
+    """What most patterns are: one event or so many, and then another, or none."""
+    many = chance.choice((1, 1, 2, 3, (2, None), (3, None)))
+    first = StepShape(
+        "one" if many == 1 else "several",
+        event=chance.choice("AAB"),
+        where=chance.choice((None, *UNARY)),
+        times=many,
+    )
+    second = StepShape(
+        chance.choice(("one", "one", "absent")),
+        event=chance.choice("ABB"),
+        where=chance.choice((None, *UNARY)),
+        sees=() if many != 1 else chance.choice(((), (("one", chance.choice(sorted(SEES["one"])), "s0"),))),
+    )
+    return PatternShape((first, second), chance.choice((4, 8, 20)), chance.choice(("next", "none", "past_last")))
 
 
 def _draw(chance: Random, kinds: tuple[str, ...]) -> PatternShape:

@@ -30,7 +30,7 @@ from tests.patterns.comparing import (
     kept_and_restored,
     one_by_one,
 )
-from tests.patterns.generating import draw_shape, draw_stream, smaller
+from tests.patterns.generating import draw_shape, draw_stream, draw_usual, smaller
 from tests.patterns.oracle import Answer, Timed
 from tests.patterns.shapes import RAISES, PatternShape, build, features
 
@@ -167,6 +167,20 @@ def test_the_compiled_form_finds_what_the_oracle_finds() -> None:
         matched.update({"all": 1, **dict.fromkeys(features(shape), 1)} if found else ())
     rare = [what for what in COMPILED if not matched[what]]
     assert ONLY or not rare, f"random patterns with these are compiled and find next to nothing: {rare}"
+
+
+@pytest.mark.parametrize("timeouts", [False, True])
+def test_what_most_patterns_are_is_compiled_and_finds_what_the_oracle_finds(timeouts: bool) -> None:
+    make, many = partial(compiled, timeouts=timeouts), 0
+    for seed in seeds(0, EXAMPLES // 2):
+        chance = Random(seed)
+        shape = draw_usual(chance)
+        try:
+            make(defined(shape))
+        except (NoPlaces, DefinitionError):
+            continue
+        many += compared(make, seed, shape, chance, timeouts)
+    assert ONLY or many > EXAMPLES // 8
 
 
 def raising(shape: PatternShape, chance: Random) -> PatternShape:
