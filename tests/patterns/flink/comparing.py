@@ -20,7 +20,7 @@ from ensue.patterns.flink.sql import FlinkQuery, to_flink
 from ensue.patterns.keys import key_reader
 from ensue.patterns.operator import Batch, Taken
 from ensue.patterns.operators import operator_of
-from tests.patterns.flink.cases import stream
+from tests.patterns.flink.cases import START, A, B, D, stream
 from tests.patterns.oracle import Timed, answer
 
 __all__ = [
@@ -135,8 +135,9 @@ def _positions(took: Any) -> str:
 
 
 def random_events(count: int, seed: int) -> Streamed:
-    """So many keys, each with a random stream."""
+    """So many keys, each with a random stream; and one with a beginning whose time is over before Flink would notice."""
     chance = random.Random(seed)
     events = [one for number in range(count) for one in stream(chance, f"k{number}", chance.randrange(4, 16))]
+    events += [(START + after, kind(who="over")) for after, kind in ((0, A), (999, A), (1999, B), (2000, D))]
     events.sort(key=lambda one: one[0])
     return [(time, position, event) for position, (time, event) in enumerate(events)]
