@@ -101,6 +101,21 @@ def test_values_of_one_run_are_not_seen_by_another() -> None:
     assert taken == [(1, 2)] * 4
 
 
+def test_values_that_two_runs_add_to_the_same_beginning_are_apart() -> None:
+    class Three(Pattern, within=LONG, skip="none"):
+        shown = several(Paid, inner="any", greedy=False)
+        closed = one(Closed)
+
+        @closed.where
+        def all_different(self, closed: Closed) -> bool:
+            return len(distinct(self.shown, lambda p: p.amount)) == 3
+
+    events: list[Event] = [Paid(card="c", amount=amount) for amount in (1, 2, 3, 2)]
+    found = fed(Engine(Three.__ensue_pattern__), [*events, Closed(card="c")])
+    taken = {tuple(one.event.amount for one in match.steps["shown"]) for match in found}
+    assert taken == {(1, 2, 3), (1, 2, 3, 2), (1, 3, 2)}
+
+
 def test_a_value_that_cannot_be_computed_fails_the_condition_that_reads_it() -> None:
     class Summed(Pattern, within=LONG):
         large = several(Paid)
