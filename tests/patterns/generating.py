@@ -146,7 +146,9 @@ def draw_usual(chance: Random) -> PatternShape:
         where=chance.choice((None, *UNARY)),
         sees=() if many != 1 else chance.choice(((), (("one", chance.choice(sorted(SEES["one"])), "s0"),))),
     )
-    return PatternShape((first, second), chance.choice((4, 8, 20)), chance.choice(("next", "none", "past_last")))
+    return PatternShape(
+        (first, second), chance.choice((2, 3, 4, 9)), chance.choice(("next", "none", "past_last", "last s0"))
+    )
 
 
 def _draw(chance: Random, kinds: tuple[str, ...]) -> PatternShape:

@@ -172,7 +172,7 @@ def test_the_compiled_form_finds_what_the_oracle_finds() -> None:
 @pytest.mark.parametrize("timeouts", [False, True])
 def test_what_most_patterns_are_is_compiled_and_finds_what_the_oracle_finds(timeouts: bool) -> None:
     make, many = partial(compiled, timeouts=timeouts), 0
-    for seed in seeds(0, EXAMPLES // 2):
+    for seed in seeds(0, EXAMPLES):
         chance = Random(seed)
         shape = draw_usual(chance)
         try:
