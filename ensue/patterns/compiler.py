@@ -307,23 +307,16 @@ class Compiled:
 
     def _sweep(self, time: int) -> None:
         """Throw away runs that are over, of keys to which nothing came. Seldom, so that it costs little for each run."""
-        for place, waiting in zip(self.places.all, self.waiting, strict=True):
-            longest = self.layout.longest(place)
-            limit = time - self._lifetime if self._lifetime is not None else time
+        limit = time - (self._lifetime or 0)
+        for waiting in self.waiting:
             for key in [key for key, runs in waiting.items() if runs[-1][0] <= limit]:
-                left = [run for run in waiting[key] if not self._is_over(run, longest, time)]
+                left = [run for run in waiting[key] if run[0] > limit]
                 if left:
                     waiting[key] = left
                 else:
                     del waiting[key]
                 if self.touched is not None:
                     self.touched.add(key)
-
-    def _is_over(self, run: Run, longest: int | None, time: int) -> bool:
-        whole = self.layout.whole
-        if whole is not None and time - run[0] >= whole:
-            return True
-        return longest is not None and self.layout.last is not None and time - run[self.layout.last] >= longest
 
     def _wait_again(self, key: str, run: Run, place: Place) -> None:
         """The entry of the queue for a run that was restored."""

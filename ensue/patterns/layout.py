@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from ensue.patterns.definition import Definition, Element, Take
 from ensue.patterns.expressions import Aggregated, reads, walk
-from ensue.patterns.places import Place, Places
+from ensue.patterns.places import NoPlaces, Place, Places
 from ensue.patterns.source import Names, Steps, Writer
 
 __all__ = ["Beginning", "Completing", "Layout", "Running", "least", "sorted_places"]
@@ -35,6 +35,8 @@ class Layout:
         self.elements = definition.elements
         self.whole = definition.within
         self.deadlines: Deadlines = self._deadlines()
+        if self.deadlines != "none" and any(len({*self.withins(one)}) > 1 for one in places.all if one.ways):
+            raise NoPlaces("what it waits for ends at several deadlines, which decide what becomes of it")
         self.blank: list[Any] = [0, 0]
         """What stands in a list before anything was taken."""
         self.last = self._add(0) if any(one.within is not None for one in self.elements) else None

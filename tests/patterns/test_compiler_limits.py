@@ -13,6 +13,7 @@ from ensue.patterns import Pattern, absent, either, one, optional, several, tota
 from ensue.patterns.compiler import Compiled, Form, NoPlaces, Plain, compiled
 from ensue.patterns.engine import Engine
 from ensue.patterns.operator import Batch, Operator, Output
+from ensue.patterns.sharing import PatternSet
 
 MINUTE = 60_000_000
 
@@ -235,3 +236,40 @@ def test_a_pattern_of_two_steps_means_the_same_in_its_own_program(pattern: type[
     assert isinstance(plain, Plain)
     outputs = [[*one.take(batch(rows)), *one.advance(10**12)] for one in (plain, places)]
     assert outputs[0] == outputs[1] != []
+
+
+class Swinging(Pattern, within=minutes(60), skip="past_last"):
+    up = one(Used, lambda used: used.kind == 1)
+    down = one(Used, lambda used: used.kind == 2)
+    again = one(Used, lambda used: used.kind == 1)
+
+
+def test_the_last_event_of_a_match_begins_none_where_that_is_ruled_out() -> None:
+    rows = [("a", kind, 1.0) for kind in (1, 2, 1, 2, 1)]
+    outputs = [make(Swinging.__ensue_pattern__).take(batch(rows)) for make in (compiled, Engine)]
+    assert outputs[0] == outputs[1]
+    assert len(outputs[0]) == 1
+
+
+class Until(Pattern, within=minutes(60)):
+    some = several(Used, lambda used: used.kind == 1, until=lambda used: used.kind == 9)
+    end = one(Used, lambda used: used.kind == 2)
+
+
+def test_an_event_that_only_ends_a_step_is_relevant() -> None:
+    rows = [("a", kind, 1.0) for kind in (1, 5, 9, 1, 2)]
+    wanted = Engine(Until.__ensue_pattern__).take(batch(rows))
+    assert PatternSet([Until.__ensue_pattern__]).take(batch(rows)) == [wanted]
+    assert [len(one.steps["some"]) for one in wanted] == [1, 1]  # type: ignore[union-attr, arg-type]
+
+
+class Hurried(Pattern, within=minutes(60)):
+    a = one(Used, lambda used: used.kind == 1)
+    b = several(Used, lambda used: used.kind == 2, within=minutes(2))
+    c = one(Used, lambda used: used.kind == 3, within=minutes(9))
+
+
+def test_where_deadlines_of_several_ways_decide_the_general_engine_does() -> None:
+    assert compiled(Hurried.__ensue_pattern__)
+    with pytest.raises(NoPlaces):
+        compiled(Hurried.__ensue_pattern__, timeouts=True)
