@@ -23,14 +23,14 @@ from bench.pattern_ours import BATCH, batches, events_of, say, times_of
 from bench.pattern_rules import PATTERNS, CardUsed, pair
 from ensue.events.stored import Row
 from ensue.patterns import Pattern
-from ensue.patterns.columnar import Columnar
+from ensue.patterns.columns.columnar import Columnar
 from ensue.patterns.definition import Definition
+from ensue.patterns.detection.state import pack
 from ensue.patterns.finding import END
 from ensue.patterns.matches import match_of
 from ensue.patterns.operator import Batch, Found
 from ensue.patterns.operators import operator_of
 from ensue.patterns.sharing import PatternSet
-from ensue.patterns.state import pack
 
 __all__ = ["main"]
 

@@ -11,7 +11,7 @@ from bench.pattern_ours import batches, events_of, say
 from bench.pattern_rules import Sums
 from ensue.patterns.finding import END
 from ensue.patterns.operator import Closed
-from ensue.patterns.window_engine import window_operator
+from ensue.patterns.windowing.engine import window_operator
 
 __all__ = ["main"]
 

@@ -10,9 +10,9 @@ from ensue.consumers.handler import Declared, HandlerDefinition, Noticed
 
 if TYPE_CHECKING:
     from ensue.app.engine import Engine
-    from ensue.patterns.inspecting import GoingOn, PatternFacts
+    from ensue.patterns.detection.inspecting import GoingOn, PatternFacts
+    from ensue.patterns.detection.sought import Sought
     from ensue.patterns.language import Pattern
-    from ensue.patterns.sought import Sought
     from ensue.store.base import Consumer
 
 __all__ = ["PatternsView", "detectors_of", "noticing"]
@@ -25,7 +25,7 @@ def noticing(hint: Any) -> Noticed | None:
     kind = get_origin(hint) or hint
     if not (isinstance(kind, type) and issubclass(kind, Declared)):
         return None
-    from ensue.patterns.recording import noticed_by  # only who has patterns needs what runs them
+    from ensue.patterns.detection.recording import noticed_by  # only who has patterns needs what runs them
 
     return noticed_by(hint)
 
@@ -34,7 +34,7 @@ def detectors_of(handlers: Sequence[HandlerDefinition], *, tenants: bool) -> lis
     """The consumers `pattern.NAME` of what these handle. Errors: `DefinitionError`."""
     if not any(handler.noticed for handler in handlers):
         return []
-    from ensue.patterns.sought import detectors
+    from ensue.patterns.detection.sought import detectors
 
     return detectors(list(handlers), tenants=tenants)
 
@@ -47,7 +47,7 @@ class PatternsView:
 
     async def list(self) -> builtins.list[PatternFacts]:
         """Those that the application's handlers react to and the log knows, in the order of their handlers."""
-        from ensue.patterns.inspecting import facts_of
+        from ensue.patterns.detection.inspecting import facts_of
 
         engine = self._engine()
         known = await self._consumers(engine)
@@ -60,7 +60,7 @@ class PatternsView:
 
         Errors: `ValueError` for what is no pattern of the application; those of the store.
         """
-        from ensue.patterns.inspecting import going_on, keys_of
+        from ensue.patterns.detection.inspecting import going_on, keys_of
 
         engine = self._engine()
         sought = self._sought(engine, pattern)

@@ -46,7 +46,7 @@ def handling_of(
     """How a consumer handles its events, by what it is."""
     channel = definition.channel
     if definition.role is Role.DETECTOR:
-        from ensue.patterns.detector import DetectorHandling
+        from ensue.patterns.detection.detector import DetectorHandling
 
         return DetectorHandling(definition, registry, world, scope)
     if channel is None:

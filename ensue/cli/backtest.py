@@ -20,10 +20,10 @@ from ensue.events.message import Event, declaration
 from ensue.events.personal import personal_fields
 from ensue.events.registry import Registry
 from ensue.patterns import Pattern
-from ensue.patterns.backtest import Backtest, Difference, backtest_log, compare
-from ensue.patterns.backtest import backtest as backtest_file
-from ensue.patterns.rows import Unit
-from ensue.patterns.tables import Columns, Unread
+from ensue.patterns.history.backtest import Backtest, Difference, backtest_log, compare
+from ensue.patterns.history.backtest import backtest as backtest_file
+from ensue.patterns.history.rows import Unit
+from ensue.patterns.history.tables import Columns, Unread
 
 __all__ = ["backtest", "match_facts", "match_text"]
 

@@ -90,7 +90,9 @@ async def _problem_of_new(
     orphans = [
         name
         for name, consumer in known.items()
-        if name not in declared and not name.startswith((VIEWS, PATTERNS)) and set(consumer.handles) & set(handling.type_names)
+        if name not in declared
+        and not name.startswith((VIEWS, PATTERNS))
+        and set(consumer.handles) & set(handling.type_names)
     ]
     if orphans:
         return (

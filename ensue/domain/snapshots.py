@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any, Protocol
 
-from ensue.events.fingerprint import fingerprint_of
 from ensue.domain.fold import Boundary, Folding
 from ensue.domain.states import Kept
 from ensue.errors import EnsueError
+from ensue.events.fingerprint import fingerprint_of
 from ensue.events.stored import Draft
 from ensue.observe.signals import Signal, SnapshotsLost
 from ensue.store.base import Request, SqlTransaction, Store

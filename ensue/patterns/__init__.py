@@ -14,7 +14,8 @@ plain typed functions, which must compute the same from the same.
 from __future__ import annotations
 
 from ensue.patterns.aggregates import Aggregate, count, distinct, first, largest, last, smallest, total
-from ensue.patterns.explaining import explain
+from ensue.patterns.explained.explaining import explain
+from ensue.patterns.explained.reasons import why, why_not
 from ensue.patterns.finding import find, timed_out
 from ensue.patterns.joins import Join, left, right
 from ensue.patterns.language import (
@@ -33,7 +34,6 @@ from ensue.patterns.language import (
     to_first,
     to_last,
 )
-from ensue.patterns.reasons import why, why_not
 from ensue.patterns.windows import Window
 
 __all__ = [

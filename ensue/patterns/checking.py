@@ -14,6 +14,7 @@ from ensue.errors import DefinitionError
 from ensue.events.fingerprint import fingerprint_of
 from ensue.events.message import Event, declaration
 from ensue.patterns.analysis import cannot_match
+from ensue.patterns.automata.flink_automaton import check_flink
 from ensue.patterns.definition import (
     AllOf,
     Choice,
@@ -27,7 +28,6 @@ from ensue.patterns.definition import (
     Take,
     elements_of,
 )
-from ensue.patterns.flink_automaton import check_flink
 from ensue.patterns.tracing import StepSeen, trace
 
 __all__ = ["define"]

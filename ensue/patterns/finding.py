@@ -22,7 +22,7 @@ from ensue.patterns.matches import match_of
 from ensue.patterns.matches import timed_out as _told
 from ensue.patterns.operator import Batch, Closed, Expired, Found, Operator, Output
 from ensue.patterns.operators import operator_of
-from ensue.patterns.window_engine import window_operator
+from ensue.patterns.windowing.engine import window_operator
 from ensue.patterns.windows import Window, WindowDefinition
 
 __all__ = ["Given", "END", "batch_of", "find", "outputs", "timed_out"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ensue.patterns.compiler import NoPlaces, compiled
-from ensue.patterns.corrections import Corrections
+from ensue.patterns.compiled.compiler import NoPlaces, compiled
 from ensue.patterns.definition import Definition
-from ensue.patterns.engine import Engine
-from ensue.patterns.flink_semantics import FlinkEngine
 from ensue.patterns.operator import Operator
+from ensue.patterns.searching.corrections import Corrections
+from ensue.patterns.searching.engine import Engine
+from ensue.patterns.searching.flink_semantics import FlinkEngine
 
 __all__ = ["operator_of"]
 

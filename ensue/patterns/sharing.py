@@ -16,13 +16,13 @@ from typing import Any, TypeAlias
 
 from ensue.errors import ConditionFailed
 from ensue.events.message import Event
-from ensue.patterns.compiler import Compiled, predicate
+from ensue.patterns.compiled.compiler import Compiled, predicate
+from ensue.patterns.compiled.relevance import Test, relevance_of
 from ensue.patterns.definition import Definition
 from ensue.patterns.expressions import Any as AnyOf
 from ensue.patterns.expressions import Candidate, Constant, Expression, Field, Operation
 from ensue.patterns.operator import Batch, Operator, Output
 from ensue.patterns.operators import operator_of
-from ensue.patterns.relevance import Test, relevance_of
 
 __all__ = ["Given", "PatternSet"]
 

@@ -28,13 +28,13 @@ from ensue.errors import DefinitionError, InvalidEvent
 from ensue.events.message import Event
 from ensue.events.message import declaration as declaration_of
 from ensue.patterns import Pattern
+from ensue.patterns.explained.nearest import flat, order
+from ensue.patterns.explained.reasons import why_not
 from ensue.patterns.finding import batch_of, outputs
+from ensue.patterns.history.rows import EventMaker
 from ensue.patterns.matches import match_of
-from ensue.patterns.nearest import flat, order
 from ensue.patterns.operator import Expired, Found
 from ensue.patterns.operators import operator_of
-from ensue.patterns.reasons import why_not
-from ensue.patterns.rows import EventMaker
 
 __all__ = ["START", "Letter", "Marble", "Marbles", "assert_matches", "marbles"]
 

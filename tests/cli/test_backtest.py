@@ -15,7 +15,7 @@ import pytest
 from pyarrow import parquet  # pyright: ignore[reportMissingTypeStubs]
 
 from ensue import App, Event
-from ensue.patterns import backtest
+from ensue.patterns.history import backtest
 from tests.cli.conftest import Ensue
 
 PLANT = """

@@ -11,9 +11,9 @@ import pytest
 
 from ensue import App, Command, Decided, Event, State, Transaction
 from ensue.domain import snapshots as snapshots_module
-from ensue.events.fingerprint import fingerprint_of
 from ensue.domain.snapshots import TABLE, SqlSnapshots
 from ensue.errors import Unavailable
+from ensue.events.fingerprint import fingerprint_of
 from ensue.observe.signals import Signal, SnapshotsLost
 from ensue.store.base import Request
 from tests.domain.school import Account, Balance, Deposited, Withdraw, Withdrawn, application

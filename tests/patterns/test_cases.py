@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 
 from ensue.patterns import Pattern, absent, all_of, either, group, one, optional, several, to_first, to_last
-from ensue.patterns.compiler import NoPlaces, compiled
+from ensue.patterns.compiled.compiler import NoPlaces, compiled
 from ensue.patterns.definition import Definition
-from ensue.patterns.engine import Engine
 from ensue.patterns.operator import Operator
 from ensue.patterns.operators import operator_of
+from ensue.patterns.searching.engine import Engine
 from tests.patterns.comparing import BEHIND, at_once, expected, given, one_by_one
 from tests.patterns.oracle import Answer, Match, Timed
 from tests.patterns.shapes import SEES, A

@@ -14,14 +14,14 @@ import pytest
 from ensue import Event, minutes
 from ensue.errors import InvalidEvent, Misuse
 from ensue.patterns import Pattern, absent, one, several
-from ensue.patterns.columnar import Columnar, find_in
+from ensue.patterns.columns.columnar import Columnar, find_in
+from ensue.patterns.columns.vectors import Unvectorised, Vectors
+from ensue.patterns.compiled.relevance import Test, relevance_of
 from ensue.patterns.definition import Definition
-from ensue.patterns.engine import Engine
 from ensue.patterns.finding import find
 from ensue.patterns.operator import Batch, Output
-from ensue.patterns.relevance import Test, relevance_of
+from ensue.patterns.searching.engine import Engine
 from ensue.patterns.tracing import trace
-from ensue.patterns.vectors import Unvectorised, Vectors
 from tests.patterns.comparing import given
 from tests.patterns.generating import draw_shape
 from tests.patterns.shapes import UNARY, A, PatternShape, StepShape, build

@@ -5,10 +5,10 @@ from __future__ import annotations
 from random import Random
 
 from ensue.errors import DefinitionError
-from ensue.patterns.compiler import NoPlaces, Plain, compiled
+from ensue.patterns.compiled.compiler import NoPlaces, Plain, compiled
 from ensue.patterns.definition import Definition
-from ensue.patterns.engine import Engine
 from ensue.patterns.operator import Operator
+from ensue.patterns.searching.engine import Engine
 from tests.patterns.comparing import BEHIND, at_once, cut_anywhere, given, kept_and_restored, one_by_one
 from tests.patterns.generating import draw_shape, draw_stream
 from tests.patterns.shapes import SEES, UNARY, PatternShape, StepShape, build

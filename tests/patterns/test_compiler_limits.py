@@ -10,9 +10,9 @@ import pytest
 from ensue import Event, minutes
 from ensue.errors import ConditionFailed, InvalidEvent
 from ensue.patterns import Pattern, absent, either, one, optional, several, total
-from ensue.patterns.compiler import Compiled, Form, NoPlaces, Plain, compiled
-from ensue.patterns.engine import Engine
+from ensue.patterns.compiled.compiler import Compiled, Form, NoPlaces, Plain, compiled
 from ensue.patterns.operator import Batch, Operator, Output
+from ensue.patterns.searching.engine import Engine
 from ensue.patterns.sharing import PatternSet
 
 MINUTE = 60_000_000

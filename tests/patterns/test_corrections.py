@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from ensue.patterns.corrections import Corrections
 from ensue.patterns.definition import Definition
-from ensue.patterns.engine import Engine
 from ensue.patterns.finding import END
 from ensue.patterns.operator import Found, Output, Revoked, Taken
+from ensue.patterns.searching.corrections import Corrections
+from ensue.patterns.searching.engine import Engine
 from tests.patterns.comparing import batch
 from tests.patterns.generating import draw_shape, draw_stream
 from tests.patterns.oracle import Timed

@@ -15,8 +15,9 @@ from ensue import FORGOTTEN, App, Event, Personal
 from ensue.consumers.verify import verify
 from ensue.errors import InvalidEvent
 from ensue.events.stored import Draft, Meta, encode_meta, tag_hash
-from ensue.patterns import Late, Pattern, TimedOut, absent, detector, one, several
-from ensue.patterns.detector import Detector
+from ensue.patterns import Late, Pattern, TimedOut, absent, one, several
+from ensue.patterns.detection import detector
+from ensue.patterns.detection.detector import Detector
 from ensue.patterns.finding import find
 from ensue.store.base import DeadLetter, Page, Request, Selection, Written
 from ensue.store.memory import MemoryStore

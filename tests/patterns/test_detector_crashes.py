@@ -10,7 +10,8 @@ import pytest
 
 from ensue import App
 from ensue.events.recorded import Recorded
-from ensue.patterns import Pattern, detector
+from ensue.patterns import Pattern
+from ensue.patterns.detection import detector
 from ensue.testing import AppSimulation, simulate
 from tests.patterns.cards import (
     Payment,

@@ -15,10 +15,10 @@ from random import Random
 import pytest
 
 from ensue.errors import ConditionFailed, DefinitionError
-from ensue.patterns.compiler import NoPlaces, compiled
+from ensue.patterns.compiled.compiler import NoPlaces, compiled
 from ensue.patterns.definition import Definition
-from ensue.patterns.engine import Engine
 from ensue.patterns.operator import Operator, Output
+from ensue.patterns.searching.engine import Engine
 from tests.patterns.comparing import (
     BEHIND,
     Feeding,

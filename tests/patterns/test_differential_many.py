@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa  # pyright: ignore[reportMissingTypeStubs]
 import pytest
 
-from ensue.patterns.columnar import Columnar
+from ensue.patterns.columns.columnar import Columnar
 from ensue.patterns.definition import Definition
 from ensue.patterns.operator import Output
 from ensue.patterns.sharing import PatternSet

@@ -24,8 +24,8 @@ from ensue.patterns import (
     to_last,
     total,
 )
-from ensue.patterns.explaining import explain, span_text
-from ensue.patterns.reasons import WhyNot, why, why_not
+from ensue.patterns.explained.explaining import explain, span_text
+from ensue.patterns.explained.reasons import WhyNot, why, why_not
 from ensue.testing import assert_matches
 from ensue.testing.marbles import marbles
 

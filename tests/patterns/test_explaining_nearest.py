@@ -8,9 +8,9 @@ from random import Random
 from typing import Any
 
 from ensue.patterns.definition import Definition, Take
-from ensue.patterns.nearest import Stream, nearest
+from ensue.patterns.explained.nearest import Stream, nearest
+from ensue.patterns.explained.reasons import Reason, WhyNot, nearest_miss
 from ensue.patterns.operator import Taken
-from ensue.patterns.reasons import Reason, WhyNot, nearest_miss
 from tests.patterns.generating import draw_shape, draw_stream
 from tests.patterns.oracle import History, Move, Timed, _Oracle
 from tests.patterns.shapes import build

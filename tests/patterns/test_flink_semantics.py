@@ -12,10 +12,10 @@ import pytest
 from ensue.errors import ConditionFailed, DefinitionError
 from ensue.patterns import Pattern, absent, all_of, either, group, one, optional, several, to_first, to_last
 from ensue.patterns.definition import Contiguity
-from ensue.patterns.flink_semantics import FlinkEngine
 from ensue.patterns.matches import match_of
 from ensue.patterns.operator import Expired, Found, Output
 from ensue.patterns.operators import operator_of
+from ensue.patterns.searching.flink_semantics import FlinkEngine
 from tests.patterns.letters import Letter, fed, is_, shown
 
 

@@ -16,7 +16,7 @@ from ensue.patterns import Join, left, right
 from ensue.patterns.finding import find
 from ensue.patterns.operator import Batch, Closed, Operator, Taken, Untimely
 from ensue.patterns.ordering import Arrivals, ordered
-from ensue.patterns.window_engine import window_operator
+from ensue.patterns.windowing.engine import window_operator
 
 SECOND = 1_000_000
 END = 1 << 60

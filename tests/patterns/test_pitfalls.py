@@ -16,9 +16,9 @@ from ensue import Event
 from ensue.errors import DefinitionError
 from ensue.patterns import Pattern, absent, group, one, optional, several
 from ensue.patterns.definition import Definition
-from ensue.patterns.engine import Engine
 from ensue.patterns.operator import Batch, Expired, Found, Operator, Output
 from ensue.patterns.operators import operator_of
+from ensue.patterns.searching.engine import Engine
 from tests.patterns.comparing import at_once, given
 from tests.patterns.shapes import A, B, C
 from tests.patterns.test_cases import pattern, stream, taken

@@ -10,8 +10,8 @@ import pytest
 from ensue import Event
 from ensue.errors import ConditionFailed
 from ensue.patterns import Pattern, count, distinct, largest, one, several, smallest, total
-from ensue.patterns.engine import Engine
 from ensue.patterns.operator import Batch, Found
+from ensue.patterns.searching.engine import Engine
 
 LONG = timedelta(seconds=10_000)
 

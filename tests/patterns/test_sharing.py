@@ -10,8 +10,8 @@ from ensue import Event, minutes
 from ensue.errors import ConditionFailed
 from ensue.patterns import Pattern, one
 from ensue.patterns.definition import Definition
-from ensue.patterns.engine import Engine
 from ensue.patterns.operator import Batch, Found, Output
+from ensue.patterns.searching.engine import Engine
 from ensue.patterns.sharing import PatternSet
 from tests.patterns.comparing import given
 from tests.patterns.generating import draw_shape, draw_stream

@@ -18,7 +18,7 @@ from ensue.patterns import Window, count, distinct, first, largest, last, smalle
 from ensue.patterns.finding import find
 from ensue.patterns.operator import Batch, Closed, Operator, Untimely
 from ensue.patterns.ordering import Arrivals, Ordered, ordered
-from ensue.patterns.window_engine import window_operator
+from ensue.patterns.windowing.engine import window_operator
 
 SECOND = 1_000_000
 END = 1 << 60

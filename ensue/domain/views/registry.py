@@ -14,10 +14,10 @@ from typing import Any, Protocol, TypeAlias
 import msgspec
 
 from ensue.consumers.node import VIEWS
-from ensue.events.fingerprint import fingerprint_of
 from ensue.domain.view import ViewDefinition
 from ensue.domain.views.table import quoted
 from ensue.errors import ApplyFailed, WiringError
+from ensue.events.fingerprint import fingerprint_of
 from ensue.events.message import Event
 from ensue.store.base import Request, SqlTransaction, Store
 

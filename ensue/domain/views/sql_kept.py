@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 
 from ensue.consumers.transaction import Transaction
-from ensue.events.fingerprint import fingerprint_of
 from ensue.domain.views.keeping import CannotTake, Types
 from ensue.domain.views.sql_text import own_statement, renamed
 from ensue.domain.views.sql_view import SqlViewDefinition
 from ensue.errors import Misuse, UnreadableEvent
+from ensue.events.fingerprint import fingerprint_of
 from ensue.events.message import Event
 from ensue.events.recorded import Recorded
 from ensue.events.registry import Read, Registry

@@ -1,0 +1,750 @@
+"""The general engine: finds the matches of any pattern by runs over its automaton, as docs/decisions/0030 says.
+
+A run waits at a place for one of its moves. Each event of its key lets it go on (a new run), closes moves that may not leave
+that event out, and closes or completes its end. Runs of one beginning are kept in the order of preference, beginnings in the order
+of time, so that going through them gives candidates in the order in which they count. Deadlines of all keys are in one heap;
+entries that hold no more are passed over when they come up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from hashlib import blake2b
+from heapq import heappop, heappush
+from typing import Any
+
+from ensue.errors import ConditionFailed
+from ensue.events.message import Event
+from ensue.events.recorded import instant
+from ensue.patterns.automata.automaton import Absence, Automaton, Leaf, Move, Place, Reach
+from ensue.patterns.definition import Choice, Condition, Definition, elements_of
+from ensue.patterns.keys import key_reader
+from ensue.patterns.matches import identity, match_of, partial_match
+from ensue.patterns.operator import Batch, Expired, Found, Output, Taken
+from ensue.patterns.searching.registers import Evaluator, Registers
+from ensue.patterns.searching.runs import Beginning, Link, Run, earlier_preferred, seen_by, steps_of
+
+__all__ = ["Engine"]
+
+FORMAT = b"runs 1"
+"""Changes when the state of a key, or what a move's number means, does."""
+
+
+class _Look:
+    """One event, and what was asked about it."""
+
+    __slots__ = ("accepted", "alone", "ended", "reacting", "taken", "views")
+
+    def __init__(self, taken: Taken, accepted: frozenset[int]) -> None:
+        self.taken = taken
+        self.accepted = accepted
+        """Leaves whose types it is of."""
+        self.alone: dict[int, bool] = {}
+        """By leaf: whether the conditions hold that look at nothing else."""
+        self.ended: dict[int, bool] = {}
+        """By leaf: whether its `until` holds."""
+        self.views: dict[int, Any] = {}
+        self.reacting: dict[Place, bool] = {}
+        """By place: whether a run there can care."""
+
+
+class Engine:
+    """An `Operator`. `timeouts`: beginnings that find no end in time are given as `Expired`."""
+
+    def __init__(self, definition: Definition, *, timeouts: bool = False) -> None:
+        self.definition = definition
+        self.name = definition.name
+        self.fingerprint = blake2b(
+            definition.fingerprint + FORMAT + (b"timeouts" if timeouts else b""), digest_size=16
+        ).digest()
+        self.events = definition.events
+        self.given_up = 0
+        """Beginnings that were given up because more than `runs` runs of their key waited."""
+        self._timeouts = timeouts
+        self._automaton = Automaton(definition)
+        self._read_conditions()
+        self._key_of = key_reader(definition.key_tag)
+        self._keys: dict[str, list[Beginning]] = {}
+        self._queue: list[tuple[int, int, int, int, Beginning]] = []
+        self._serial = 0
+        self._changed: set[str] = set()
+        self._failures: list[ConditionFailed] = []
+        """Of a deadline that was handled whole: still to be told."""
+        self._accepted: dict[type[Event], frozenset[int]] = {}
+        self._skip = definition.skip
+        self._twice = definition.skip.to == "none" and any(
+            isinstance(element.node, Choice) for element in elements_of(definition.elements)
+        )
+        self._timed = timeouts
+        self._bound: tuple[int, int] | None = None
+        """While an event or a deadline is looked at: beginnings before this are ruled out by a match it has given."""
+
+    # ------------------------------------------------------------------------------------------------------------ the port
+
+    def take(self, batch: Batch) -> list[Output]:
+        """See `Operator`."""
+        outputs: list[Output] = []
+        keys, rows, key_of = batch.keys, batch.rows, self._key_of
+        for at, event in enumerate(batch.events):
+            time = batch.times[at]
+            if self._queue and self._queue[0][0] <= time:
+                try:
+                    self._until(time, outputs)
+                except ConditionFailed as failed:
+                    failed.outputs, failed.done = outputs, at
+                    raise
+            kind = type(event)
+            accepted = self._accepted.get(kind)
+            if accepted is None:
+                accepted = self._accepts(kind)
+            if not accepted:
+                continue
+            taken = Taken(time, batch.positions[at], event, rows[at] if rows is not None else None)
+            try:
+                key = keys[at] if keys is not None else key_of(event)
+                self._event(key, _Look(taken, accepted), outputs)
+            except ConditionFailed as failed:
+                failed.outputs = outputs
+                raise
+        return outputs
+
+    def advance(self, time: int) -> list[Output]:
+        """See `Operator`. Errors: `ConditionFailed` for a `where` that raised when a deadline made a match complete. That match is
+        none, and what comes behind it is still to be done: call it again."""
+        outputs: list[Output] = []
+        try:
+            self._until(time, outputs)
+        except ConditionFailed as failed:
+            failed.outputs = outputs
+            raise
+        return outputs
+
+    def due(self) -> int | None:
+        """See `Operator`."""
+        if not self._timed:
+            return None
+        while self._queue:
+            time, _, _, _, beginning = self._queue[0]
+            if beginning.live and beginning.queued == time and self._due_of(beginning) == time:
+                return time
+            self._requeue()
+        return None
+
+    def changed(self) -> Iterable[str]:
+        """See `Operator`."""
+        changed = self._changed
+        self._changed = set()
+        return changed
+
+    def state(self, key: str) -> Any:
+        """See `Operator`. Events are kept once; what took them is kept as the numbers of moves."""
+        beginnings = self._keys.get(key)
+        if not beginnings:
+            return None
+        events: dict[int, int] = {}
+        taken: list[Taken] = []
+        links: dict[int, int] = {}
+        chain: list[tuple[int, int, int]] = []
+
+        def number_of(link: Link) -> int:
+            for one in link.all():
+                if id(one) not in links:
+                    if id(one.taken) not in events:
+                        events[id(one.taken)] = len(taken)
+                        taken.append(one.taken)
+                    links[id(one)] = len(chain)
+                    before = -1 if one.before is None else links[id(one.before)]
+                    chain.append((before, one.move.number, events[id(one.taken)]))
+            return links[id(link)]
+
+        kept: list[Any] = []
+        for one in beginnings:
+            over = None if one.expired is None else (number_of(one.expired[0]), *one.expired[1:])
+            runs = [
+                (number_of(run.link), run.open, run.fresh, run.ended, run.end, run.guards, run.whole)
+                for run in one.runs
+            ]
+            kept.append((runs, one.matched, list(one.given), over))
+        return {"taken": taken, "chain": chain, "beginnings": kept}
+
+    def restore(self, key: str, state: Any) -> None:
+        """See `Operator`. What the key had before is no more; None: it has nothing."""
+        for beginning in self._keys.pop(key, ()):
+            beginning.live = False
+        if state is None:
+            return
+        taken: Sequence[Taken] = state["taken"]
+        links: list[Link] = []
+        places: list[Place] = []
+        for before, number, event in state["chain"]:
+            place = self._automaton.start if before < 0 else places[before]
+            move = place.moves[number]
+            links.append(self._link(None if before < 0 else links[before], move, taken[event]))
+            places.append(self._automaton.place_behind(place, move))
+        beginnings: list[Beginning] = []
+        for runs, matched, given, over in state["beginnings"]:
+            beginning = Beginning(key, links[runs[0][0]].first)
+            beginning.matched, beginning.given = matched, list(given)
+            beginning.expired = None if over is None else (links[over[0]], over[1], over[2])
+            for at, open_, fresh, ended, end, guards, whole in runs:
+                run = Run(places[at], links[at], open_, fresh=fresh, ended=ended, end=end, guards=guards, whole=whole)
+                beginning.runs.append(self._with_due(beginning, run))
+            beginnings.append(beginning)
+            self._enqueue(beginning)
+        self._keys[key] = beginnings
+
+    # ------------------------------------------------------------------------------------------------------------ deadlines
+
+    def _until(self, time: int, outputs: list[Output]) -> None:
+        """All deadlines up to this time, in their order. Errors: `ConditionFailed`; call it again for what is left."""
+        queue = self._queue
+        while True:
+            if self._failures:
+                raise self._failures.pop(0)
+            if not queue or queue[0][0] > time:
+                return
+            self._moment(queue[0][0], outputs)
+
+    def _moment(self, moment: int, outputs: list[Output]) -> None:
+        """The deadlines of one time: matches first, since they may rule out what is over at the same time."""
+        queue = self._queue
+        over: list[Beginning] = []
+        while queue and queue[0][0] <= moment:
+            beginning = queue[0][-1]
+            if beginning.live and beginning.queued == moment and self._due_of(beginning) == moment:
+                heappop(queue)
+                beginning.queued = None
+                if self._deadline(beginning, moment, outputs):
+                    over.append(beginning)
+            else:
+                self._requeue()
+        for beginning in over:
+            if beginning.live:
+                self._dead(beginning, outputs)
+                self._drop(beginning.key)
+
+    def _requeue(self) -> None:
+        """The first entry of the queue is not so any more: where it belongs, if anywhere."""
+        due, _, _, _, beginning = heappop(self._queue)
+        if beginning.live and beginning.queued == due:
+            beginning.queued = None
+            self._enqueue(beginning)
+
+    def _enqueue(self, beginning: Beginning) -> None:
+        due = self._due_of(beginning)
+        if due is not None and (beginning.queued is None or due < beginning.queued):
+            self._serial += 1
+            beginning.queued = due
+            heappush(self._queue, (due, beginning.first.time, beginning.first.position, self._serial, beginning))
+
+    @staticmethod
+    def _due_of(beginning: Beginning) -> int | None:
+        due: int | None = None
+        for run in beginning.runs:
+            if run.due is not None and (due is None or run.due < due):
+                due = run.due
+        return due
+
+    def _deadline(self, beginning: Beginning, moment: int, outputs: list[Output]) -> bool:
+        """What is over with one beginning at this time. True: all of it, and no match has ended it."""
+        self._changed.add(beginning.key)
+        self._bound = None
+        kept: list[Run] = []
+        for run in beginning.runs:
+            if run.due is None or run.due > moment:
+                kept.append(run)
+                continue
+            end = run.end
+            whole = run.whole
+            if end is not None and run.end_due is not None and run.end_due <= moment:
+                end, whole = None, True
+                try:
+                    if self._candidate(beginning, run.link, moment, outputs):
+                        self._rule_out(beginning.key, beginning)
+                        return False
+                except ConditionFailed as failed:
+                    self._failures.append(failed)
+            moves_due = self._moves_due(beginning, run)
+            over = bool(run.open) and moves_due is not None and moves_due <= moment
+            if over and self._timeouts and not whole and end is None:
+                self._over(beginning, run, moves_due or moment)
+            left = 0 if over else run.open
+            if left or end is not None:
+                kept.append(self._with_due(beginning, run.left(left, run.fresh, run.ended, end, run.guards, whole)))
+        beginning.runs = kept
+        if kept:
+            self._enqueue(beginning)
+        return not kept
+
+    def _over(self, beginning: Beginning, run: Run, deadline: int) -> None:
+        """The time of this run is over, and it is not whole."""
+        best = beginning.expired
+        if best is not None:
+            link = best[0]
+            if link.count > run.link.count or (link.count == run.link.count and earlier_preferred(link, run.link)):
+                return
+        beginning.expired = (run.link, deadline, run.place.awaited or run.place.moves[-1].reach.leaf.name)
+
+    def _dead(self, beginning: Beginning, outputs: list[Output]) -> None:
+        """It has no run left."""
+        beginning.live = False
+        if beginning.expired is not None and not beginning.matched:
+            link, deadline, awaited = beginning.expired
+            steps = steps_of(self._automaton, link)
+            outputs.append(
+                Expired(
+                    id=identity(self.name, beginning.key, steps),
+                    key=beginning.key,
+                    started=beginning.first.time,
+                    deadline=deadline,
+                    waiting_for=awaited,
+                    steps=steps,
+                )
+            )
+
+    def _drop(self, key: str) -> None:
+        left = [beginning for beginning in self._keys[key] if beginning.live]
+        if left:
+            self._keys[key] = left
+        else:
+            del self._keys[key]
+
+    def _rule_out(self, key: str, matched: Beginning) -> None:
+        """What the match just given rules out."""
+        matched.live = False
+        if self._bound is not None:
+            for beginning in self._keys[key]:
+                if beginning.order < self._bound:
+                    beginning.live = False
+        self._drop(key)
+
+    def _moves_due(self, beginning: Beginning, run: Run) -> int | None:
+        """When the last of its open moves is over."""
+        within = self.definition.within
+        whole = None if within is None else beginning.first.time + within
+        latest = 0
+        for move in run.place.moves:
+            if run.open & move.bit:
+                if move.within is None:
+                    return whole
+                latest = max(latest, run.link.taken.time + move.within)
+        return latest if whole is None else min(latest, whole)
+
+    def _with_due(self, beginning: Beginning, run: Run) -> Run:
+        due = self._moves_due(beginning, run) if run.open else None
+        if run.end is not None:
+            run.end_due = self._end_due(beginning, run)
+            if run.end_due is not None:
+                self._timed = True
+                due = run.end_due if due is None else min(due, run.end_due)
+        run.due = due
+        return run
+
+    def _end_due(self, beginning: Beginning, run: Run) -> int | None:
+        end = run.place.end
+        assert end is not None
+        assert run.end is not None
+        spans: list[int | None]
+        if end.absences:
+            spans = [absence.within for at, absence in enumerate(end.absences) if run.end >> at & 1]
+        else:
+            spans = [guard.reach.leaf.within for at, guard in enumerate(end.guards) if run.guards >> at & 1]
+        latest = 0
+        for span in spans:
+            deadline = self._deadline_of(beginning, run, span)
+            if deadline is None:
+                return None
+            latest = max(latest, deadline)
+        return latest
+
+    def _deadline_of(self, beginning: Beginning, run: Run, span: int | None) -> int | None:
+        within = self.definition.within
+        own = None if span is None else run.link.taken.time + span
+        whole = None if within is None else beginning.first.time + within
+        if own is None or whole is None:
+            return own if whole is None else whole
+        return min(own, whole)
+
+    # --------------------------------------------------------------------------------------------------------------- events
+
+    def _event(self, key: str, look: _Look, outputs: list[Output]) -> None:
+        self._bound = None
+        beginnings: Sequence[Beginning] = self._keys.get(key, ())
+        before = [(one, one.matched, len(one.given)) for one in beginnings] if self._skip.to == "none" else ()
+        found: list[Output] = []
+        results: list[tuple[Beginning, list[Run] | None]] = []
+        touched = False
+        try:
+            for beginning in beginnings:
+                if self._bound is not None and beginning.order < self._bound:
+                    continue
+                runs = self._looked_at(beginning, look, found)
+                touched = touched or runs is not beginning.runs
+                results.append((beginning, runs))
+            fresh = self._begun(key, look, found)
+        except ConditionFailed:
+            for one, matched, given in before:
+                one.matched = matched
+                del one.given[given:]
+            raise
+        outputs += found
+        if not touched and fresh is None and self._bound is None:
+            return
+        self._changed.add(key)
+        kept: list[Beginning] = list(beginnings)
+        if touched or self._bound is not None:
+            kept = []
+            for beginning, runs in results:
+                self._settle(beginning, runs, kept, outputs)
+            for beginning in beginnings:
+                if self._bound is not None and beginning.order < self._bound:
+                    beginning.live = False
+            kept = [beginning for beginning in kept if beginning.live]
+        if fresh is not None:
+            kept.append(fresh)
+            self._enqueue(fresh)
+        self._keep(key, kept)
+
+    def _settle(
+        self, beginning: Beginning, runs: list[Run] | None, kept: list[Beginning], outputs: list[Output]
+    ) -> None:
+        """A beginning behind an event: its runs now; None: a match has ended it."""
+        if runs is None or (self._bound is not None and beginning.order < self._bound):
+            beginning.live = False
+        elif not runs:
+            beginning.runs = runs
+            self._dead(beginning, outputs)
+        else:
+            if runs is not beginning.runs:
+                beginning.runs = runs
+                self._enqueue(beginning)
+            kept.append(beginning)
+
+    def _keep(self, key: str, kept: list[Beginning]) -> None:
+        total = sum(len(beginning.runs) for beginning in kept)
+        while total > self.definition.runs:
+            oldest = kept.pop(0)
+            oldest.live = False
+            total -= len(oldest.runs)
+            self.given_up += 1
+        if kept:
+            self._keys[key] = kept
+        else:
+            self._keys.pop(key, None)
+
+    def _begun(self, key: str, look: _Look, found: list[Output]) -> Beginning | None:
+        """The runs that begin with this event."""
+        place = self._automaton.start
+        look.views = {}
+        beginning: Beginning | None = None
+        runs: list[Run] = []
+        for move in place.moves:
+            if move.reach.leaf.index in look.accepted and self._can(key, None, None, look, move.reach):
+                beginning = beginning or Beginning(key, look.taken)
+                if self._bound is not None and beginning.order < self._bound:
+                    return None
+                link = self._link(None, move, look.taken)
+                if self._born(beginning, self._automaton.place_behind(place, move), link, runs, found):
+                    return None
+        if beginning is None or not runs:
+            return None
+        beginning.runs = runs
+        return beginning
+
+    def _looked_at(self, beginning: Beginning, look: _Look, found: list[Output]) -> list[Run] | None:
+        """The runs of a beginning behind this event; None: a match has ended it. The same list: nothing has changed."""
+        if len(beginning.runs) == 1:
+            (run,) = beginning.runs
+            if not (run.fresh and run.place.looks_next) and not self._reacts(run.place, beginning.key, look):
+                return beginning.runs
+        runs: list[Run] = []
+        same = True
+        for run in beginning.runs:
+            if (run.fresh and run.place.looks_next) or self._reacts(run.place, beginning.key, look):
+                same = False
+                look.views = {}
+                if self._step(beginning, run, look, runs, found):
+                    return None
+            else:
+                runs.append(run)
+        return beginning.runs if same else runs
+
+    def _reacts(self, place: Place, key: str, look: _Look) -> bool:
+        """Whether the event can matter to a run that waits here, as far as conditions say that look at it alone."""
+        known = look.reacting.get(place)
+        if known is None:
+            known = look.reacting[place] = self._may_matter(place, key, look)
+        return known
+
+    def _may_matter(self, place: Place, key: str, look: _Look) -> bool:
+        for reach in place.reaches:
+            leaf = reach.leaf
+            if leaf.index in look.accepted:
+                if leaf.until is not None or not leaf.conditions:
+                    return True
+                alone = look.alone.get(leaf.index)
+                if alone is None:
+                    try:
+                        alone = look.alone[leaf.index] = self._alone(key, look, leaf)
+                    except ConditionFailed:
+                        return True  # which is told if a run asks for it
+                if alone:
+                    return True
+        return False
+
+    def _born(self, beginning: Beginning, place: Place, link: Link, runs: list[Run], found: list[Output]) -> bool:
+        """A run that has just taken an event. True: it is whole, and its match ends the beginning."""
+        end: int | None = None
+        guards = 0
+        whole = False
+        if place.end is not None:
+            if not place.end.absences and not place.end.guards:
+                whole = True
+                if self._candidate(beginning, link, link.taken.time, found):
+                    return True
+            else:
+                end, guards = (1 << len(place.end.absences)) - 1, (1 << len(place.end.guards)) - 1
+        if place.moves or end is not None:
+            run = Run(place, link, (1 << len(place.moves)) - 1, end=end, guards=guards, whole=whole)
+            runs.append(self._with_due(beginning, run))
+        return False
+
+    def _step(self, beginning: Beginning, run: Run, look: _Look, runs: list[Run], found: list[Output]) -> bool:
+        """What becomes of a run with this event: the runs that take it, the preferred first, and the one that leaves it out."""
+        place, link, key = run.place, run.link, beginning.key
+        own = link.move.reach.leaf
+        ended = run.ended or (own.until is not None and self._has_ended(key, look, own))
+        left = run.open
+        for move in place.moves:
+            if not left & move.bit:
+                continue
+            if move.within is not None and look.taken.time - link.taken.time >= move.within:
+                left &= ~move.bit
+                continue
+            closes = move.strict or (ended and move.reach.again)
+            if run.fresh and self._forbids(key, run, look, move.forbidden_next):
+                left &= ~move.bit
+                continue
+            if not (ended and move.reach.again) and self._can(key, run, link, look, move.reach):
+                taken = self._link(link, move, look.taken)
+                if self._born(beginning, self._automaton.place_behind(place, move), taken, runs, found):
+                    return True
+            if not closes:
+                closes = any(self._can(key, run, link, look, one) for one in move.closers)
+            if not closes and run.fresh:
+                closes = any(self._can(key, run, link, look, one) for one in move.closers_next)
+            if not closes:
+                closes = self._forbids(key, run, look, move.absences)
+            if closes:
+                left &= ~move.bit
+        end, guards, whole = run.end, run.guards, run.whole
+        if end is not None:
+            end, guards = self._step_end(beginning, run, look, ended=ended)
+            if end == -1:
+                end, whole = None, True
+                if self._candidate(beginning, link, look.taken.time, found):
+                    return True
+        if left or end is not None:
+            runs.append(self._with_due(beginning, run.left(left, False, ended, end, guards, whole)))
+        return False
+
+    def _forbids(self, key: str, run: Run, look: _Look, absences: Sequence[Absence]) -> bool:
+        passed = look.taken.time - run.link.taken.time
+        return any(
+            (one.within is None or passed < one.within) and self._can(key, run, run.link, look, one.reach)
+            for one in absences
+        )
+
+    def _step_end(self, beginning: Beginning, run: Run, look: _Look, *, ended: bool) -> tuple[int | None, int]:
+        """The end of a run with this event: what is still pending. None: it cannot end here any more; -1: it is whole now."""
+        end = run.place.end
+        assert end is not None
+        assert run.end is not None
+        key, link, now = beginning.key, run.link, look.taken.time
+        pending, guards = run.end, run.guards
+        for at, absence in enumerate(end.absences):
+            if not pending >> at & 1:
+                continue
+            deadline = self._deadline_of(beginning, run, absence.within)
+            if deadline is not None and now >= deadline:
+                pending &= ~(1 << at)
+            elif self._can(key, run, link, look, absence.reach):
+                return None, 0
+            elif absence.strict:
+                pending &= ~(1 << at)
+        for at, guard in enumerate(end.guards):
+            if not guards >> at & 1:
+                continue
+            over = ended and guard.reach.again
+            if not over and self._can(key, run, link, look, guard.reach):
+                return None, 0
+            deadline = self._deadline_of(beginning, run, guard.reach.leaf.within)
+            if over or guard.only_next or (deadline is not None and now >= deadline):
+                guards &= ~(1 << at)
+        if not pending if end.absences else not guards:
+            return -1, 0
+        return pending, guards
+
+    # ------------------------------------------------------------------------------------------------------------ candidates
+
+    def _candidate(self, beginning: Beginning, link: Link, moment: int, found: list[Output]) -> bool:
+        """A run is whole. True: it is a match that ends its beginning."""
+        steps = steps_of(self._automaton, link)
+        match = Found(
+            id=identity(self.name, beginning.key, steps),
+            key=beginning.key,
+            started=beginning.first.time,
+            ended=moment,
+            steps=steps,
+        )
+        if match.id in beginning.given:
+            return False
+        where = self.definition.where
+        if where is not None and not self._whole(where, match, link):
+            return False
+        found.append(match)
+        skip = self._skip
+        if skip.to == "none":
+            beginning.matched = True
+            if self._twice:
+                beginning.given.append(match.id)
+            return False
+        if skip.to == "past_last":
+            self._raise_bound((link.taken.time, link.taken.position + 1))
+        elif skip.step is not None:
+            took = [
+                one.taken
+                for one in link.all()
+                if self._automaton.elements[one.move.reach.leaf.trail[0]].name == skip.step
+            ]
+            if took:
+                event = took[0] if skip.to == "first" else took[-1]
+                self._raise_bound((event.time, event.position))
+        return True
+
+    def _raise_bound(self, bound: tuple[int, int]) -> None:
+        if self._bound is None or self._bound < bound:
+            self._bound = bound
+
+    def _whole(self, where: Condition, match: Found, link: Link) -> bool:
+        try:
+            if self._where is not None:
+                return bool(self._where(link.values, None))
+            return bool(where.function(match_of(self.definition, match)))
+        except Exception as error:
+            raise self._failed("where", match.key, link.taken, error) from error
+
+    # ------------------------------------------------------------------------------------------------------------ conditions
+
+    def _accepts(self, kind: type[Event]) -> frozenset[int]:
+        found = frozenset(leaf.index for leaf in self._automaton.leaves if issubclass(kind, leaf.events))
+        self._accepted[kind] = found
+        return found
+
+    def _can(self, key: str, run: Run | None, link: Link | None, look: _Look, reach: Reach) -> bool:
+        """Whether this leaf could take the event, as the run stands."""
+        leaf = reach.leaf
+        if leaf.index not in look.accepted:
+            return False
+        taken = look.taken
+        if link is not None and leaf.within is not None and taken.time - link.taken.time >= leaf.within:
+            return False
+        if reach.again and leaf.until is not None:
+            assert run is not None
+            if run.ended or self._has_ended(key, look, leaf):
+                return False
+        if not leaf.conditions:
+            return True
+        alone = look.alone.get(leaf.index)
+        if alone is None:
+            alone = look.alone[leaf.index] = self._alone(key, look, leaf)
+        if not alone or not leaf.sees_match:
+            return alone
+        known: bool | None = look.views.get(reach.number)
+        if known is None:
+            known = look.views[reach.number] = self._with_match(key, link, look, reach)
+        return known
+
+    def _alone(self, key: str, look: _Look, leaf: Leaf) -> bool:
+        for condition in leaf.conditions:
+            if condition.sees_match:
+                break
+            if not self._holds(condition.function, key, look, leaf):
+                return False
+        return True
+
+    def _read_conditions(self) -> None:
+        """Which conditions can be read from registers. All are asked for before a run begins."""
+        leaves = self._automaton.leaves
+        # a part of a choice or of any order is no step that a condition can name
+        self._registers = Registers({leaf.name: leaf.scope for leaf in leaves if len(leaf.trail) == leaf.depth + 1})
+        self._evaluators: list[list[Evaluator | None]] = [
+            [
+                self._registers.evaluator(condition.expression) if condition.sees_match else None
+                for condition in leaf.conditions
+            ]
+            for leaf in leaves
+        ]
+        where = self.definition.where
+        self._where = None if where is None else self._registers.evaluator(where.expression)
+        self._empty = self._registers.empty()
+
+    def _link(self, before: Link | None, move: Move, taken: Taken) -> Link:
+        values = self._empty if before is None else before.values
+        if values or self._registers.any:
+            if before is None:
+                values = self._registers.empty()
+            values = self._registers.behind(values, move.reach.leaf.name, move.begins, taken.event)
+        return Link(before, move, taken, values)
+
+    def _with_match(self, key: str, link: Link | None, look: _Look, reach: Reach) -> bool:
+        leaf = reach.leaf
+        values = self._empty if link is None or reach.fresh else link.values
+        view: Any = None
+        seeing = False
+        for condition, evaluator in zip(leaf.conditions, self._evaluators[leaf.index], strict=True):
+            seeing = seeing or condition.sees_match
+            if not seeing:
+                continue
+            if evaluator is not None:
+                holds = self._holds(partial(evaluator, values), key, look, leaf)
+            elif condition.sees_match:
+                view = view or self._view(key, link, look, reach)
+                holds = self._holds(condition.function, key, look, leaf, view)
+            else:
+                holds = self._holds(condition.function, key, look, leaf)
+            if not holds:
+                return False
+        return True
+
+    def _view(self, key: str, link: Link | None, look: _Look, reach: Reach) -> Any:
+        """The match so far, for a condition that must be called."""
+        pattern, elements = self._automaton.scope_of(reach.leaf)
+        steps = seen_by(self._automaton, link, reach.leaf, fresh=reach.fresh)
+        first = look.taken if link is None else link.first
+        return partial_match(pattern or self.definition.pattern, elements, steps, key=key, started=instant(first.time))
+
+    def _has_ended(self, key: str, look: _Look, leaf: Leaf) -> bool:
+        if leaf.index not in look.accepted or leaf.until is None:
+            return False
+        known = look.ended.get(leaf.index)
+        if known is None:
+            known = look.ended[leaf.index] = self._holds(leaf.until.function, key, look, leaf)
+        return known
+
+    def _holds(self, function: Callable[..., object], key: str, look: _Look, leaf: Leaf, *arguments: Any) -> bool:
+        try:
+            return bool(function(*arguments, look.taken.event))
+        except Exception as error:
+            raise self._failed(leaf.name, key, look.taken, error) from error
+
+    def _failed(self, step: str, key: str, taken: Taken, error: Exception) -> ConditionFailed:
+        return ConditionFailed(
+            f"{self.name}.{step}: its condition raised {type(error).__name__} for the {type(taken.event).__name__} at position "
+            f"{taken.position} of key {key!r}: {error}. The pattern goes on as if this event had not been there",
+            name=self.name,
+            step=step,
+            position=taken.position,
+            key=key,
+        )

@@ -1,0 +1,3 @@
+"""The operators of windows and joins."""
+
+__all__: list[str] = []
