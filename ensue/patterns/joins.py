@@ -126,6 +126,7 @@ class Join(Declared):
     as those of a `Pattern`. Errors: `DefinitionError` for what cannot be.
     """
 
+    __test__ = False  # so that pytest collects none that is called Test…
     __ensue_declared__ = "joins"
     __ensue_window__: ClassVar[JoinDefinition]
 

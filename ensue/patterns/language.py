@@ -119,6 +119,7 @@ class Pattern(Declared):
     A method `where(self) -> bool` decides whether a complete match is one.
     """
 
+    __test__ = False  # so that pytest collects none that is called Test…
     __ensue_declared__ = "patterns"
     __ensue_pattern__: Definition
 

@@ -108,6 +108,7 @@ class Window(Declared):
     Errors: `DefinitionError` for what cannot be, and for a class without values.
     """
 
+    __test__ = False  # so that pytest collects none that is called Test…
     __ensue_declared__ = "windows"
     __ensue_window__: ClassVar[WindowDefinition]
 

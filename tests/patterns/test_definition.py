@@ -12,7 +12,23 @@ import pytest
 
 from ensue import ONE_ORDER, Event, hours, minutes, seconds
 from ensue.errors import DefinitionError
-from ensue.patterns import Pattern, absent, all_of, either, group, one, optional, several, to_first, to_last
+from ensue.patterns import (
+    Join,
+    Pattern,
+    Window,
+    absent,
+    all_of,
+    count,
+    either,
+    group,
+    left,
+    one,
+    optional,
+    right,
+    several,
+    to_first,
+    to_last,
+)
 from ensue.patterns.definition import Definition
 from tests.patterns.comparing import expected
 from tests.patterns.generating import draw_shape, draw_stream
@@ -211,6 +227,24 @@ def test_a_condition_may_not_read_a_later_step() -> None:
 def test_a_match_is_found_and_not_made() -> None:
     with pytest.raises(DefinitionError, match="Whole is a pattern: its matches are found, not made"):
         Whole()
+
+
+class TestedThenUsed(Pattern, within=minutes(1)):  # pytest would warn that it cannot collect this, which is an error
+    first = one(A)
+    second = one(B)
+
+
+class TestedEachMinute(Window, size=minutes(1)):
+    many = count(A)
+
+
+class TestedInTime(Join, within=minutes(1)):
+    first = left(A)
+    second = right(B)
+
+
+def test_a_class_that_is_called_test_is_no_test() -> None:
+    assert [one.__test__ for one in (TestedThenUsed, TestedEachMinute, TestedInTime)] == [False] * 3
 
 
 def test_a_pattern_over_keys_in_common_or_over_all_is_accepted() -> None:
