@@ -324,7 +324,7 @@ def _check_whole(definition: Definition, *, unbounded: bool, durations: dict[str
     if definition.horizon is None and not unbounded:
         raise DefinitionError(
             f"{where}: nothing bounds how long it waits, so its state grows without end: give within=, to the pattern or to each of "
-            "its steps; or say unbounded=True"
+            "its steps; or say unbounded=True, as for a pattern that is only part of others, in group(…)"
         )
 
 
