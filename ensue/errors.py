@@ -119,7 +119,7 @@ class NotYetAvailable(Misuse):
 
 
 class NotPortable(Misuse):
-    """A pattern cannot be compiled so that the other system's matches are provably ours. `reasons` are all that is in the way, each
+    """A pattern cannot be compiled so that the other system's matches are provably ours. `reasons` say what is in the way, each
     with the nearest form that can be compiled. Nothing was done."""
 
     def __init__(self, message: str, /, *, reasons: tuple[str, ...]) -> None:

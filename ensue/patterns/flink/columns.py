@@ -6,7 +6,8 @@ is refused, with the field's name.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
 from enum import Enum
 from typing import Any, Literal, TypeAlias
@@ -20,6 +21,7 @@ __all__ = [
     "META",
     "Column",
     "Columns",
+    "Gathering",
     "Kind",
     "Refused",
     "literal",
@@ -57,6 +59,30 @@ class Refused(Exception):
 def refused(why: str, instead: str) -> Refused:
     """For one reason."""
     return Refused(f"{why}. Instead: {instead}")
+
+
+class Gathering:
+    """Reasons of several things, each of which is looked at whatever is in the way of the others."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[str, None] = {}
+
+    @contextmanager
+    def each(self) -> Generator[None]:
+        """Look at one of them: its reasons are kept."""
+        try:
+            yield
+        except Refused as found:
+            self.add(found)
+
+    def add(self, found: Refused) -> None:
+        """Keep its reasons, each once."""
+        self._reasons.update(dict.fromkeys(found.reasons))
+
+    def tell(self) -> None:
+        """Errors: `Refused` with all reasons, if there are any."""
+        if self._reasons:
+            raise Refused(*self._reasons)
 
 
 class Column(msgspec.Struct, frozen=True):

@@ -30,7 +30,7 @@ from ensue.patterns.expressions import (
     When,
     describe,
 )
-from ensue.patterns.flink.columns import Column, Columns, Kind, Refused, literal, refused, type_is
+from ensue.patterns.flink.columns import Column, Columns, Gathering, Kind, Refused, literal, refused, type_is
 
 __all__ = ["Scope", "Sql", "Writer"]
 
@@ -93,9 +93,12 @@ class Writer:
                 return f"({self.truth(of, scope, facts)}) IS NOT TRUE"
             case All(of):
                 said: list[str] = []
+                reasons = Gathering()
                 for one in of:
-                    said.append(f"({self.truth(one, scope, facts)})")
+                    with reasons.each():
+                        said.append(f"({self.truth(one, scope, facts)})")
                     facts |= _known(one)
+                reasons.tell()
                 return " AND ".join(said)
             case Any(of):
                 said = []

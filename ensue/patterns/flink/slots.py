@@ -6,15 +6,15 @@ one way through the events may lead to the first complete candidate; where sever
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import msgspec
 
 from ensue.patterns.analysis import takes_exclude
-from ensue.patterns.definition import AllOf, Choice, Definition, Element, Group, Take
+from ensue.patterns.definition import AllOf, Choice, Definition, Element, Group, Take, elements_of
 from ensue.patterns.expressions import Expression, reads
-from ensue.patterns.flink.columns import Refused, refused
+from ensue.patterns.flink.columns import Gathering, Refused, refused
 
 __all__ = ["COPIES", "Part", "Slot", "after", "excluded", "expression_of", "slots_of"]
 
@@ -83,22 +83,30 @@ def expression_of(condition: object, where: str) -> Expression:
 
 
 def slots_of(definition: Definition) -> tuple[tuple[Slot, ...], tuple[Element, ...]]:
-    """The slots, and the absences behind the last one. Errors: `Refused`."""
+    """The slots, and the absences behind the last one. Errors: `Refused`, for all that is wrong with the steps one by one; if nothing is,
+    for all that is wrong with them together."""
     building = _Building()
-    reasons: list[str] = []
+    reasons = Gathering()
     for element in definition.elements:
-        try:
-            if element.absent:
-                building.absence(element)
-            else:
-                building.element(element)
-        except Refused as found:
-            reasons += found.reasons
-    if reasons:
-        raise Refused(*reasons)
+        with reasons.each():
+            building.absence(element) if element.absent else building.element(element)
+        if not element.absent:
+            building.absences = []
+    for element in elements_of(definition.elements):
+        for condition in element.node.conditions if isinstance(element.node, Take) else ():
+            with reasons.each():
+                expression_of(condition, element.name)
+        if element.until is not None:
+            with reasons.each():
+                expression_of(element.until, f"{element.name}, until")
+    if definition.where is not None:
+        with reasons.each():
+            expression_of(definition.where, "where(self)")
+    reasons.tell()
     slots, ending = tuple(building.slots), tuple(building.absences)
-    _check_end(slots, ending)
-    _check_ways(slots, definition)
+    for found in (*_at_the_end(slots, ending), *_on_the_ways(slots, definition)):
+        reasons.add(found)
+    reasons.tell()
     return slots, ending
 
 
@@ -158,7 +166,6 @@ class _Building:
                 raise refused(
                     f"{element.name}: MATCH_RECOGNIZE has no groups", "write its steps out, one after the other"
                 )
-        self.absences = []
 
     def _add(self, element: Element, parts: tuple[Part, ...], at: int, **more: object) -> None:
         first = at == 0
@@ -179,8 +186,6 @@ class _Building:
             raise refused(f"{element.name}: an absence before a step that may take nothing", "an exact number, times=1")
         if varies and not element.greedy:
             raise refused(f"{element.name}: a step that is not greedy", "greedy=True, or an exact number")
-        for part in parts:
-            _ = part.expressions  # refuses what is opaque
         if high is not None and high <= COPIES:
             if element.until is not None and varies:
                 raise refused(f"{element.name}: until= on a step with a range", "no upper bound, or an exact number")
@@ -234,33 +239,33 @@ def _part(element: Element) -> Part:
     return Part(element.name, element.node)
 
 
-def _check_end(slots: Sequence[Slot], ending: Sequence[Element]) -> None:
+def _at_the_end(slots: Sequence[Slot], ending: Sequence[Element]) -> Iterator[Refused]:
     last = slots[-1]
     if slots[0].optional:
-        raise refused(
+        yield refused(
             f"{slots[0].step}: a pattern that begins with a step that may take nothing", "begin with the step behind it"
         )
     if last.kind != "one" or last.optional:
-        raise refused(
+        yield refused(
             f"{last.step}: at the end it takes all until its time is over, which MATCH_RECOGNIZE cannot wait for",
             "an exact number, times=3, or a step behind it",
         )
     if not ending:
         return
     if any(slot.kind != "one" or slot.optional for slot in slots):
-        raise refused(
+        yield refused(
             f"{ending[0].name}: an absence at the end, behind steps that take a varying number",
             "exact numbers, times=3",
         )
     if len({one.within for one in ending}) > 1:
-        raise refused(f"{ending[-1].name}: absences at the end that last differently long", "the same within= for them")
+        yield refused(f"{ending[-1].name}: absences at the end that last differently long", "the same within= for them")
     for one in ending:
         if one.contiguity == "strict":
-            raise refused(f"{one.name}: a strict absence at the end", "a relaxed one, with within=")
+            yield refused(f"{one.name}: a strict absence at the end", "a relaxed one, with within=")
 
 
-def _check_ways(slots: Sequence[Slot], definition: Definition) -> None:
-    """That of all ways through the events, taking what can be taken leads to the first complete candidate."""
+def _on_the_ways(slots: Sequence[Slot], definition: Definition) -> Iterator[Refused]:
+    """What is in the way of this: that of all ways through the events, taking what can be taken leads to the first complete candidate."""
     last = slots[-1]
     for slot in slots:
         ways = [*after(slots, slot), *((slot,) if slot.kind != "one" else ())]
@@ -269,24 +274,24 @@ def _check_ways(slots: Sequence[Slot], definition: Definition) -> None:
                 if last in (one, other) or one.step == other.step:
                     continue  # whoever completes comes first
                 if not excluded(one, other):
-                    raise refused(
+                    yield refused(
                         f"{one.step}, {other.step}: an event may be taken by either, and which of them leads to a match is not known then",
                         "conditions that exclude each other, such as different event types",
                     )
     order = list(dict.fromkeys(slot.step for slot in slots))
     varying = {slot.step: slot.number for slot in slots if slot.kind != "one" or slot.optional}
     if varying and definition.where is not None:
-        raise refused(
+        yield refused(
             "where(self), beside steps that take a varying number", "the condition on the last step: @last.where"
         )
     if varying and definition.skip.to == "none":
-        raise refused('skip="none", beside steps that take a varying number', 'skip="next"')
+        yield refused('skip="none", beside steps that take a varying number', 'skip="next"')
     for step, end in varying.items():
         since = set(order[order.index(step) :])
         for slot in slots[end + 2 :]:
             seen = {name for part in slot.parts for one in part.expressions for name in reads(one)}
             if slot.strict or slot.within is not None or slot.absences or seen & since:
-                raise refused(
+                yield refused(
                     f"{slot.step}: behind {step}, which takes a varying number, a later step is strict, has within=, an absence before "
                     "it, or looks at what was taken since; which number leads to a match is not known then",
                     f"an exact number for {step}",

@@ -1,4 +1,4 @@
-"""A pattern as Flink SQL whose matches are the pattern's own, or a refusal that says all that is in the way.
+"""A pattern as Flink SQL whose matches are the pattern's own, or a refusal that says what is in the way.
 
 The pattern becomes one MATCH_RECOGNIZE: a variable for each event that is taken, and a variable between two of them for what is passed
 over, whose conditions exclude what may be taken there. So Flink has one way through the events for each beginning. Times are
@@ -15,7 +15,7 @@ from ensue.errors import NotPortable
 from ensue.events.message import Event, declaration
 from ensue.patterns.definition import AllOf, Definition, Element, Take
 from ensue.patterns.expressions import reads
-from ensue.patterns.flink.columns import META, Column, Columns, Refused, refused, type_is, with_subclasses
+from ensue.patterns.flink.columns import META, Column, Columns, Gathering, Refused, refused, type_is, with_subclasses
 from ensue.patterns.flink.conditions import Scope, Sql, Writer
 from ensue.patterns.flink.scopes import MatchScope, flag_of, row_flag, taken_of
 from ensue.patterns.flink.slots import Slot, after, excluded, expression_of, slots_of
@@ -54,11 +54,13 @@ class FlinkQuery(msgspec.Struct, frozen=True, kw_only=True):
 def to_flink(pattern: type[Pattern]) -> FlinkQuery:
     """The pattern as Flink SQL, whose matches are the pattern's own on every stream of events that keeps the query's `assumptions`.
 
-    Errors: `NotPortable`, with all that is in the way and the nearest form of each that can be compiled.
+    Errors: `NotPortable`, with reasons and the nearest form of each that can be compiled: all that is in the way of the pattern's options and
+    of its steps one by one; if no step is in the way by itself, all that is of steps together; if nothing is, all conditions.
     """
     definition = pattern.__ensue_pattern__
     reasons = list(_refusals(definition))
     try:
+        _Compiled(definition).check()
         query = _Compiled(definition).query()
     except Refused as found:
         reasons += found.reasons
@@ -98,7 +100,38 @@ class _Compiled:
             for slot in self._slots
         }
         self._first, self._last = self._slots[0], self._slots[-1]
-        self._check_order()
+        self._measured: dict[str, str] = {}
+        reasons = Gathering()
+        for found in self._out_of_order():
+            reasons.add(found)
+        reasons.tell()
+
+    def check(self) -> None:
+        """Errors: `Refused`, for all that cannot be written: each condition is, by itself."""
+        reasons = Gathering()
+        with reasons.each():
+            self._key()
+        for slot in self._slots:
+            row = slot.variable
+            for part in slot.parts:
+                scope = self._scope(row, part.take.events, self._slots[: slot.number])
+                for one in part.expressions:
+                    with reasons.each():
+                        self._writer.truth(one, scope)
+            if slot.element.until is not None:
+                with reasons.each():
+                    self._until_holds(slot, row)
+            for absence in slot.absences:
+                with reasons.each():
+                    self._absent(absence, row)
+        for absence in self._ending:
+            with reasons.each():
+                self._absent_of(absence)
+        if self._definition.where is not None:
+            with reasons.each():
+                expression = expression_of(self._definition.where, "where(self)")
+                self._writer.truth(expression, self._scope(self._last.variable, (), self._slots))
+        reasons.tell()
 
     def _scope(
         self, row: str, events: Sequence[type[Event]], slots: Sequence[Slot], *, member: bool = False
@@ -455,8 +488,8 @@ class _Compiled:
                     return "SKIP TO NEXT ROW"
                 return f"SKIP TO {skip.to.upper()} {chosen.variable}"
 
-    def _check_order(self) -> None:
-        """Where it matters, that a match is never complete before one that begins earlier and is still possible: Flink would hold it
+    def _out_of_order(self) -> Iterator[Refused]:
+        """What is in the way of this: where it matters, that a match is never complete before one that begins earlier and is still possible: Flink would hold it
         back."""
         skip = self._definition.skip
         if len(self._slots) == 1 or (skip.to in ("next", "none") and not self._ending):
@@ -467,10 +500,10 @@ class _Compiled:
             else f"{self._ending[0].name}, an absence at the end"
         )
         if self._ending and skip.to not in ("next", "none"):
-            raise refused(f"{shown}, with an absence at the end: Flink would skip before it knows", 'skip="next"')
+            yield refused(f"{shown}, with an absence at the end: Flink would skip before it knows", 'skip="next"')
         conditions = [one for slot in self._slots for part in slot.parts for one in part.expressions]
         if any(reads(one) for one in conditions) or any(slot.absences for slot in self._slots):
-            raise refused(
+            yield refused(
                 f"{shown}, behind conditions that look at earlier events, or absences: a later beginning may complete first, and Flink "
                 "would hold it back until the earlier one is done",
                 'conditions on each event alone, or skip="next" without an absence at the end',
@@ -478,14 +511,14 @@ class _Compiled:
         if any(
             slot.kind == "merged" or slot.within is not None or slot.element.until is not None for slot in self._slots
         ):
-            raise refused(
+            yield refused(
                 f"{shown}, with a step of any number or within= between steps",
                 "an exact number, and within= of the whole",
             )
         if skip.step is not None:
             slots = [slot for slot in self._slots if slot.step == skip.step]
             if any(slot.optional or slot.kind != "one" or len(slot.parts) > 1 for slot in slots):
-                raise refused(
+                yield refused(
                     f"{shown} of {skip.step}, which takes a varying number: Flink fails where it took none",
                     'skip="next"',
                 )
@@ -494,7 +527,6 @@ class _Compiled:
 
     def _read_by_absences(self) -> list[tuple[str, str]]:
         """The columns of the match that the absences' conditions look at, each under the name by which the join reads it."""
-        self._measured: dict[str, str] = {}
         for absence in self._ending:
             self._absent_of(absence)
         return list(self._measured.items())

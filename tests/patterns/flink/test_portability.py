@@ -150,6 +150,62 @@ def test_all_reasons_are_said_at_once() -> None:
         assert part in said
 
 
+def test_all_reasons_of_steps_together_are_said_at_once() -> None:
+    class Together(Pattern, within=minutes(1), skip="none"):
+        a = one(A)
+        b = optional(B)
+        c = one(B)
+        d = one(C)
+        e = several(D)
+
+        def where(self) -> bool:
+            return self.a.x > 1
+
+    said = refused(Together)
+    for part in (
+        "b, c: an event may be taken by either",
+        'skip="none", beside',
+        "where(self), beside",
+        "e: at the end",
+    ):
+        assert part in said
+
+
+def test_all_conditions_that_cannot_be_written_are_said_at_once() -> None:
+    unasked: Any = lambda c: c.place > "a"  # noqa: E731
+
+    class Odd(Pattern, within=minutes(1)):
+        a = one(A, lambda a: a.x**2 > 1 and 6 / a.x > 1)
+        n = absent(B, lambda b: b.price * b.price > 1)
+        b = one(B, lambda b: b.amount > b.price)
+        c = one(C, unasked)
+
+        def where(self) -> bool:
+            return self.b.price > 0.1
+
+    said = refused(Odd)
+    for part in (
+        "SQL has another '**'",
+        "SQL divides otherwise",
+        "SQL has another '*'",
+        "it compares float with decimal",
+        "it may be None",
+        "it compares a Decimal with the float 0.1",
+    ):
+        assert part in said
+
+
+def test_what_is_wrong_with_one_step_is_not_said_of_the_next() -> None:
+    class Behind(Pattern, within=minutes(1)):
+        a = one(A)
+        n = absent(D)
+        r = group(Round)
+        b = optional(B)
+        c = one(C)
+
+    assert "an absence before a step that may take nothing" not in refused(Behind)
+
+
 def test_a_condition_on_what_may_not_be_there_is_refused_until_it_was_asked() -> None:
     class Unasked(Pattern, within=minutes(1)):
         b = optional(B)
