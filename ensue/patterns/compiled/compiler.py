@@ -175,6 +175,7 @@ class Compiled:
         program = self._program_for(set(map(type, some)))
         if program is not None:
             program(self, zip(numbers, some, strict=True), batch.times, batch.positions, batch.rows, batch.keys, out)
+            self._given(batch.times[numbers[-1]], out)
         return out
 
     def advance(self, time: int) -> list[Output]:
@@ -295,6 +296,9 @@ class Compiled:
         )
 
     # ---------------------------------------------------------------------------------------------------- inner
+
+    def _given(self, time: int, out: list[Output]) -> None:
+        """Behind the events of a program's call, of which the last has this time."""
 
     def _passed(self, time: int, out: list[Output]) -> None:
         if self.layout.deadlines != "none":
@@ -494,6 +498,10 @@ class Plain(Compiled):
             self.begun[key] = left[0] if len(left) == 1 and self.shape.times == 1 else left
         if self.touched is not None:
             self.touched.add(key)
+
+    def _given(self, time: int, out: list[Output]) -> None:
+        if self.shape.absent:
+            self.fire(time, out)
 
     def _passed(self, time: int, out: list[Output]) -> None:
         if self.shape.absent:

@@ -95,7 +95,6 @@ class PlainProgram(Program):
         lines("touched = operator.touched")
         if self.shape.absent:
             lines("queue, keyed = operator.queue, operator.keyed")
-            lines(f"due = queue[0].time + {self.names.of(self.shape.span)} if queue else {self.names.of(_NEVER)}")
         if self.lazy:
             lines("step = ''")
 
@@ -117,14 +116,15 @@ class PlainProgram(Program):
             self._lapse(lines)
 
     def _lapse(self, lines: Lines) -> None:
-        """What is complete at its deadline. Gives when the next one may be."""
+        """What is complete at its deadline. It is given when the events of a program's call are through: until then it waits in its
+        place, and whoever reads that asks whether it is over."""
         with lines.block("def lapse(operator, t, out):"):
             lines("begun, queue, keyed, touched = operator.begun, operator.queue, operator.keyed, operator.touched")
             with lines.block("while queue:"):
                 lines("r = queue[0]")
                 lines(f"due = r.time + {self.names.of(self.shape.span)}")
                 with lines.block("if due > t:"):
-                    lines("return due")
+                    lines("return")
                 lines("queue.popleft()")
                 lines("k = keyed.popleft()")
                 lines("z = begun.get(k)")
@@ -139,7 +139,6 @@ class PlainProgram(Program):
                 with lines.block("if touched is not None:"):
                     lines("touched.add(k)")
                 lines("out.append(found(r, k, due))")
-            lines(f"return {self.names.of(_NEVER)}")
 
     # ---------------------------------------------------------------------------------------------- one event
 
@@ -147,7 +146,7 @@ class PlainProgram(Program):
         begins, ends = of.answer(of.takes[0]), of.answer(of.takes[1])
         if begins == ends == "False":
             return
-        timed = begins != "False" or self.shape.absent
+        timed = begins != "False" or (self.shape.absent and self.lazy)
         if timed:
             self._time(lines)
         write_key(of, lines)
@@ -169,9 +168,8 @@ class PlainProgram(Program):
 
     def _time(self, lines: Lines) -> None:
         lines("t = times[i]")
-        if self.shape.absent:
-            with lines.block("if t >= due:"):
-                lines("due = lapse(operator, t, out)")
+        if self.shape.absent and self.lazy:
+            lines("lapse(operator, t, out)  # since an error tells what was found before")
 
     def _taken(self) -> str:
         made = f"{self.names.of(Taken, 't')}(t, positions[i], e"
@@ -190,12 +188,12 @@ class PlainProgram(Program):
             one for one in ("z is not None" if also_begins else "", "" if self.lazy else ends) if one
         )
         with lines.block("if 1:" if condition in ("", "True") else f"if {condition}:"):
-            if self.shape.absent and not crossing and not self.lazy:
-                lines("del begun[k]")
-                if also_begins:
-                    lines("z = None")
-                self._touch(lines)
-                return
+            if self.shape.absent and not crossing and not self.lazy and not also_begins:
+                with lines.block("if z.__class__ is not list:"):
+                    with lines.block(f"if t - z.time < {self.names.of(self.shape.span)}:"):
+                        lines("del begun[k]")
+                        self._touch(lines)
+                    lines("continue")
             lines("hit, left = [], []")
             with lines.block("for r in z if z.__class__ is list else (z,):"):
                 with lines.block(f"if t - r.time < {self.names.of(self.shape.span)}:"):
@@ -205,8 +203,12 @@ class PlainProgram(Program):
                     ]
                     with lines.block(f"if {' and '.join(said)}:" if said else "if 1:"):
                         lines("hit.append(r)")
+                    if said:
+                        with lines.block("else:"):
+                            lines("left.append(r)")
+                if self.shape.absent:
                     with lines.block("else:"):
-                        lines("left.append(r)") if said else lines("pass")
+                        lines("left.append(r)")
             if not self.shape.absent:
                 with lines.block("if hit:"):
                     lines(self._taken())
@@ -278,18 +280,18 @@ class PlainProgram(Program):
             with lines.block("elif z.__class__ is list:" if self.shape.times == 1 else "else:"):
                 lines("z.append(taken)")
                 with lines.block(f"if len(z) > {self.names.of(runs)} or not len(z) & 15:"):
-                    lines("operator.prune(k, t)")
+                    self._prune(lines)
             if self.shape.times == 1:
                 with lines.block("else:"):
                     lines("begun[k] = [z, taken]")
                     if runs == 1:
-                        lines("operator.prune(k, t)")
+                        self._prune(lines)
             if self.shape.absent:
-                with lines.block("if not queue:"):
-                    lines(f"due = t + {self.names.of(self.shape.span)}")
                 lines("queue.append(taken)")
                 lines("keyed.append(k)")
             self._touch(lines)
 
-
-_NEVER = 1 << 63
+    def _prune(self, lines: Lines) -> None:
+        if self.shape.absent:
+            lines("lapse(operator, t, out)")
+        lines("operator.prune(k, t)")
