@@ -51,6 +51,8 @@ class Engine(Conditions):
         self._twice = definition.skip.to == "none" and any(
             isinstance(element.node, Choice) for element in elements_of(definition.elements)
         )
+        self._newly: list[tuple[Beginning, bool]] = []
+        """For each match that an event gave, if none rules out another: its beginning, and whether that had one before."""
         self._timed = timeouts
         self._bound: tuple[int, int] | None = None
         """While an event or a deadline is looked at: beginnings before this are ruled out by a match it has given."""
@@ -346,36 +348,45 @@ class Engine(Conditions):
     def _event(self, key: str, look: Look, outputs: list[Output]) -> None:
         self._bound = None
         beginnings: Sequence[Beginning] = self._keys.get(key, ())
-        before = [(one, one.matched, len(one.given)) for one in beginnings] if self._skip.to == "none" else ()
+        self._newly.clear()
         found: list[Output] = []
-        results: list[tuple[Beginning, list[Run] | None]] = []
-        touched = False
+        touched: dict[int, list[Run] | None] = {}
+        reacting = look.reacting
         try:
-            for beginning in beginnings:
+            for at, beginning in enumerate(beginnings):
                 if self._bound is not None and beginning.order < self._bound:
                     continue
+                before = beginning.runs
+                if len(before) == 1:
+                    run = before[0]
+                    if reacting.get(run.place) is False and not (run.fresh and run.place.looks_next):
+                        continue
                 runs = self._looked_at(beginning, look, found)
-                touched = touched or runs is not beginning.runs
-                results.append((beginning, runs))
+                if runs is not before:
+                    touched[at] = runs
             fresh = self._begun(key, look, found)
         except ConditionFailed:
-            for one, matched, given in before:
+            for one, matched in reversed(self._newly):
                 one.matched = matched
-                del one.given[given:]
+                if self._twice:
+                    one.given.pop()
             raise
         outputs += found
         if not touched and fresh is None and self._bound is None:
+            if found:
+                self._changed.add(key)
             return
         self._changed.add(key)
         kept: list[Beginning] = list(beginnings)
         if touched or self._bound is not None:
             kept = []
-            for beginning, runs in results:
-                self._settle(beginning, runs, kept, outputs)
-            for beginning in beginnings:
-                if self._bound is not None and beginning.order < self._bound:
+            for at, beginning in enumerate(beginnings):
+                if at in touched:
+                    self._settle(beginning, touched[at], kept, outputs)
+                elif self._bound is not None and beginning.order < self._bound:
                     beginning.live = False
-            kept = [beginning for beginning in kept if beginning.live]
+                else:
+                    kept.append(beginning)
         if fresh is not None:
             kept.append(fresh)
             self._enqueue(fresh)
@@ -391,9 +402,8 @@ class Engine(Conditions):
             beginning.runs = runs
             self._dead(beginning, outputs)
         else:
-            if runs is not beginning.runs:
-                beginning.runs = runs
-                self._enqueue(beginning)
+            beginning.runs = runs
+            self._enqueue(beginning)
             kept.append(beginning)
 
     def _keep(self, key: str, kept: list[Beginning]) -> None:
@@ -429,18 +439,16 @@ class Engine(Conditions):
 
     def _looked_at(self, beginning: Beginning, look: Look, found: list[Output]) -> list[Run] | None:
         """The runs of a beginning behind this event; None: a match has ended it. The same list: nothing has changed."""
-        if len(beginning.runs) == 1:
-            (run,) = beginning.runs
-            if not (run.fresh and run.place.looks_next) and not self._reacts(run.place, beginning.key, look):
-                return beginning.runs
         runs: list[Run] = []
         same = True
         for run in beginning.runs:
             if (run.fresh and run.place.looks_next) or self._reacts(run.place, beginning.key, look):
-                same = False
-                look.views = {}
+                if look.views:
+                    look.views = {}
+                many = len(runs)
                 if self._step(beginning, run, look, runs, found):
                     return None
+                same = same and len(runs) == many + 1 and runs[many] is run
             else:
                 runs.append(run)
         return beginning.runs if same else runs
@@ -498,7 +506,10 @@ class Engine(Conditions):
                 if self._candidate(beginning, link, look.taken.time, found):
                     return True
         if left or end is not None:
-            runs.append(self._with_due(beginning, run.left(left, False, ended, end, guards, whole)))
+            same = left == run.open and end == run.end and guards == run.guards and ended == run.ended
+            if not same or (run.fresh and place.looks_next):
+                run = self._with_due(beginning, run.left(left, False, ended, end, guards, whole))
+            runs.append(run)
         return False
 
     def _step_end(self, beginning: Beginning, run: Run, look: Look, *, ended: bool) -> tuple[int | None, int]:
@@ -551,6 +562,7 @@ class Engine(Conditions):
         found.append(match)
         skip = self._skip
         if skip.to == "none":
+            self._newly.append((beginning, beginning.matched))
             beginning.matched = True
             if self._twice:
                 beginning.given.append(match.id)
