@@ -10,8 +10,8 @@ from ensue.consumers.handler import Declared, HandlerDefinition, Noticed
 
 if TYPE_CHECKING:
     from ensue.app.engine import Engine
-    from ensue.patterns.detection.inspecting import GoingOn, PatternFacts
     from ensue.patterns.detection.sought import Sought
+    from ensue.patterns.explained.inspecting import GoingOn, PatternFacts
     from ensue.patterns.language import Pattern
     from ensue.store.base import Consumer
 
@@ -47,7 +47,7 @@ class PatternsView:
 
     async def list(self) -> builtins.list[PatternFacts]:
         """Those that the application's handlers react to and the log knows, in the order of their handlers."""
-        from ensue.patterns.detection.inspecting import facts_of
+        from ensue.patterns.explained.inspecting import facts_of
 
         engine = self._engine()
         known = await self._consumers(engine)
@@ -57,10 +57,11 @@ class PatternsView:
         self, pattern: type[Pattern] | str, key: str | None = None, /, *, limit: int = 100
     ) -> builtins.list[GoingOn]:
         """Beginnings of a pattern that wait, by the log up to where it is looked at: of one key, or of at most `limit` keys.
+        Where tenants share the log, the application of a tenant tells them of one key alone, which is `TENANT/KEY`.
 
         Errors: `ValueError` for what is no pattern of the application; those of the store.
         """
-        from ensue.patterns.detection.inspecting import going_on, keys_of
+        from ensue.patterns.explained.inspecting import going_on, keys_of
 
         engine = self._engine()
         sought = self._sought(engine, pattern)

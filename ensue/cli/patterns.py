@@ -29,9 +29,9 @@ from ensue.events.registry import Registry
 from ensue.events.stored import Row
 from ensue.patterns import Pattern
 from ensue.patterns.definition import Definition
-from ensue.patterns.detection.inspecting import GoingOn, facts_of, going_on, keys_of
 from ensue.patterns.detection.sought import Sought
 from ensue.patterns.explained.explaining import explain
+from ensue.patterns.explained.inspecting import GoingOn, facts_of, going_on, keys_of
 from ensue.patterns.explained.reasons import Reason, Why, WhyNot, nearest_miss
 from ensue.patterns.explained.reasons import why as why_of
 from ensue.patterns.explained.streams import stream_of

@@ -410,6 +410,9 @@ def test_tenants_by_tag_have_matches_of_their_own(tmp_path: Path) -> None:
                 async with app.tenant("acme") as acme, app.tenant("best") as best:
                     await (await acme.publish(*paid(*amounts))).wait()
                     await (await best.publish(*paid(*[one + 1000 for one in amounts], card="c"))).wait()
+                    waiting = await acme.patterns.going_on(Probed, "acme/c")
+                    assert [one.waiting_for for one in waiting] == ["large"] * (len(amounts) == 2)
+                    assert await best.patterns.going_on(Probed, "acme/c") == []
                     own = [one async for one in acme.log.read() if one.type_name == "Probed"]
                     assert [one.type_name async for one in best.log.read()].count("Probed") == 0
         assert [match.key for match in seen] == ["c"]

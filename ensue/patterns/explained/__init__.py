@@ -1,3 +1,3 @@
-"""Patterns for people: what one says and how it runs, why something is a match, and the nearest miss of what is none."""
+"""Patterns for people: what one says and how it runs, what waits, why something is a match, and the nearest miss of what is none."""
 
 __all__: list[str] = []

@@ -17,9 +17,18 @@ __all__ = ["stream_of"]
 PAGE = 1000
 
 
-async def stream_of(store: Store, registry: Registry, sought: Sought, key: str, *, until: int) -> Stream:
-    """All events of a key in an open log. `until` is how far time has come, in microseconds. Where tenants share the log, the key is
-    `TENANT/KEY`. Errors: those of `Log.read`; what cannot be read is passed over, as the detector does."""
+async def stream_of(
+    store: Store,
+    registry: Registry,
+    sought: Sought,
+    key: str,
+    *,
+    until: int | None,
+    after: int = 0,
+    through: int | None = None,
+) -> Stream:
+    """The events of a key in an open log: behind the position `after`, and up to the position `through` or the log's head. `until` is how
+    far time has come, in microseconds. Where tenants share the log, the key is `TENANT/KEY`. Errors: those of `Log.read`; what cannot be read is passed over, as the detector does."""
     definition: Definition = sought.definition
     reading = Reading(
         definition.events,
@@ -32,7 +41,7 @@ async def stream_of(store: Store, registry: Registry, sought: Sought, key: str, 
     value = key.partition("/")[2] if sought.tenants else key
     tags = () if definition.key_tag == "" else (tag_hash(f"{tag_of_findings(definition)}={value}"),)
     taken: list[Taken] = []
-    after, head = 0, store.head()
+    head = store.head() if through is None else through
     while after < head:
         page = await store.read((Term(types=reading.names, tags=tags),), after=after, before=head + 1, limit=PAGE)
         arrivals, _ = reading.arrivals(page.rows, await store.types(), now=None)

@@ -12,25 +12,21 @@ from typing import Any
 import msgspec
 
 from ensue.consumers.node import PATTERNS
-from ensue.errors import ConditionFailed
 from ensue.events.recorded import instant
 from ensue.events.registry import Registry
-from ensue.events.stored import tag_hash
 from ensue.patterns.definition import Definition
 from ensue.patterns.detection import state
 from ensue.patterns.detection.reading import Reading
-from ensue.patterns.detection.recording import tag_of_findings
 from ensue.patterns.detection.sought import Sought
 from ensue.patterns.detection.warming import warm_start
+from ensue.patterns.explained.nearest import Stream, fed
+from ensue.patterns.explained.streams import stream_of
 from ensue.patterns.matches import match_of, timed_out
-from ensue.patterns.operator import Batch, Expired, Found, Operator, Output, Taken
+from ensue.patterns.operator import Expired, Found
 from ensue.patterns.operators import operator_of
 from ensue.store.base import Consumer, Store, Term
 
 __all__ = ["GoingOn", "PatternFacts", "facts_of", "going_on", "keys_of"]
-
-PAGE = 1000
-_END = 1 << 62
 
 
 class PatternFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,50 +117,17 @@ async def going_on(store: Store, registry: Registry, sought: Sought, consumer: C
         tenants=sought.tenants,
     )
     await store.types()
-    tags = () if definition.key_tag == "" or sought.tenants else (tag_hash(f"{tag_of_findings(definition)}={key}"),)
-    selection = (Term(types=reading.names, tags=tags),)
-    all_keys = (Term(types=reading.names),)
-    after = await warm_start(store, definition, reading, all_keys, position)
-    taken: list[tuple[Taken, str]] = []
-    while after < position:
-        page = await store.read(selection, after=after, before=position + 1, limit=PAGE)
-        arrivals, _ = reading.arrivals(page.rows, store.known_types(), now=None)
-        times = arrivals.times if definition.time == "event" else arrivals.recorded
-        for time, at, event, row, own in zip(
-            times, arrivals.positions, arrivals.events, arrivals.rows or (), arrivals.keys, strict=True
-        ):
-            if own == key:
-                taken.append((Taken(time, at, event, row), own))
-        after = max(page.reached, after + 1)
-    taken.sort(key=lambda one: (one[0].time, one[0].position))
+    after = await warm_start(store, definition, reading, (Term(types=reading.names),), position)
+    time = await _watermark(store, consumer)
+    stream = await stream_of(store, registry, sought, key, until=time, after=after, through=position)
+    if time is None:
+        stream = msgspec.structs.replace(stream, until=stream.events[-1].time if stream.events else 0)
     operator = operator_of(definition, timeouts=True)
-    _advanced(operator, taken)
-    watermark = await _watermark(store, consumer)
-    if watermark is not None:
-        _passed(operator, watermark)
+    fed(operator, stream)
     return sorted(
-        (_going(definition, one) for one in _passed(operator, _END) if isinstance(one, Found | Expired)),
+        (_going(definition, one) for one in fed(operator, Stream(key, ())) if isinstance(one, Found | Expired)),
         key=lambda one: one.started,
     )
-
-
-def _advanced(operator: Operator, taken: list[tuple[Taken, str]]) -> None:
-    for one, key in taken:
-        try:
-            operator.take(
-                Batch((one.event,), (one.time,), (one.position,), (key,), None if one.row is None else (one.row,))
-            )
-        except ConditionFailed:
-            continue  # it was passed over there, too
-
-
-def _passed(operator: Operator, time: int) -> list[Output]:
-    found: list[Output] = []
-    while True:
-        try:
-            return found + operator.advance(time)
-        except ConditionFailed as error:
-            found += error.outputs
 
 
 async def _watermark(store: Store, consumer: Consumer) -> int | None:
