@@ -61,11 +61,16 @@ def load_app(text: str) -> App:
 
 def load_pattern(text: str) -> type[Pattern]:
     """The pattern class that `module:Name` names, looked for as an application is. Errors: as `load_app`."""
-    from ensue.patterns import Pattern
+    from ensue.patterns import Join, Pattern, Window
 
     name, attribute, module, found = _named(text, "a pattern", "Unpaid")
     if isinstance(found, type) and issubclass(found, Pattern) and found is not Pattern:
         return found
+    if isinstance(found, type) and issubclass(found, Window | Join):
+        kind = "window" if issubclass(found, Window) else "join"
+        raise WrongUsage(
+            f"{text} is a {kind}, and this is for patterns alone; find({attribute}, events) of ensue.patterns gives the answers of a {kind}"
+        )
     patterns = [
         f"{name}:{key}"
         for key, value in vars(module).items()

@@ -164,15 +164,23 @@ def _application() -> App:
     return load_app(named)
 
 
-def _patterns(app: App) -> dict[str, Sought]:
-    """The patterns that an application's handlers name. Windows are none."""
+def _sought(app: App) -> dict[str, Sought]:
+    """What an application's handlers name: patterns, windows and joins."""
     found: list[Any] = [handler.sought for handler in app.handlers if handler.sought is not None]
-    return {one.definition.name: one for one in found if isinstance(one.definition, Definition)}
+    return {one.definition.name: one for one in found}
+
+
+def _patterns(app: App) -> dict[str, Sought]:
+    return {name: one for name, one in _sought(app).items() if isinstance(one.definition, Definition)}
 
 
 def _meant(name: str) -> Sought:
     app = _application()
     known = _patterns(app)
+    if name not in known and name in _sought(app):
+        raise WrongUsage(
+            f"{name} is a window or join of {app.name}, and this is for patterns alone; see `ensue patterns`"
+        )
     if name not in known:
         raise WrongUsage(f"{app.name} has no pattern {name!r}; it has: {', '.join(known) or 'none'}")
     return known[name]

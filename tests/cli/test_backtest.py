@@ -22,7 +22,7 @@ PLANT = """
 from datetime import datetime
 
 from ensue import Event, minutes
-from ensue.patterns import Pattern, absent, one, several
+from ensue.patterns import Pattern, Window, absent, count, one, several
 
 
 class Reading(Event, key="sensor"):
@@ -66,6 +66,10 @@ class Lasting(Pattern, within=minutes(15)):
 class Strict(Pattern, within=minutes(15)):
     hot = one(Reading, lambda r: r.celsius > 90)
     hotter = one(Reading, lambda r: r.celsius > 92, contiguity="strict")
+
+
+class PerMinute(Window, size=minutes(1)):
+    many = count(Reading)
 
 
 class Broken(Pattern, within=minutes(15)):
@@ -314,6 +318,10 @@ def test_a_log_is_searched_by_its_url(plant: Path, ensue_: Ensue) -> None:
             "the module plant has no 'Cold'; it has plant:Again, plant:Silence, plant:Hot",
         ),
         (("plant:Reading", "readings.csv"), "plant:Reading is not a Pattern; it has plant:Again"),
+        (
+            ("plant:PerMinute", "readings.csv"),
+            "plant:PerMinute is a window, and this is for patterns alone; find(PerMinute, events) of ensue.patterns gives",
+        ),
         (("plant:Hot", "nothing.csv"), "there is no file 'nothing.csv'"),
         (("plant:Hot", "plant.py"), "plant.py is of no kind that can be read"),
         (

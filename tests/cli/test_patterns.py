@@ -18,7 +18,7 @@ WATCHED = """
 from decimal import Decimal
 
 from ensue import App, Event, Personal, minutes
-from ensue.patterns import Pattern, TimedOut, one, several
+from ensue.patterns import Pattern, TimedOut, Window, count, one, several
 
 
 class Payment(Event, key="card", subject="card"):
@@ -51,6 +51,17 @@ def suspect(match: Probed) -> Suspected:
 
 @fraud.on
 def stuck(out: TimedOut[Twice]) -> None: ...
+
+
+class PerMinute(Window, size=minutes(1)):
+    many = count(Payment)
+
+
+counting = App("counting")
+
+
+@counting.on
+def counted(window: PerMinute) -> None: ...
 """
 
 
@@ -185,6 +196,17 @@ def test_what_cannot_be_told_is_said(
     result = ensue_("patterns", *arguments)
     assert result.exit_code == code, result.output
     assert said in result.stderr
+
+
+def test_a_window_is_said_to_be_no_pattern(fraud: Path, ensue_: Ensue) -> None:
+    for name, said in (
+        ("PerMinute", "PerMinute is a window or join of counting, and this is for patterns alone"),
+        ("watched:PerMinute", "watched:PerMinute is a window, and this is for patterns alone"),
+        ("Nothing", "counting has no pattern 'Nothing'; it has: none"),
+    ):
+        result = ensue_("patterns", "show", name, "--app", "watched:counting")
+        assert result.exit_code == 2
+        assert said in result.stderr
 
 
 def test_without_an_application_the_list_is_there_and_the_rest_says_what_is_missing(fraud: Path, ensue_: Ensue) -> None:
