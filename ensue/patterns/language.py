@@ -15,15 +15,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any, Generic, Literal, Self, TypeAlias, TypeVar, overload
+from uuid import UUID
 
 import msgspec
 
 from ensue.consumers.handler import Declared
 from ensue.errors import DefinitionError
 from ensue.events.message import Event
+from ensue.events.recorded import instant
 from ensue.patterns.checking import define
 from ensue.patterns.definition import Contiguity, Definition, Skip, TimeOf
+from ensue.patterns.operator import Found
 
 __all__ = [
     "Late",
@@ -123,13 +127,26 @@ class Pattern(Declared):
     __ensue_declared__ = "patterns"
     __ensue_pattern__: Definition
 
-    id: str
-    """The same whenever this match is found again: it is made of the pattern's name, the key, and the events taken."""
+    __slots__ = ("__dict__", "__ensue_found__", "__weakref__")
+    __ensue_found__: Found
+    """What it was made of, for what is computed when it is first read."""
+
     key: str
-    started: datetime
-    """The time of its first event."""
-    ended: datetime
-    """The time at which it was complete: of its last event, or the deadline of an absence."""
+
+    @cached_property
+    def id(self) -> str:
+        """The same whenever this match is found again: it is made of the pattern's name, the key, and the events taken."""
+        return str(UUID(bytes=self.__ensue_found__.id))
+
+    @cached_property
+    def started(self) -> datetime:
+        """The time of its first event."""
+        return instant(self.__ensue_found__.started)
+
+    @cached_property
+    def ended(self) -> datetime:
+        """The time at which it was complete: of its last event, or the deadline of an absence."""
+        return instant(self.__ensue_found__.ended)
 
     def __init_subclass__(
         cls,
@@ -184,16 +201,26 @@ class Pattern(Declared):
         raise DefinitionError(f"{type(self).__name__} is a pattern: its matches are found, not made")
 
     def __repr__(self) -> str:
-        steps = (
-            f"{name}={value!r}" for name, value in vars(self).items() if name not in ("id", "key", "started", "ended")
-        )
+        steps = (f"{name}={value!r}" for name, value in _steps(self).items())
         return f"{type(self).__name__}({self.key}, {', '.join(steps)})"
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and vars(self) == vars(other)
+        if type(self) is not type(other) or not isinstance(other, Pattern):
+            return False
+        return (self.id, self.key, self.started, self.ended) == (
+            other.id,
+            other.key,
+            other.started,
+            other.ended,
+        ) and _steps(self) == _steps(other)
 
     def __hash__(self) -> int:
         return hash((type(self), self.id))
+
+
+def _steps(match: Pattern) -> dict[str, object]:
+    """What it took, without what is computed of it."""
+    return {name: value for name, value in vars(match).items() if name not in ("id", "key", "started", "ended")}
 
 
 def one(

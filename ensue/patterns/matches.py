@@ -1,13 +1,10 @@
-"""From what an operator found to what a handler is given: instances of the pattern's class. And the identity of a match."""
+"""From what an operator found to what a handler is given: instances of the pattern's class."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
-from hashlib import blake2b
-from typing import Any, TypeAlias
-
-import msgspec
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeAlias
 
 from ensue.events.message import Event
 from ensue.events.recorded import instant
@@ -15,35 +12,26 @@ from ensue.patterns.definition import AllOf, Choice, Definition, Element, Group,
 from ensue.patterns.language import Late, Pattern, TimedOut, Withdrawn
 from ensue.patterns.operator import Expired, Found, Revoked, Taken, Tooks, Untimely
 
-__all__ = ["identity", "late", "match_of", "partial_match", "timed_out", "withdrawn"]
-
-_encode = msgspec.msgpack.Encoder().encode
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def identity(name: str, key: str, steps: Mapping[str, Tooks]) -> bytes:
-    """16 bytes that say which match this is: the same for the same pattern, key, and positions that each step took."""
-    return blake2b(_encode((name, key, _positions(steps))), digest_size=16).digest()
-
-
-def _positions(took: Tooks) -> Any:
-    if isinstance(took, Taken):
-        return took.position
-    if took is None:
-        return None
-    return [_positions(one) for one in (took if isinstance(took, tuple) else took.values())]
+__all__ = ["late", "match_of", "partial_match", "timed_out", "withdrawn"]
 
 
 def match_of(definition: Definition, found: Found) -> Pattern:
     """The match as an instance of the pattern's class."""
-    match: Pattern = _instance(definition, found.id, found.key, found.steps, found.started, found.ended)
+    planned = _PLANS.get(id(definition))
+    if planned is None:
+        if len(_PLANS) >= _MOST_PLANS:
+            _PLANS.clear()
+        planned = _PLANS[id(definition)] = (definition, _plan(definition.elements))
+    match: Pattern = _filled(definition.pattern, planned[1], found, found.steps)
     return match
 
 
 def timed_out(definition: Definition, expired: Expired) -> TimedOut[Pattern]:
     """The beginning that found no end. Of its match `ended` is the deadline."""
-    match = _instance(definition, expired.id, expired.key, expired.steps, expired.started, expired.deadline)
-    return TimedOut(match=match, waiting_for=expired.waiting_for, deadline=instant(expired.deadline))
+    found = Found(of=expired.id, key=expired.key, started=expired.started, ended=expired.deadline, steps=expired.steps)
+    return TimedOut(
+        match=match_of(definition, found), waiting_for=expired.waiting_for, deadline=instant(expired.deadline)
+    )
 
 
 def withdrawn(definition: Definition, revoked: Revoked) -> Withdrawn[Pattern]:
@@ -66,55 +54,49 @@ def partial_match(pattern: type, elements: tuple[Element, ...], steps: Mapping[s
     return match
 
 
-def _instance(
-    definition: Definition, id_: bytes, key: str, steps: Mapping[str, Tooks], started: int, ended: int
-) -> Any:
-    text = id_.hex()
-    known: dict[str, Any] = {
-        "id": f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}",
-        "key": key,
-        "started": _EPOCH + timedelta(microseconds=started),
-        "ended": _EPOCH + timedelta(microseconds=ended),
-    }
-    planned = _PLANS.get(id(definition))
-    if planned is None:
-        if len(_PLANS) >= _MOST_PLANS:
-            _PLANS.clear()
-        planned = _PLANS[id(definition)] = (definition, _plan(definition.elements))
-    return _filled(definition.pattern, planned[1], steps, known)
+class _Plan(NamedTuple):
+    """What is known of every match beforehand."""
+
+    blank: dict[str, Any]
+    """All that it has, in order, as if nothing had been taken."""
+    elements: dict[str, Element]
+    sequences: frozenset[str]
+    """The steps that take a sequence of events."""
 
 
-_Plan: TypeAlias = "tuple[tuple[str, Element, bool, bool], ...]"
-"""Of each step its name, itself, whether it is an absence, and whether it takes a sequence of events."""
+_Whole: TypeAlias = "Found | Mapping[str, Any]"
+"""The match that something is a part of; of one that is not complete, what is known of it."""
 _PLANS: dict[int, tuple[Definition, _Plan]] = {}
 """By the identity of a definition, which is kept so that no other can have it."""
 _MOST_PLANS = 1024
 
 
 def _plan(elements: tuple[Element, ...]) -> _Plan:
-    return tuple(
-        (one.name.rpartition(".")[2], one, one.absent, one.several and isinstance(one.node, Take)) for one in elements
-    )
+    named = {one.name.rpartition(".")[2]: one for one in elements}
+    sequences = frozenset(name for name, one in named.items() if one.several and isinstance(one.node, Take))
+    return _Plan({"key": "", **dict.fromkeys(named)}, named, sequences)
 
 
-def _filled(pattern: type, plan: _Plan, steps: Mapping[str, Tooks], known: dict[str, Any]) -> Any:
+def _filled(pattern: type, plan: _Plan, whole: _Whole, steps: Mapping[str, Tooks]) -> Any:
     match: Any = object.__new__(pattern)
-    fields = match.__dict__ = dict(known)
-    for name, element, absent, sequence in plan:
-        if absent:
-            fields[name] = None
-            continue
-        took: Any = steps[name]
+    fields = match.__dict__ = plan.blank.copy()
+    if isinstance(whole, Found):
+        match.__ensue_found__ = whole
+        fields["key"] = whole.key
+    else:
+        fields.update(whole)
+    took: Any
+    for name, took in steps.items():
         if took.__class__ is Taken:
             fields[name] = took.event
-        elif sequence:
+        elif name in plan.sequences:
             fields[name] = tuple([one.event for one in took])
         else:
-            fields[name] = _as_read(element, took, known)
+            fields[name] = _as_read(plan.elements[name], took, whole)
     return match
 
 
-def _as_read(element: Element, took: Tooks, known: Mapping[str, Any]) -> Any:
+def _as_read(element: Element, took: Tooks, whole: _Whole) -> Any:
     if isinstance(took, Taken):
         return took.event
     if took is None:
@@ -122,11 +104,11 @@ def _as_read(element: Element, took: Tooks, known: Mapping[str, Any]) -> Any:
     assert isinstance(took, tuple)
     match element.node:
         case Group(elements, pattern):
-            return tuple(_repetition(pattern, elements, one, known) for one in took)
+            return tuple(_repetition(pattern, elements, one, whole) for one in took)
         case Choice(elements):
-            return _as_read(next(part for part in elements if _could_be_of(part, took)), took, known)
+            return _as_read(next(part for part in elements if _could_be_of(part, took)), took, whole)
         case AllOf(elements):
-            return tuple(_as_read(part, one, known) for part, one in zip(elements, took, strict=True))
+            return tuple(_as_read(part, one, whole) for part, one in zip(elements, took, strict=True))
         case Take():
             return tuple(one.event for one in took)
 
@@ -160,15 +142,13 @@ def _could_be_of(element: Element, took: Tooks) -> bool:
             )
 
 
-def _repetition(
-    pattern: type, elements: tuple[Element, ...], steps: Mapping[str, Tooks], known: Mapping[str, Any]
-) -> Any:
+def _repetition(pattern: type, elements: tuple[Element, ...], steps: Mapping[str, Tooks], whole: _Whole) -> Any:
     """One of a group: it has the times of its own events, and the id and key of the whole."""
+    match = _filled(pattern, _plan(elements), whole, steps)
     times = list(_times(steps))
-    own: dict[str, Any] = (
-        {**known, "started": instant(min(times)), "ended": instant(max(times))} if times else {**known}
-    )
-    return _filled(pattern, _plan(elements), steps, own)
+    if times:
+        match.__dict__.update(started=instant(min(times)), ended=instant(max(times)))
+    return match
 
 
 def _times(took: Tooks) -> Any:

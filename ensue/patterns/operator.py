@@ -9,6 +9,7 @@ that state beside its own progress.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
@@ -28,7 +29,10 @@ __all__ = [
     "Taken",
     "Tooks",
     "Untimely",
+    "identity",
 ]
+
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class Taken(msgspec.Struct, frozen=True, gc=False):
@@ -56,16 +60,34 @@ Tooks: TypeAlias = "Taken | tuple[Any, ...] | Mapping[str, Any] | None"
 what its part took, of `all_of` a tuple in the order of its parts."""
 
 
+def identity(name: str, key: str, steps: Mapping[str, Tooks]) -> bytes:
+    """16 bytes that say which match this is: the same for the same pattern, key, and positions that each step took."""
+    return blake2b(_encode((name, key, _positions(steps))), digest_size=16).digest()
+
+
+def _positions(took: Tooks) -> Any:
+    if isinstance(took, Taken):
+        return took.position
+    if took is None:
+        return None
+    return [_positions(one) for one in (took if isinstance(took, tuple) else took.values())]
+
+
 class Found(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A match."""
 
-    id: bytes
-    """16 bytes: a hash of the pattern's name, the key, and the positions that each step took."""
+    of: str | bytes
+    """The name of its pattern; of a match that was stored its id, as it was made when it was found."""
     key: str
     started: int
     ended: int
     steps: Mapping[str, Tooks]
     """By the name of each top-level step that is not an absence, in their order."""
+
+    @property
+    def id(self) -> bytes:
+        """See `identity`. Made when it is asked for."""
+        return self.of if isinstance(self.of, bytes) else identity(self.of, self.key, self.steps)
 
 
 class Expired(msgspec.Struct, frozen=True, kw_only=True, gc=False):

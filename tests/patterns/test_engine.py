@@ -11,8 +11,8 @@ from ensue import Event
 from ensue.errors import ConditionFailed, InvalidEvent, Misuse
 from ensue.patterns import Pattern, absent, either, group, one, optional, several
 from ensue.patterns.finding import find, timed_out
-from ensue.patterns.matches import identity, match_of
-from ensue.patterns.operator import Batch, Expired, Found, Output
+from ensue.patterns.matches import match_of
+from ensue.patterns.operator import Batch, Expired, Found, Output, identity
 from ensue.patterns.searching.engine import Engine
 from tests.patterns.letters import Letter, events, fed, is_, second, seconds_of, shown
 

@@ -25,8 +25,7 @@ from ensue.patterns.compiled.relevance import Test
 from ensue.patterns.compiled.source import Names, Steps, Writer, identifier
 from ensue.patterns.definition import Definition
 from ensue.patterns.keys import key_reader
-from ensue.patterns.matches import identity
-from ensue.patterns.operator import Batch, Expired, Found, Output, Taken
+from ensue.patterns.operator import Batch, Expired, Found, Output, Taken, identity
 
 __all__ = ["Compiled", "Form", "NoPlaces", "Plain", "compiled", "constructor", "predicate"]
 

@@ -10,14 +10,12 @@ costs one object, and a deadline none.
 
 from __future__ import annotations
 
-from hashlib import blake2b
-
 import msgspec
 
 from ensue.events.message import Event
 from ensue.patterns.compiled.asking import Asking
 from ensue.patterns.compiled.layout import Layout, Running
-from ensue.patterns.compiled.program import Program, encode
+from ensue.patterns.compiled.program import Program
 from ensue.patterns.compiled.reaction import write_key
 from ensue.patterns.compiled.relevance import parts_of, seen_alone
 from ensue.patterns.compiled.source import Lines, Writer
@@ -103,15 +101,12 @@ class PlainProgram(Program):
         first, second = self.layout.elements
         several = self.shape.times > 1
         took = f"{of(first.name)}: {'tuple(took)' if several else 'took'}"
-        positions = "[x.position for x in took]" if several else "took.position"
         started = "took[0].time" if several else "took.time"
         if not self.shape.absent:
             took += f", {of(second.name)}: last"
-            positions += ", last.position"
-        hashed = f"{of(blake2b, 'f')}({of(encode, 'f')}(({of(self.layout.definition.name)}, k, [{positions}])), digest_size=16)"
         with lines.block(f"def found(took, {'' if self.shape.absent else 'last, '}k, ended):"):
-            lines(f"id = {hashed}.digest()")
-            lines(f"return {of(Found, 't')}(id=id, key=k, started={started}, ended=ended, steps={{{took}}})")
+            name = of(self.layout.definition.name)
+            lines(f"return {of(Found, 't')}(of={name}, key=k, started={started}, ended=ended, steps={{{took}}})")
         if self.shape.absent:
             self._lapse(lines)
 

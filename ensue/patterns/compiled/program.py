@@ -7,9 +7,6 @@ Runs wait in a dictionary for each place, by key. An event is first asked what d
 from __future__ import annotations
 
 from collections.abc import Callable
-from hashlib import blake2b
-
-import msgspec
 
 from ensue.events.message import Event
 from ensue.patterns.compiled.asking import Asking, Context
@@ -18,9 +15,7 @@ from ensue.patterns.compiled.reaction import react
 from ensue.patterns.compiled.source import Lines
 from ensue.patterns.operator import Found
 
-__all__ = ["Program", "encode"]
-
-encode = msgspec.msgpack.Encoder().encode
+__all__ = ["Program"]
 
 
 class Program:
@@ -67,23 +62,15 @@ class Program:
             lines("step = ''")
 
     def _found(self, lines: Lines) -> None:
-        """`found(r, k, ended)`: the run as a match. Its id is that of `ensue.patterns.matches.identity`."""
-        positions, steps = [], []
+        """`found(r, k, ended)`: the run as a match."""
+        steps: list[str] = []
+        of = self.names.of
         for at, slot in self.layout.slots.items():
             element = self.layout.elements[at]
-            name = self.names.of(element.name)
-            if element.several:
-                positions.append(f"[x.position for x in r[{slot}]]")
-                steps.append(f"{name}: tuple(r[{slot}])")
-            else:
-                optional = f" if r[{slot}] is not None else None" if element.low == 0 else ""
-                positions.append(f"r[{slot}].position{optional}")
-                steps.append(f"{name}: r[{slot}]")
-        of = self.names.of
-        known = (of(Found, "t"), of(blake2b, "f"), of(encode, "f"), of(self.layout.definition.name))
+            steps.append(f"{of(element.name)}: {f'tuple(r[{slot}])' if element.several else f'r[{slot}]'}")
+        name, known = of(self.layout.definition.name), of(Found, "t")
         with lines.block("def found(r, k, ended):"):
-            lines(f"id = {known[1]}({known[2]}(({known[3]}, k, [{', '.join(positions)}])), digest_size=16).digest()")
-            lines(f"return {known[0]}(id=id, key=k, started=r[0], ended=ended, steps={{{', '.join(steps)}}})")
+            lines(f"return {known}(of={name}, key=k, started=r[0], ended=ended, steps={{{', '.join(steps)}}})")
 
     def _classes(self, lines: Lines) -> None:
         if len(self.classes) == 1 and not self.others:

@@ -166,7 +166,7 @@ def _read_match(definition: Definition, event: _Match, registry: Registry) -> ob
 
 def _found(definition: Definition, event: _Match, registry: Registry) -> Found:
     return Found(
-        id=UUID(event.found).bytes,
+        of=UUID(event.found).bytes,
         key=_key_of(definition, event),
         started=event.started,
         ended=event.ended,

@@ -17,8 +17,7 @@ from ensue.errors import ConditionFailed
 from ensue.patterns.automata.automaton import Place
 from ensue.patterns.definition import Choice, Definition, elements_of
 from ensue.patterns.keys import key_reader
-from ensue.patterns.matches import identity
-from ensue.patterns.operator import Batch, Expired, Found, Output, Taken
+from ensue.patterns.operator import Batch, Expired, Found, Output, Taken, identity
 from ensue.patterns.searching.conditions import Conditions, Look
 from ensue.patterns.searching.runs import Beginning, Link, Run, earlier_preferred, steps_of
 
@@ -548,13 +547,13 @@ class Engine(Conditions):
         """A run is whole. True: it is a match that ends its beginning."""
         steps = steps_of(self._automaton, link)
         match = Found(
-            id=identity(self.name, beginning.key, steps),
+            of=self.name,
             key=beginning.key,
             started=beginning.first.time,
             ended=moment,
             steps=steps,
         )
-        if match.id in beginning.given:
+        if beginning.given and match.id in beginning.given:
             return False
         where = self.definition.where
         if where is not None and not self._whole(where, match, link):

@@ -18,8 +18,8 @@ from ensue.patterns.automata.automaton import Automaton, Leaf
 from ensue.patterns.automata.flink_automaton import Asked, Edge, FlinkAutomaton, State
 from ensue.patterns.definition import Definition
 from ensue.patterns.keys import key_reader
-from ensue.patterns.matches import identity, partial_match
-from ensue.patterns.operator import Batch, Expired, Found, Output, Taken
+from ensue.patterns.matches import partial_match
+from ensue.patterns.operator import Batch, Expired, Found, Output, Taken, identity
 from ensue.patterns.searching.runs import Link, seen_by, steps_of
 
 __all__ = ["FlinkEngine"]
@@ -356,7 +356,7 @@ class FlinkEngine:
         link = run.link
         assert link is not None
         steps = steps_of(self._automaton, link)
-        return Found(id=identity(self.name, key, steps), key=key, started=link.first.time, ended=now, steps=steps)
+        return Found(of=self.name, key=key, started=link.first.time, ended=now, steps=steps)
 
     def view(self, key: str, link: Link | None, leaf: Leaf, taken: Taken, *, fresh: bool) -> Any:
         """The match so far, as a condition of this leaf sees it."""
