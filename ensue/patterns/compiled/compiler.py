@@ -23,6 +23,7 @@ from ensue.patterns.compiled.plain_program import PlainProgram, Shape, plain_sha
 from ensue.patterns.compiled.program import Program
 from ensue.patterns.compiled.relevance import Test
 from ensue.patterns.compiled.source import Names, Steps, Writer, identifier
+from ensue.patterns.compiled.strict_program import StrictProgram, is_strict
 from ensue.patterns.definition import Definition
 from ensue.patterns.keys import key_reader
 from ensue.patterns.operator import Batch, Expired, Found, Output, Taken, identity
@@ -53,7 +54,8 @@ class Form:
         timeouts = timeouts and self.shape is None  # an absence at the end has none
         self.places = places_of(definition, timeouts=timeouts)
         self.layout = Layout(definition, self.places, timeouts=timeouts)
-        said = f"{self.layout.blank!r} {self.places.all!r} {timeouts} {self.shape}".encode()
+        self.strict = self.shape is None and is_strict(self.layout)
+        said = f"{self.layout.blank!r} {self.places.all!r} {timeouts} {self.shape} {self.strict}".encode()
         self.fingerprint = blake2b(definition.fingerprint + FORMAT + said, digest_size=16).digest()
         self.accepted: dict[type, bool] = {}
         self._programs: dict[tuple[tuple[type, ...], bool, bool], dict[str, Any]] = {}
@@ -68,6 +70,8 @@ class Form:
     def written(self, classes: tuple[type[Event], ...], *, others: bool, lazy: bool = False) -> Program:
         if self.shape is not None:
             return PlainProgram(self.layout, self.shape, classes, others=others, lazy=lazy)
+        if self.strict:
+            return StrictProgram(self.layout, classes, others=others, lazy=lazy)
         return Program(self.layout, classes, others=others, lazy=lazy)
 
     def program(self, classes: tuple[type[Event], ...], *, others: bool, lazy: bool = False) -> dict[str, Any]:
@@ -138,7 +142,8 @@ class Compiled:
         self.name = definition.name
         self.events = definition.events
         self.places, self.layout, self.fingerprint = form.places, form.layout, form.fingerprint
-        self.waiting: list[Waiting] = [{} for _ in self.places.all]
+        self.waiting: list[Waiting] = [{}] if form.strict else [{} for _ in self.places.all]
+        """By key, in the order of their beginnings: the runs of each place, or of all."""
         self.queue: Any = deque() if self.layout.deadlines == "fifo" else []
         self.touched: set[str] | None = None
         self.given_up = 0

@@ -18,7 +18,7 @@ from ensue.patterns.definition import Definition, Take
 from ensue.patterns.expressions import Aggregated
 from ensue.patterns.operator import Taken
 
-__all__ = ["react", "write_key"]
+__all__ = ["Reaction", "react", "write_key"]
 
 Stay, Dead, Ended = "stay", "dead", "ended"
 Leaf: TypeAlias = str | int | Way
@@ -39,10 +39,10 @@ class _Choice(msgspec.Struct, frozen=True):
 
 def react(asking: Asking, lines: Lines) -> None:
     """Write what is done with an event of which is known what it answered."""
-    _Reaction(asking, lines).write()
+    Reaction(asking, lines).write()
 
 
-class _Reaction:
+class Reaction:
     """What is done with an event of which is known what the tests answered. `a1` are the runs of which element 1 takes it, `q2` those
     that waited at place 2, `s2` those of them that stay, `m3` those that move to place 3 without it."""
 
@@ -271,12 +271,15 @@ class _Reaction:
             if not registers or not lists:
                 continue
             with self.lines.block(f"if {' or '.join(lists)}:"):
-                for aggregated, register in registers.items():
-                    assert aggregated.value is not None
-                    value = Writer(self.names, "e", Steps(), self.of.fields).write(aggregated.value)
-                    self.lines(f"v{register} = {value}")
-                    if aggregated.kind == "distinct":
-                        self.lines(f"{self.names.of(hash, 'f')}(v{register})")
+                self._write_values(registers)
+
+    def _write_values(self, registers: dict[Aggregated, int]) -> None:
+        for aggregated, register in registers.items():
+            assert aggregated.value is not None
+            value = Writer(self.names, "e", Steps(), self.of.fields).write(aggregated.value)
+            self.lines(f"v{register} = {value}")
+            if aggregated.kind == "distinct":
+                self.lines(f"{self.names.of(hash, 'f')}(v{register})")
 
     def _registers(self, at: int) -> dict[Aggregated, int]:
         name = self.elements[at].name
@@ -381,20 +384,9 @@ class _Reaction:
         return more if alone else f"[*{_list(leaf)}, *{more}]"
 
     def _take(self, at: int, again: bool) -> None:
-        lines, element, after = self.lines, self.elements[at], self.places.after[at]
+        lines, element = self.lines, self.elements[at]
         name, slot = _list((at, again)), self.layout.slots[at]
-        low, high = max(element.low, 1), element.high
-        targets: dict[str, int | None] = {}
-        single = self._after_one(at)
-        if again:  # so that it has taken two, or more
-            if low > 2:
-                targets[f"n < {self.names.of(low)}"] = after.fewer
-            if high is None or high > max(low, 2):
-                targets[f"n < {self.names.of(high)}" if high is not None else ""] = after.free
-            if high is not None:
-                targets[""] = after.full
-            if len(targets) == 1:
-                single, targets = targets[""], {}
+        single, targets = self._targets(at, again)
         with lines.block(f"if {name}:"):
             for order in range(len(targets)):
                 lines(f"y{order} = []")
@@ -417,6 +409,22 @@ class _Reaction:
                 self._arrive(name, single)
             for order, target in enumerate(targets.values()):
                 self._arrive(f"y{order}", target, maybe=True)
+
+    def _targets(self, at: int, again: bool) -> tuple[int | None, dict[str, int | None]]:
+        """Where a run goes that has taken an event: to one place, or (then they are not empty) to one of several by how many it has."""
+        element, after = self.elements[at], self.places.after[at]
+        low, high = max(element.low, 1), element.high
+        targets: dict[str, int | None] = {}
+        if not again:
+            return self._after_one(at), targets
+        # it has taken two, or more
+        if low > 2:
+            targets[f"n < {self.names.of(low)}"] = after.fewer
+        if high is None or high > max(low, 2):
+            targets[f"n < {self.names.of(high)}" if high is not None else ""] = after.free
+        if high is not None:
+            targets[""] = after.full
+        return (targets[""], {}) if len(targets) == 1 else (None, targets)
 
     def _update(self, at: int) -> None:
         for one, register in self._registers(at).items():
