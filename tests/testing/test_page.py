@@ -16,7 +16,7 @@ from tests.typing.checkers import ROOT
 def test_the_tests_of_the_page_pass(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "testing.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     (tmp_path / "test_page.py").write_text("\n\n".join(blocks))
     result = subprocess.run(
         [
@@ -37,4 +37,4 @@ def test_the_tests_of_the_page_pass(tmp_path: Path) -> None:
         text=True,
         timeout=100,
     )
-    assert "15 passed" in result.stdout, result.stdout + result.stderr
+    assert "18 passed" in result.stdout, result.stdout + result.stderr
