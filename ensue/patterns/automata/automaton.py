@@ -31,6 +31,7 @@ class Leaf:
         "events",
         "index",
         "name",
+        "plain",
         "scope",
         "sees_match",
         "trail",
@@ -49,6 +50,8 @@ class Leaf:
         self.until = element.until
         self.sees_match = any(condition.sees_match for condition in take.conditions)
         self.within = None if element.absent else element.within
+        self.plain = not self.sees_match and self.within is None and self.until is None
+        """Whether it can take an event is the same for all runs."""
         self.trail = trail
         """Numbers of elements and parts that lead to it."""
         self.scope = scope
@@ -125,6 +128,7 @@ class Move:
         "closers_next",
         "forbidden_next",
         "number",
+        "plain",
         "reach",
         "strict",
         "target",
@@ -148,6 +152,8 @@ class Move:
         self.forbidden_next: tuple[Absence, ...] = tuple(a for a in way.passed.absences if a.strict)
         """The event right behind the last one must be none of these, also if it is the one that is taken."""
         self.absences: tuple[Absence, ...] = tuple(a for a in way.passed.absences if not a.strict)
+        self.plain = self.within is None and not (self.closers_next or self.forbidden_next or self.absences)
+        """What it takes and its closers are all there is to ask."""
 
 
 class End:

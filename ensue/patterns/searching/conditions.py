@@ -93,6 +93,12 @@ class Conditions:
     def _can(self, key: str, run: Run | None, link: Link | None, look: Look, reach: Reach) -> bool:
         """Whether this leaf could take the event, as the run stands."""
         leaf = reach.leaf
+        if leaf.plain:
+            alone = look.alone.get(leaf.index)
+            if alone is None:
+                alone = leaf.index in look.accepted and self._alone(key, look, leaf)
+                look.alone[leaf.index] = alone
+            return alone
         if leaf.index not in look.accepted:
             return False
         taken = look.taken
@@ -139,12 +145,10 @@ class Conditions:
         self._empty = self._registers.empty()
 
     def _link(self, before: Link | None, move: Move, taken: Taken) -> Link:
-        values = self._empty if before is None else before.values
-        if values or self._registers.any:
-            if before is None:
-                values = self._registers.empty()
-            values = self._registers.behind(values, move.reach.leaf.name, move.begins, taken.event)
-        return Link(before, move, taken, values)
+        if not self._registers.any:
+            return Link(before, move, taken, self._empty)
+        values = self._registers.empty() if before is None else before.values
+        return Link(before, move, taken, self._registers.behind(values, move.reach.leaf.name, move.begins, taken.event))
 
     def _with_match(self, key: str, link: Link | None, look: Look, reach: Reach) -> bool:
         leaf = reach.leaf

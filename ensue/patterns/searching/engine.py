@@ -19,7 +19,7 @@ from ensue.patterns.definition import Choice, Definition, elements_of
 from ensue.patterns.keys import key_reader
 from ensue.patterns.operator import Batch, Expired, Found, Output, Taken, identity
 from ensue.patterns.searching.conditions import Conditions, Look
-from ensue.patterns.searching.runs import Beginning, Link, Run, earlier_preferred, steps_of
+from ensue.patterns.searching.runs import Beginning, Link, Reader, Run, earlier_preferred, steps_of
 
 __all__ = ["Engine"]
 
@@ -39,6 +39,7 @@ class Engine(Conditions):
         self.given_up = 0
         """Beginnings that were given up because more than `runs` runs of their key waited."""
         self._timeouts = timeouts
+        self._reader = Reader(self._automaton)
         self._key_of = key_reader(definition.key_tag)
         self._keys: dict[str, list[Beginning]] = {}
         self._queue: list[tuple[int, int, int, int, Beginning]] = []
@@ -478,6 +479,19 @@ class Engine(Conditions):
         for move in place.moves:
             if not left & move.bit:
                 continue
+            if move.plain and not ended:
+                if self._can(key, run, link, look, move.reach):
+                    taken = self._link(link, move, look.taken)
+                    if self._born(beginning, self._automaton.place_behind(place, move), taken, runs, found):
+                        return True
+                if move.strict:
+                    left &= ~move.bit
+                    continue
+                for one in move.closers:
+                    if self._can(key, run, link, look, one):
+                        left &= ~move.bit
+                        break
+                continue
             if move.within is not None and look.taken.time - link.taken.time >= move.within:
                 left &= ~move.bit
                 continue
@@ -545,7 +559,7 @@ class Engine(Conditions):
 
     def _candidate(self, beginning: Beginning, link: Link, moment: int, found: list[Output]) -> bool:
         """A run is whole. True: it is a match that ends its beginning."""
-        steps = steps_of(self._automaton, link)
+        steps = self._reader.read(link)
         match = Found(
             of=self.name,
             key=beginning.key,

@@ -14,13 +14,13 @@ from ensue.patterns.definition import AllOf, Choice, Element, Group, Take
 from ensue.patterns.operator import Taken, Tooks
 from ensue.patterns.searching.registers import Values
 
-__all__ = ["Beginning", "Link", "Run", "earlier_preferred", "seen_by", "steps_of"]
+__all__ = ["Beginning", "Link", "Reader", "Run", "earlier_preferred", "seen_by", "steps_of"]
 
 
 class Link:
     """An event that was taken, by which move, and what was taken before it."""
 
-    __slots__ = ("before", "count", "first", "move", "taken", "values")
+    __slots__ = ("before", "count", "first", "move", "steps", "taken", "values")
 
     def __init__(self, before: Link | None, move: Move, taken: Taken, values: Values) -> None:
         self.before = before
@@ -30,6 +30,8 @@ class Link:
         """The registers of the conditions."""
         self.count: int = 1 if before is None else before.count + 1
         self.first: Taken = taken if before is None else before.first
+        self.steps: dict[str, Tooks] | None = None
+        """What each step took up to here, where a `Reader` has kept it."""
 
     def all(self) -> list[Link]:
         """From the first to this one."""
@@ -120,6 +122,41 @@ def earlier_preferred(one: Link, other: Link) -> bool:
 def steps_of(automaton: Automaton, link: Link) -> dict[str, Tooks]:
     """What each step took. Steps that took nothing have None or (), those that are absences are not there."""
     return _read_sequence(automaton.elements, _gathered(automaton, link))
+
+
+_FEW = 8
+"""Events in a chain up to which what was read of it is kept: the matches of one run may be many."""
+
+
+class Reader:
+    """`steps_of` for the chains of one pattern. Quicker if its steps take events themselves, without groups and choices."""
+
+    def __init__(self, automaton: Automaton) -> None:
+        self._automaton = automaton
+        self._flat = all(isinstance(element.node, Take) for element in automaton.elements)
+        self._blank = _read_sequence(automaton.elements, {})
+        self._leaves = [(_plain(leaf.element), leaf.element.several) for leaf in automaton.leaves]
+
+    def read(self, link: Link) -> dict[str, Tooks]:
+        """What each step took. The dictionary is the caller's own."""
+        before = link.before
+        if not self._flat or (before is not None and before.count > _FEW):
+            return steps_of(self._automaton, link)
+        if before is None:
+            steps = self._blank.copy()
+        else:
+            known = before.steps
+            if known is None:
+                known = before.steps = self.read(before)
+            steps = known.copy()
+        name, several = self._leaves[link.move.reach.leaf.index]
+        if several:
+            had = steps[name]
+            assert isinstance(had, tuple)
+            steps[name] = (*had, link.taken)
+        else:
+            steps[name] = link.taken
+        return steps
 
 
 def seen_by(automaton: Automaton, link: Link | None, leaf: Leaf, *, fresh: bool) -> dict[str, Tooks]:
