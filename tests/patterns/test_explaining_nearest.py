@@ -92,7 +92,7 @@ def test_no_run_of_the_beginning_came_farther() -> None:
                 for history, _ in case.oracle.runs
                 if case.events[history[0][0]].position == position
             )
-            level = run.place.key
+            level = run.stage.key
             assert _waits_at(case.definition, *level) == best, (case.definition, case.events, run)
             compared += 1
     assert compared > 25

@@ -1,3 +1,3 @@
-"""Automata: from each place that a run of a pattern can have reached, the ways on from there."""
+"""Automata: from each stage that a run of a pattern can have reached, the ways on from there."""
 
 __all__: list[str] = []

@@ -1,8 +1,8 @@
-"""A pattern as an automaton: for each place that a run can have reached, the ways on from there, in the order of preference.
+"""A pattern as an automaton: for each stage that a run can have reached, the ways on from there, in the order of preference.
 
-A `Place` is known by where in the pattern the last event was taken, with counts as far as they matter. Its moves are
+A `Stage` is known by where in the pattern the last event was taken, with counts as far as they matter. Its moves are
 what may take a next event: the leaf that takes it, how it must follow, and what must not lie between. `End` is what must still be
-certain for a run to be complete there. Everything is worked out once, when a place is first reached; nothing here knows events.
+certain for a run to be complete there. Everything is worked out once, when a stage is first reached; nothing here knows events.
 
 The rules are those of docs/decisions/0030-what-a-pattern-means.md. Contiguity is of the outermost element that is entered; of a
 repetition, `inner`; of a further part of any order, its `inner`.
@@ -15,10 +15,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ensue.patterns.definition import AllOf, Choice, Condition, Contiguity, Definition, Element, Group, Take
 
-__all__ = ["Absence", "Automaton", "End", "Guard", "Leaf", "Move", "Place", "PlaceKey", "Reach"]
+__all__ = ["Absence", "Automaton", "End", "Guard", "Leaf", "Move", "Reach", "Stage", "StageKey"]
 
-PlaceKey: TypeAlias = "tuple[Any, ...]"
-"""Of a sequence: the element's number, and its count with the place within it."""
+StageKey: TypeAlias = "tuple[Any, ...]"
+"""Of a sequence: the element's number, and its count with the stage within it."""
 
 
 class Leaf:
@@ -61,7 +61,7 @@ class Leaf:
 
 
 class Reach(NamedTuple):
-    """A leaf as it can be reached from some place: in a repetition of its group that begins with it (`fresh`), or as a further event
+    """A leaf as it can be reached from some stage: in a repetition of its group that begins with it (`fresh`), or as a further event
     of the element that took the last (`again`)."""
 
     number: int
@@ -97,7 +97,7 @@ _NOTHING = _Passed()
 
 
 class _Way(NamedTuple):
-    """A move in the making: `key` is the place within what is being looked at."""
+    """A move in the making: `key` is the stage within what is being looked at."""
 
     reach: Reach
     key: Any
@@ -118,7 +118,7 @@ _Item: TypeAlias = "_Way | _Exit"
 
 
 class Move:
-    """A way on from a place. `number` is its rank there."""
+    """A way on from a stage. `number` is its rank there."""
 
     __slots__ = (
         "absences",
@@ -135,7 +135,7 @@ class Move:
         "within",
     )
 
-    def __init__(self, number: int, way: _Way, target: PlaceKey) -> None:
+    def __init__(self, number: int, way: _Way, target: StageKey) -> None:
         self.number, self.bit = number, 1 << number
         self.reach = way.reach
         self.target = target
@@ -166,15 +166,15 @@ class End:
         self.guards = passed.guards
 
 
-class Place:
+class Stage:
     """Where a run waits."""
 
     __slots__ = ("awaited", "end", "key", "looks_next", "moves", "reaches", "targets")
 
-    def __init__(self, key: PlaceKey, moves: tuple[Move, ...], end: End | None, awaited: str) -> None:
+    def __init__(self, key: StageKey, moves: tuple[Move, ...], end: End | None, awaited: str) -> None:
         self.key, self.moves, self.end, self.awaited = key, moves, end, awaited
         """`awaited` is the name of the first element on from here that cannot be passed over."""
-        self.targets: list[Place | None] = [None] * len(moves)
+        self.targets: list[Stage | None] = [None] * len(moves)
         reaches: dict[int, Reach] = {}
         for reach in self._all():
             reaches[reach.number] = reach
@@ -200,7 +200,7 @@ class Place:
 
 
 class Automaton:
-    """The places of a definition, worked out as they are reached."""
+    """The stages of a definition, worked out as they are reached."""
 
     def __init__(self, definition: Definition) -> None:
         self.elements = definition.elements
@@ -208,25 +208,25 @@ class Automaton:
         self._leaf_of: dict[int, Leaf] = {}
         self._group_of: dict[int, int] = {}
         self._reaches: dict[tuple[int, bool, bool], Reach] = {}
-        self._places: dict[PlaceKey, Place] = {}
+        self._stages: dict[StageKey, Stage] = {}
         self.groups: list[Group] = []
         self._number(self.elements, (), -1, 0)
-        self.start = self._place((), self._sequence(self.elements, 0, fresh=False), "")
+        self.start = self._stage((), self._sequence(self.elements, 0, fresh=False), "")
 
-    def place_behind(self, place: Place, move: Move) -> Place:
+    def stage_behind(self, stage: Stage, move: Move) -> Stage:
         """Where a run is that has taken an event by this move."""
-        found = place.targets[move.number]
+        found = stage.targets[move.number]
         if found is None:
             key = move.target
-            found = self._places.get(key)
+            found = self._stages.get(key)
             if found is None:
-                found = self._place(key, self._onward(self.elements, key), self._awaited(self.elements, key) or "")
-                self._places[key] = found
-            place.targets[move.number] = found
+                found = self._stage(key, self._onward(self.elements, key), self._awaited(self.elements, key) or "")
+                self._stages[key] = found
+            stage.targets[move.number] = found
         return found
 
     def move_of(self, leaf: Leaf, begins: tuple[int, ...]) -> Move:
-        """A move that takes by this leaf and belongs to no place: for runs that go by another automaton."""
+        """A move that takes by this leaf and belongs to no stage: for runs that go by another automaton."""
         return Move(0, _Way(Reach(-1, leaf, leaf.scope in begins, False), (), begins), ())
 
     def scope_of(self, leaf: Leaf) -> tuple[type | None, tuple[Element, ...]]:
@@ -252,11 +252,11 @@ class Automaton:
             else:
                 self._number(node.elements, here, scope, depth)
 
-    def _place(self, key: PlaceKey, items: list[_Item], awaited: str) -> Place:
+    def _stage(self, key: StageKey, items: list[_Item], awaited: str) -> Stage:
         ways = [item for item in items if isinstance(item, _Way)]
         ends = [item for item in items if isinstance(item, _Exit)]
         moves = tuple(Move(number, way, way.key) for number, way in enumerate(ways))
-        return Place(key, moves, End(ends[0].passed) if ends else None, awaited)
+        return Stage(key, moves, End(ends[0].passed) if ends else None, awaited)
 
     def _reach(self, element: Element, *, fresh: bool, again: bool = False) -> Reach:
         leaf = self._leaf_of[id(element)]
@@ -310,8 +310,8 @@ class Automaton:
 
     # --------------------------------------------------------------------------------------------------- going on in one
 
-    def _onward(self, elements: tuple[Element, ...], key: PlaceKey) -> list[_Item]:
-        """The ways on from a place in a sequence, and its exit."""
+    def _onward(self, elements: tuple[Element, ...], key: StageKey) -> list[_Item]:
+        """The ways on from a stage in a sequence, and its exit."""
         at, within = key
         items: list[_Item] = []
         for item in self._in_element(elements[at], within):
@@ -321,7 +321,7 @@ class Automaton:
                 items.append(item._replace(key=(at, item.key)))
         return items
 
-    def _in_element(self, element: Element, key: PlaceKey) -> list[_Item]:
+    def _in_element(self, element: Element, key: StageKey) -> list[_Item]:
         count, within = key
         items: list[_Item] = []
         for item in self._in_node(element, within):
@@ -358,7 +358,7 @@ class Automaton:
             return [*again, _Exit(leaving.passed.then(_Passed(guards=(guard,))))]
         return [*again, leaving] if element.greedy else [leaving, *again]
 
-    def _in_node(self, element: Element, key: PlaceKey) -> list[_Item]:
+    def _in_node(self, element: Element, key: StageKey) -> list[_Item]:
         node = element.node
         if isinstance(node, Take):
             return [_Exit()]
@@ -372,7 +372,7 @@ class Automaton:
             ]
         return self._in_all_of(element, node, key)
 
-    def _in_all_of(self, element: Element, node: AllOf, key: PlaceKey) -> list[_Item]:
+    def _in_all_of(self, element: Element, node: AllOf, key: StageKey) -> list[_Item]:
         done, at, within = key
         items: list[_Item] = []
         for item in self._in_element(node.elements[at], within):
@@ -398,8 +398,8 @@ class Automaton:
 
     # ------------------------------------------------------------------------------------------------------- for people
 
-    def _awaited(self, elements: tuple[Element, ...], key: PlaceKey) -> str | None:
-        """The first element on from a place that cannot be passed over; None: this sequence can end."""
+    def _awaited(self, elements: tuple[Element, ...], key: StageKey) -> str | None:
+        """The first element on from a stage that cannot be passed over; None: this sequence can end."""
         at, (count, within) = key
         element = elements[at]
         node = element.node

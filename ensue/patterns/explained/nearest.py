@@ -14,7 +14,7 @@ import msgspec
 
 from ensue.errors import ConditionFailed
 from ensue.events.recorded import instant
-from ensue.patterns.automata.automaton import Absence, Automaton, Leaf, Move, Place
+from ensue.patterns.automata.automaton import Absence, Automaton, Leaf, Move, Stage
 from ensue.patterns.automata.automaton import Reach as Reached
 from ensue.patterns.definition import AllOf, Choice, Definition, Element, Group, Take
 from ensue.patterns.explained.checks import Scope, fits
@@ -103,7 +103,7 @@ class Nearest(NamedTuple):
     key: str
     automaton: Automaton
     link: Link
-    place: Place
+    stage: Stage
     progress: tuple[int, ...]
 
     @property
@@ -125,14 +125,14 @@ class _Watching(Engine):
         self.best: dict[int, Nearest] = {}
         self._through = through
 
-    def _born(self, beginning: Beginning, place: Place, link: Link, runs: list[Run], found: list[Output]) -> bool:
-        run = Nearest(beginning.key, self._automaton, link, place, _progress(self._automaton.elements, place.key))
+    def _born(self, beginning: Beginning, stage: Stage, link: Link, runs: list[Run], found: list[Output]) -> bool:
+        run = Nearest(beginning.key, self._automaton, link, stage, _progress(self._automaton.elements, stage.key))
         known = self.best.get(link.first.position)
         farther = known is None or (run.progress, link.count) > (known.progress, known.link.count)
         through = self._through
         if farther and (through is None or any(one.position == through.position for one in run.taken)):
             self.best[link.first.position] = run
-        return super()._born(beginning, place, link, runs, found)
+        return super()._born(beginning, stage, link, runs, found)
 
 
 def nearest(
@@ -146,7 +146,7 @@ def nearest(
 
 
 def _progress(elements: tuple[Element, ...], key: Any) -> tuple[int, ...]:
-    """How far a place is, to be compared: the element, how many of it, and how far within it."""
+    """How far a stage is, to be compared: the element, how many of it, and how far within it."""
     at, within = key
     return (at, *_progress_in(elements[at], within))
 
@@ -287,7 +287,7 @@ class _Ways:
 
     def end(self, before: Taken | None) -> Closed | None:
         """What became of being complete here; None: it could not have been, or was at once."""
-        end = self.run.place.end
+        end = self.run.stage.end
         if end is None or not end.absences:
             return None
         spans = [self.deadline(absence.within) for absence in end.absences]
@@ -307,4 +307,4 @@ def ways_of(
 ) -> tuple[list[Closed], Closed | None]:
     """What became of each way on of a run, and of being complete where it was."""
     ways = _Ways(definition, run, stream)
-    return [ways.closed(move, before) for move in run.place.moves], ways.end(before)
+    return [ways.closed(move, before) for move in run.stage.moves], ways.end(before)

@@ -353,9 +353,9 @@ def _miss(definition: Definition, stream: Stream, run: Nearest | None, *reasons:
     taking = [one.name for one in definition.elements if not one.absent]
     done = 0
     if run is not None:
-        awaited = run.place.awaited.partition(".")[0]
+        awaited = run.stage.awaited.partition(".")[0]
         done = taking.index(awaited) if awaited in taking else len(taking)
-    waiting = [] if run is None else [move.reach.leaf.name for move in run.place.moves]
+    waiting = [] if run is None else [move.reach.leaf.name for move in run.stage.moves]
     return WhyNot(
         pattern=definition.name,
         key=stream.key,
@@ -516,7 +516,7 @@ def _in_the_way(definition: Definition, stream: Stream, run: Nearest, matches: S
     last = max(closings, key=lambda one: (one.how != "taken", one.moment), default=None)
     if ruling is not None and (last is None or ruling.ended <= last.moment[0]):
         return (Reason(cause="ruled_out", event=_last(ruling)),)
-    if not run.place.awaited:
+    if not run.stage.awaited:
         return (_complete(definition, stream, run, ways, end),)
     assert last is not None
     if last.how == "taken":  # it had gone on, but was over already
@@ -591,7 +591,7 @@ def _complete(
         return _reason(end)
     until = FOREVER if stream.until is None else stream.until
     waits = [one for one in (*ways, end) if one is not None and one.how == "open"]
-    if (end is not None and end.how == "open") or (end is None and waits and run.place.end and run.place.end.guards):
+    if (end is not None and end.how == "open") or (end is None and waits and run.stage.end and run.stage.end.guards):
         left = max(one.moment[0] for one in waits) - until
         return Reason(cause="waiting", step=f"the end of {waits[-1].reach.leaf.name}", by=left)
     if definition.where is not None:

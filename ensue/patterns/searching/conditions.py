@@ -9,7 +9,7 @@ from typing import Any
 from ensue.errors import ConditionFailed
 from ensue.events.message import Event
 from ensue.events.recorded import instant
-from ensue.patterns.automata.automaton import Absence, Automaton, Leaf, Move, Place, Reach
+from ensue.patterns.automata.automaton import Absence, Automaton, Leaf, Move, Reach, Stage
 from ensue.patterns.definition import Condition, Definition
 from ensue.patterns.matches import match_of, partial_match
 from ensue.patterns.operator import Found, Taken
@@ -33,8 +33,8 @@ class Look:
         self.ended: dict[int, bool] = {}
         """By leaf: whether its `until` holds."""
         self.views: dict[int, Any] = {}
-        self.reacting: dict[Place, bool] = {}
-        """By place: whether a run there can care."""
+        self.reacting: dict[Stage, bool] = {}
+        """By stage: whether a run there can care."""
 
 
 class Conditions:
@@ -47,15 +47,15 @@ class Conditions:
         self._accepted: dict[type[Event], frozenset[int]] = {}
         self._read_conditions()
 
-    def _reacts(self, place: Place, key: str, look: Look) -> bool:
+    def _reacts(self, stage: Stage, key: str, look: Look) -> bool:
         """Whether the event can matter to a run that waits here, as far as conditions say that look at it alone."""
-        known = look.reacting.get(place)
+        known = look.reacting.get(stage)
         if known is None:
-            known = look.reacting[place] = self._may_matter(place, key, look)
+            known = look.reacting[stage] = self._may_matter(stage, key, look)
         return known
 
-    def _may_matter(self, place: Place, key: str, look: Look) -> bool:
-        for reach in place.reaches:
+    def _may_matter(self, stage: Stage, key: str, look: Look) -> bool:
+        for reach in stage.reaches:
             leaf = reach.leaf
             if leaf.index in look.accepted:
                 if leaf.until is not None or not leaf.conditions:

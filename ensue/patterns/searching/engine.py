@@ -1,6 +1,6 @@
 """The general engine: finds the matches of any pattern by runs over its automaton, as docs/decisions/0030 says.
 
-A run waits at a place for one of its moves. Each event of its key lets it go on (a new run), closes moves that may not leave
+A run waits at a stage for one of its moves. Each event of its key lets it go on (a new run), closes moves that may not leave
 that event out, and closes or completes its end. Runs of one beginning are kept in the order of preference, beginnings in the order
 of time, so that going through them gives candidates in the order in which they count. Deadlines of all keys are in one heap;
 entries that hold no more are passed over when they come up.
@@ -14,7 +14,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 from ensue.errors import ConditionFailed
-from ensue.patterns.automata.automaton import Place
+from ensue.patterns.automata.automaton import Stage
 from ensue.patterns.definition import Choice, Definition, elements_of
 from ensue.patterns.keys import key_reader
 from ensue.patterns.operator import Batch, Expired, Found, Output, Taken, identity
@@ -153,19 +153,19 @@ class Engine(Conditions):
             return
         taken: Sequence[Taken] = state["taken"]
         links: list[Link] = []
-        places: list[Place] = []
+        stages: list[Stage] = []
         for before, number, event in state["chain"]:
-            place = self._automaton.start if before < 0 else places[before]
-            move = place.moves[number]
+            stage = self._automaton.start if before < 0 else stages[before]
+            move = stage.moves[number]
             links.append(self._link(None if before < 0 else links[before], move, taken[event]))
-            places.append(self._automaton.place_behind(place, move))
+            stages.append(self._automaton.stage_behind(stage, move))
         beginnings: list[Beginning] = []
         for runs, matched, given, over in state["beginnings"]:
             beginning = Beginning(key, links[runs[0][0]].first)
             beginning.matched, beginning.given = matched, list(given)
             beginning.expired = None if over is None else (links[over[0]], over[1], over[2])
             for at, open_, fresh, ended, end, guards, whole in runs:
-                run = Run(places[at], links[at], open_, fresh=fresh, ended=ended, end=end, guards=guards, whole=whole)
+                run = Run(stages[at], links[at], open_, fresh=fresh, ended=ended, end=end, guards=guards, whole=whole)
                 beginning.runs.append(self._with_due(beginning, run))
             beginnings.append(beginning)
             self._enqueue(beginning)
@@ -261,7 +261,7 @@ class Engine(Conditions):
             link = best[0]
             if link.count > run.link.count or (link.count == run.link.count and earlier_preferred(link, run.link)):
                 return
-        beginning.expired = (run.link, deadline, run.place.awaited or run.place.moves[-1].reach.leaf.name)
+        beginning.expired = (run.link, deadline, run.stage.awaited or run.stage.moves[-1].reach.leaf.name)
 
     def _dead(self, beginning: Beginning, outputs: list[Output]) -> None:
         """It has no run left."""
@@ -301,7 +301,7 @@ class Engine(Conditions):
         within = self.definition.within
         whole = None if within is None else beginning.first.time + within
         latest = 0
-        for move in run.place.moves:
+        for move in run.stage.moves:
             if run.open & move.bit:
                 if move.within is None:
                     return whole
@@ -319,7 +319,7 @@ class Engine(Conditions):
         return run
 
     def _end_due(self, beginning: Beginning, run: Run) -> int | None:
-        end = run.place.end
+        end = run.stage.end
         assert end is not None
         assert run.end is not None
         spans: list[int | None]
@@ -359,7 +359,7 @@ class Engine(Conditions):
                 before = beginning.runs
                 if len(before) == 1:
                     run = before[0]
-                    if reacting.get(run.place) is False and not (run.fresh and run.place.looks_next):
+                    if reacting.get(run.stage) is False and not (run.fresh and run.stage.looks_next):
                         continue
                 runs = self._looked_at(beginning, look, found)
                 if runs is not before:
@@ -420,17 +420,17 @@ class Engine(Conditions):
 
     def _begun(self, key: str, look: Look, found: list[Output]) -> Beginning | None:
         """The runs that begin with this event."""
-        place = self._automaton.start
+        stage = self._automaton.start
         look.views = {}
         beginning: Beginning | None = None
         runs: list[Run] = []
-        for move in place.moves:
+        for move in stage.moves:
             if move.reach.leaf.index in look.accepted and self._can(key, None, None, look, move.reach):
                 beginning = beginning or Beginning(key, look.taken)
                 if self._bound is not None and beginning.order < self._bound:
                     return None
                 link = self._link(None, move, look.taken)
-                if self._born(beginning, self._automaton.place_behind(place, move), link, runs, found):
+                if self._born(beginning, self._automaton.stage_behind(stage, move), link, runs, found):
                     return None
         if beginning is None or not runs:
             return None
@@ -442,7 +442,7 @@ class Engine(Conditions):
         runs: list[Run] = []
         same = True
         for run in beginning.runs:
-            if (run.fresh and run.place.looks_next) or self._reacts(run.place, beginning.key, look):
+            if (run.fresh and run.stage.looks_next) or self._reacts(run.stage, beginning.key, look):
                 if look.views:
                     look.views = {}
                 many = len(runs)
@@ -453,36 +453,36 @@ class Engine(Conditions):
                 runs.append(run)
         return beginning.runs if same else runs
 
-    def _born(self, beginning: Beginning, place: Place, link: Link, runs: list[Run], found: list[Output]) -> bool:
+    def _born(self, beginning: Beginning, stage: Stage, link: Link, runs: list[Run], found: list[Output]) -> bool:
         """A run that has just taken an event. True: it is whole, and its match ends the beginning."""
         end: int | None = None
         guards = 0
         whole = False
-        if place.end is not None:
-            if not place.end.absences and not place.end.guards:
+        if stage.end is not None:
+            if not stage.end.absences and not stage.end.guards:
                 whole = True
                 if self._candidate(beginning, link, link.taken.time, found):
                     return True
             else:
-                end, guards = (1 << len(place.end.absences)) - 1, (1 << len(place.end.guards)) - 1
-        if place.moves or end is not None:
-            run = Run(place, link, (1 << len(place.moves)) - 1, end=end, guards=guards, whole=whole)
+                end, guards = (1 << len(stage.end.absences)) - 1, (1 << len(stage.end.guards)) - 1
+        if stage.moves or end is not None:
+            run = Run(stage, link, (1 << len(stage.moves)) - 1, end=end, guards=guards, whole=whole)
             runs.append(self._with_due(beginning, run))
         return False
 
     def _step(self, beginning: Beginning, run: Run, look: Look, runs: list[Run], found: list[Output]) -> bool:
         """What becomes of a run with this event: the runs that take it, the preferred first, and the one that leaves it out."""
-        place, link, key = run.place, run.link, beginning.key
+        stage, link, key = run.stage, run.link, beginning.key
         own = link.move.reach.leaf
         ended = run.ended or (own.until is not None and self._has_ended(key, look, own))
         left = run.open
-        for move in place.moves:
+        for move in stage.moves:
             if not left & move.bit:
                 continue
             if move.plain and not ended:
                 if self._can(key, run, link, look, move.reach):
                     taken = self._link(link, move, look.taken)
-                    if self._born(beginning, self._automaton.place_behind(place, move), taken, runs, found):
+                    if self._born(beginning, self._automaton.stage_behind(stage, move), taken, runs, found):
                         return True
                 if move.strict:
                     left &= ~move.bit
@@ -501,7 +501,7 @@ class Engine(Conditions):
                 continue
             if not (ended and move.reach.again) and self._can(key, run, link, look, move.reach):
                 taken = self._link(link, move, look.taken)
-                if self._born(beginning, self._automaton.place_behind(place, move), taken, runs, found):
+                if self._born(beginning, self._automaton.stage_behind(stage, move), taken, runs, found):
                     return True
             if not closes:
                 closes = any(self._can(key, run, link, look, one) for one in move.closers)
@@ -520,14 +520,14 @@ class Engine(Conditions):
                     return True
         if left or end is not None:
             same = left == run.open and end == run.end and guards == run.guards and ended == run.ended
-            if not same or (run.fresh and place.looks_next):
+            if not same or (run.fresh and stage.looks_next):
                 run = self._with_due(beginning, run.left(left, False, ended, end, guards, whole))
             runs.append(run)
         return False
 
     def _step_end(self, beginning: Beginning, run: Run, look: Look, *, ended: bool) -> tuple[int | None, int]:
         """The end of a run with this event: what is still pending. None: it cannot end here any more; -1: it is whole now."""
-        end = run.place.end
+        end = run.stage.end
         assert end is not None
         assert run.end is not None
         key, link, now = beginning.key, run.link, look.taken.time

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ensue.patterns.automata.automaton import Automaton, Leaf, Move, Place
+from ensue.patterns.automata.automaton import Automaton, Leaf, Move, Stage
 from ensue.patterns.definition import AllOf, Choice, Element, Group, Take
 from ensue.patterns.operator import Taken, Tooks
 from ensue.patterns.searching.registers import Values
@@ -45,13 +45,13 @@ class Link:
 
 
 class Run:
-    """Events taken, and a place to wait at. It is never changed, but replaced."""
+    """Events taken, and a stage to wait at. It is never changed, but replaced."""
 
-    __slots__ = ("due", "end", "end_due", "ended", "fresh", "guards", "link", "open", "place", "whole")
+    __slots__ = ("due", "end", "end_due", "ended", "fresh", "guards", "link", "open", "stage", "whole")
 
     def __init__(
         self,
-        place: Place,
+        stage: Stage,
         link: Link,
         open_: int,
         *,
@@ -61,7 +61,7 @@ class Run:
         guards: int = 0,
         whole: bool = False,
     ) -> None:
-        self.place = place
+        self.stage = stage
         self.link = link
         self.open = open_
         """The moves, by their bits, that are still possible."""
@@ -80,7 +80,7 @@ class Run:
 
     def left(self, open_: int, fresh: bool, ended: bool, end: int | None, guards: int, whole: bool) -> Run:
         """The same, behind an event that it has left out."""
-        return Run(self.place, self.link, open_, fresh=fresh, ended=ended, end=end, guards=guards, whole=whole)
+        return Run(self.stage, self.link, open_, fresh=fresh, ended=ended, end=end, guards=guards, whole=whole)
 
 
 class Beginning:
