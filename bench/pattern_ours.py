@@ -13,11 +13,10 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import msgspec
-
 from bench.pattern_data import columns, digest
 from bench.pattern_rules import PATTERNS, CardUsed
-from ensue.patterns import Pattern
+from ensue.events.recorded import instant
+from ensue.patterns import Pattern, find_in_json
 from ensue.patterns.finding import END
 from ensue.patterns.matches import match_of
 from ensue.patterns.operator import Batch, Found
@@ -86,16 +85,7 @@ def times_of(match: Pattern) -> list[int]:
 
 def _read_and_find(pattern: type[Pattern], lines: Sequence[bytes]) -> list[Pattern]:
     """The same from JSON: each event is bytes of its own, as a log or a channel has it."""
-    definition = pattern.__ensue_pattern__
-    operator = operator_of(definition)
-    decode = msgspec.json.Decoder(CardUsed).decode
-    found: list[Pattern] = []
-    for at in range(0, len(lines), BATCH):
-        events = [decode(line) for line in lines[at : at + BATCH]]
-        times = [event.time * 1000 for event in events]
-        batch = Batch(events=events, times=times, positions=range(at + 1, at + 1 + len(events)))
-        found += [match_of(definition, one) for one in operator.take(batch) if isinstance(one, Found)]
-    return found + [match_of(definition, one) for one in operator.advance(END) if isinstance(one, Found)]
+    return list(find_in_json(pattern, CardUsed, lines, time=lambda used: instant(used.time * 1000)))
 
 
 if __name__ == "__main__":

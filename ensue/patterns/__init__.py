@@ -17,6 +17,7 @@ from ensue.patterns.aggregates import Aggregate, count, distinct, first, largest
 from ensue.patterns.explained.explaining import explain
 from ensue.patterns.explained.reasons import why, why_not
 from ensue.patterns.finding import find, timed_out
+from ensue.patterns.history.json_lines import find_in_json
 from ensue.patterns.joins import Join, left, right
 from ensue.patterns.language import (
     Late,
@@ -52,6 +53,7 @@ __all__ = [
     "either",
     "explain",
     "find",
+    "find_in_json",
     "first",
     "group",
     "largest",

@@ -28,7 +28,7 @@ from ensue.patterns.definition import Definition
 from ensue.patterns.keys import key_reader
 from ensue.patterns.operator import Batch, Expired, Found, Output, Taken, identity
 
-__all__ = ["Compiled", "Form", "NoPlaces", "Plain", "compiled", "constructor", "predicate"]
+__all__ = ["Compiled", "Form", "NoPlaces", "Plain", "compiled", "constructor", "predicate", "selector"]
 
 CHUNK = 4096
 """So many events go through a program at a time; then what is over is thrown away."""
@@ -121,16 +121,31 @@ def constructor(event: type[Event], fields: Sequence[str]) -> Callable[..., Even
     return made
 
 
-def predicate(test: Test) -> Callable[[Event], bool]:
-    """Whether all parts of a test hold of an event."""
+def predicate(*tests: Test) -> Callable[[Any], bool]:
+    """Whether all parts of one of these tests hold of an event, or of what has the fields that they read."""
+    known, said, space = _asked(tests)
+    exec(f"def holds(e, {known}): return {said}", space)  # noqa: S102 - written from the expression tree alone
+    found: Callable[[Any], bool] = space["holds"]
+    return found
+
+
+def selector(*tests: Test) -> Callable[[Sequence[Any]], list[int]]:
+    """Gives the places of those events for which the `predicate` of these tests holds."""
+    known, said, space = _asked(tests)
+    exec(f"def select(events, {known}): return [i for i, e in enumerate(events) if {said}]", space)  # noqa: S102 - as above
+    found: Callable[[Sequence[Any]], list[int]] = space["select"]
+    return found
+
+
+def _asked(tests: Sequence[Test]) -> tuple[str, str, dict[str, Any]]:
+    """The parameters that a source has for its constants, the source of whether one of these tests holds, and the constants."""
     names = Names()
     writer = Writer(names, "e", Steps())
-    parts = [f"{names.of(part, 'f')}(e)" if callable(part) else writer.write(part) for part in test]
-    known = ", ".join(f"{name}={name}" for name in names.values)
-    space: dict[str, Any] = dict(names.values)
-    exec(f"def holds(e, {known}): return {' and '.join(parts)}", space)  # noqa: S102 - written from the expression tree alone
-    found: Callable[[Event], bool] = space["holds"]
-    return found
+    said = [
+        " and ".join(f"{names.of(part, 'f')}(e)" if callable(part) else writer.write(part) for part in test)
+        for test in tests
+    ]
+    return ", ".join(f"{name}={name}" for name in names.values), " or ".join(said) or "False", dict(names.values)
 
 
 class Compiled:
