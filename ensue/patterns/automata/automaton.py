@@ -208,7 +208,8 @@ class Automaton:
         self._leaf_of: dict[int, Leaf] = {}
         self._group_of: dict[int, int] = {}
         self._reaches: dict[tuple[int, bool, bool], Reach] = {}
-        self._stages: dict[StageKey, Stage] = {}
+        self.stages: dict[StageKey, Stage] = {}
+        """Those that have been reached, without the start."""
         self.groups: list[Group] = []
         self._number(self.elements, (), -1, 0)
         self.start = self._stage((), self._sequence(self.elements, 0, fresh=False), "")
@@ -218,10 +219,10 @@ class Automaton:
         found = stage.targets[move.number]
         if found is None:
             key = move.target
-            found = self._stages.get(key)
+            found = self.stages.get(key)
             if found is None:
                 found = self._stage(key, self._onward(self.elements, key), self._awaited(self.elements, key) or "")
-                self._stages[key] = found
+                self.stages[key] = found
             stage.targets[move.number] = found
         return found
 

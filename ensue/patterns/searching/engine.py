@@ -199,7 +199,12 @@ class Engine(Conditions):
         for beginning in over:
             if beginning.live:
                 self._dead(beginning, outputs)
-                self._drop(beginning.key)
+                left = self._keys[beginning.key]
+                left.remove(
+                    beginning
+                )  # which is mostly the first: beginnings wait in the order in which their time is over
+                if not left:
+                    del self._keys[beginning.key]
 
     def _requeue(self) -> None:
         """The first entry of the queue is not so any more: where it belongs, if anywhere."""
@@ -353,7 +358,7 @@ class Engine(Conditions):
         touched: dict[int, list[Run] | None] = {}
         reacting = look.reacting
         try:
-            for at, beginning in enumerate(beginnings):
+            for at, beginning in enumerate(() if self._passes_all(key, beginnings, look) else beginnings):
                 if self._bound is not None and beginning.order < self._bound:
                     continue
                 before = beginning.runs
@@ -392,6 +397,13 @@ class Engine(Conditions):
             self._enqueue(fresh)
         self._keep(key, kept)
 
+    def _passes_all(self, key: str, beginnings: Sequence[Beginning], look: Look) -> bool:
+        """Whether the event can matter to no run, wherever it waits. Not looked at where it costs as much to ask each beginning."""
+        stages = self._automaton.stages
+        if len(stages) >= len(beginnings):
+            return False
+        return not any(stage.looks_next or self._reacts(stage, key, look) for stage in stages.values())
+
     def _settle(
         self, beginning: Beginning, runs: list[Run] | None, kept: list[Beginning], outputs: list[Output]
     ) -> None:
@@ -407,7 +419,7 @@ class Engine(Conditions):
             kept.append(beginning)
 
     def _keep(self, key: str, kept: list[Beginning]) -> None:
-        total = sum(len(beginning.runs) for beginning in kept)
+        total = sum([len(beginning.runs) for beginning in kept])
         while total > self.definition.runs:
             oldest = kept.pop(0)
             oldest.live = False
