@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -217,6 +218,17 @@ def test_the_identity_is_of_the_pattern_the_key_and_what_was_taken() -> None:
     assert found.id != identity("Pair", "other", found.steps)
     assert found.id != identity("Other", "k", found.steps)
     assert len(found.id) == 16
+
+
+def test_matches_are_equal_whatever_was_read_of_them() -> None:
+    (found,) = engine(Pair).take(fed("a b"))
+    (other,) = engine(Pair).take(fed("a c b"))
+    assert isinstance(found, Found) and isinstance(other, Found)
+    one, same, another = (match_of(Pair.__ensue_pattern__, each) for each in (found, found, other))
+    assert UUID(one.id).bytes == found.id
+    assert one.ended - one.started == timedelta(microseconds=found.ended - found.started)
+    assert one == same and hash(one) == hash(same) and repr(one) == repr(same)
+    assert one != another and one.id != another.id
 
 
 # --------------------------------------------------------------------------------------------------------------- finding
