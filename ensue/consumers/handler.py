@@ -53,7 +53,8 @@ OUTBOX_CONCURRENCY = 512
 
 
 class Declared:
-    """What a handler's annotations may name though nothing in this version runs it: `analyse` refuses the handler."""
+    """What a handler's annotations may name though it is no event: `analyse` refuses the handler, except where it is what the handler
+    reacts to and is noticed in events."""
 
     __slots__ = ()
     __ensue_declared__: ClassVar[str]
@@ -295,10 +296,18 @@ def _check_source(
         )
 
 
+_NOTICED = ("patterns", "windows", "joins")
+
+
 def _refuse_declared(name: str, hints: Mapping[str, Any]) -> None:
     for parameter, hint in hints.items():
         for kind in _named(hint):
             if isinstance(kind, type) and issubclass(kind, Declared) and parameter != "return":
+                if kind.__ensue_declared__ in _NOTICED:
+                    raise DefinitionError(
+                        f"{name}: {parameter!r} is a {kind.__name__}; {kind.__ensue_declared__} are handled as events are: what a handler "
+                        f"reacts to is its first parameter, def {name}(found: {kind.__name__})"
+                    )
                 raise NotYetAvailable(
                     f"{name}: {parameter!r} is a {kind.__name__}; {kind.__ensue_declared__} are declared, but this version "
                     "cannot run them yet"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ensue import ONE_ORDER, Event, hours, minutes, seconds
+from ensue import ONE_ORDER, App, Event, hours, minutes, seconds
 from ensue.errors import DefinitionError
 from ensue.patterns import (
     Join,
@@ -245,6 +245,14 @@ class TestedInTime(Join, within=minutes(1)):
 
 def test_a_class_that_is_called_test_is_no_test() -> None:
     assert [one.__test__ for one in (TestedThenUsed, TestedEachMinute, TestedInTime)] == [False] * 3
+
+
+def test_a_match_beside_an_event_is_refused_with_what_to_write_instead() -> None:
+    def beside(event: A, match: TestedThenUsed) -> None: ...
+
+    said = r"^beside: 'match' is a TestedThenUsed; patterns are handled as events are: .* def beside\(found: TestedThenUsed\)"
+    with pytest.raises(DefinitionError, match=said):
+        App("definitions").on(beside)
 
 
 def test_a_pattern_over_keys_in_common_or_over_all_is_accepted() -> None:
