@@ -445,6 +445,12 @@ def test_a_connection_cut_in_the_midst_of_publishing_loses_and_doubles_nothing(k
             run(story())
 
 
+def stopped(pid: int) -> bool:
+    """Whether every thread of a process has stopped, as the kernel says."""
+    threads = Path(f"/proc/{pid}/task").glob("*/stat")
+    return all(thread.read_text().rpartition(")")[2].split()[0] == "T" for thread in threads)
+
+
 def test_what_a_server_does_not_answer_is_given_up_and_may_be_stored(own_kafka: KafkaServer) -> None:
     async def story() -> None:
         topic = new_topic()
@@ -453,6 +459,8 @@ def test_what_a_server_does_not_answer_is_given_up_and_may_be_stored(own_kafka: 
         async with opened(own_kafka.url(delivery_seconds="1")) as broker:
             await publish(broker, topic, b"1")
             os.kill(own_kafka.pid, signal.SIGSTOP)
+            while not stopped(own_kafka.pid):  # until then a thread of it may still answer
+                pass
             try:
                 told = await broker.publish(topic, [message(b"2")])
             finally:

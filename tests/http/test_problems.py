@@ -103,7 +103,7 @@ def test_every_other_error_is_one_of_the_application_or_needs_a_person() -> None
     }
     assert others == {
         *("DefinitionError", "WiringError", "MissingCapability", "NotYetAvailable", "InsideHandler"),
-        *("DuplicateEventId", "ForeignConnection"),
+        *("DuplicateEventId", "ForeignConnection", "ConditionFailed", "NotPortable", "FlinkFailed"),
         *("MessageRefused", "AccessRefused", "CorruptLog", "LogTooNew", "ArchivedEvent", "KeyLost"),
     }
 

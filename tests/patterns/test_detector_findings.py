@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ensue import App, Channel, Event, days, minutes, seconds
-from ensue.errors import DefinitionError, NotYetAvailable
+from ensue.errors import DefinitionError
 from ensue.events.registry import declaration
 from ensue.patterns import Late, Pattern, TimedOut, Window, Withdrawn, absent, count, distinct, first, one, total
 from ensue.patterns.joins import Join, left, right
@@ -137,7 +137,7 @@ def test_what_no_handler_can_be_given_is_refused_where_it_is_registered() -> Non
         app.on(of_nothing)
     with pytest.raises(DefinitionError, match="say lateness= on it"):
         app.on(withdrawn_of_what_is_certain)
-    with pytest.raises(NotYetAvailable, match="'match' is a OfTheLog"):
+    with pytest.raises(DefinitionError, match="'match' is a OfTheLog"):
         app.on(beside_an_event)
 
 

@@ -93,7 +93,7 @@ class Session:
             async for job, rows in results:
                 if job or rows:
                     return job or str(rows[0][0])
-        raise FlinkFailed(f"Flink at {self._place} took a statement and named no job of it: {_short(statement)}")
+        raise FlinkFailed(f"the gateway {self._place} took a statement and named no job of it: {_short(statement)}")
 
     async def rows(self, statement: str, /) -> AsyncGenerator[list[Any], None]:
         """The rows of a query while they come. Leaving early ends the query's job."""
@@ -154,7 +154,7 @@ class Session:
         if answered.status in (401, 403):
             raise AccessRefused(f"the gateway {self._place} does not let us {what} (status {answered.status})")
         if answered.status >= 400:
-            raise FlinkFailed(f"Flink at {self._place} was asked to {what}; it says: {_reason(answered)}")
+            raise FlinkFailed(f"the gateway {self._place} was asked to {what}; it says: {_reason(answered)}")
         return msgspec.json.decode(answered.body) if answered.body else {}
 
     def _call(self, method: str, path: str, body: object, what: str) -> _Answered:
