@@ -6,7 +6,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check check-style check-mypy check-pyright check-rest format guarantees bench-store bench-pipeline bench-postgres bench-channels bench-domain bench-patterns bench-scale clean
+.PHONY: help demo test check format guarantees bench-store bench-pipeline bench-postgres bench-channels bench-domain bench-patterns bench-scale clean
 
 help:
 	@echo "make demo            a shop with simulated customers, for ten seconds"
@@ -41,19 +41,11 @@ demo: $(VENV)/ready
 test: $(VENV)/ready
 	@$(BIN)/python -m pytest -n 2 --dist worksteal
 
-check: check-style check-mypy check-pyright check-rest
-
-check-style: $(VENV)/ready
+check: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-
-check-mypy: $(VENV)/ready
 	$(BIN)/mypy
-
-check-pyright: $(VENV)/ready
 	$(BIN)/pyright --pythonpath $(BIN)/python
-
-check-rest: $(VENV)/ready
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/tidy
 
