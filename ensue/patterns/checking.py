@@ -12,9 +12,10 @@ import msgspec
 
 from ensue.errors import DefinitionError
 from ensue.events.fingerprint import fingerprint_of
-from ensue.events.message import Event, declaration
+from ensue.events.message import Event
 from ensue.patterns.analysis import cannot_match
 from ensue.patterns.automata.flink_automaton import check_flink
+from ensue.patterns.declaring import checked_duration, common_key
 from ensue.patterns.definition import (
     AllOf,
     Choice,
@@ -33,13 +34,12 @@ from ensue.patterns.tracing import StepSeen, trace
 __all__ = ["define"]
 
 CONTIGUITIES = ("strict", "relaxed", "any")
-_MICROSECOND = timedelta(microseconds=1)
 
 
 def define(cls: type, **options: Any) -> Definition:
     """The definition of a pattern class. Errors: `DefinitionError`."""
     durations = {
-        word: _duration(cls.__name__, word, options[word]) for word in ("within", "disorder", "idle", "lateness")
+        word: checked_duration(cls.__name__, word, options[word]) for word in ("within", "disorder", "idle", "lateness")
     }
     steps = {name: value for name, value in vars(cls).items() if _is_step(value)}
     if not steps:
@@ -59,7 +59,7 @@ def define(cls: type, **options: Any) -> Definition:
         pattern=cls,
         name=options["name"] or cls.__name__,
         elements=elements,
-        key_tag=_key(cls.__name__, elements, options["key"]),
+        key_tag=common_key(cls.__name__, _events(Group(elements, cls)), options["key"]),
         within=durations["within"],
         skip=_skip(cls.__name__, elements, options["skip"]),
         where=building.whole(cls),
@@ -104,7 +104,7 @@ class _Building:
             inner=cast(Contiguity, step.inner),
             greedy=step.greedy,
             until=None if step.until is None else self._condition(step.until, step.of, name, sees_match=False),
-            within=_duration(f"{self.where}.{name}", "within", step.within),
+            within=checked_duration(f"{self.where}.{name}", "within", step.within),
             absent=step.absent,
         )
         if not step.absent:
@@ -249,46 +249,10 @@ def _events(node: Node) -> tuple[type[Event], ...]:
     return tuple(dict.fromkeys(event for element in node.elements for event in _events(element.node)))
 
 
-def _duration(where: str, word: str, given: object) -> int | None:
-    if given is None:
-        return None
-    if not isinstance(given, timedelta) or given <= timedelta():
-        raise DefinitionError(f"{where}: {word}={given!r}; it is a positive duration, such as minutes(10)")
-    return given // _MICROSECOND
-
-
 def _one_of(where: str, word: str, given: Any, known: tuple[str, ...]) -> Any:
     if given not in known:
         raise DefinitionError(f"{where}: {word}={given!r}; it is one of {', '.join(map(repr, known))}")
     return given
-
-
-def _key(where: str, elements: tuple[Element, ...], key: str | None) -> str | None:
-    events = dict.fromkeys(
-        event for element in elements_of(elements) if isinstance(element.node, Take) for event in element.node.events
-    )
-    if key == "":
-        return key
-    tags: dict[str, str] = {}
-    for event in events:
-        declared = declaration(event)
-        own = [tag for _, tag in ((declared.key,) if declared.key else ()) + declared.tags]
-        if key is not None and own.count(key) != 1:
-            raise DefinitionError(
-                f"{where}: key={key!r} must be one tag of every event; the tags of {declared.name} are: {', '.join(own) or 'none'}"
-            )
-        if key is None and declared.key is None:
-            raise DefinitionError(
-                f"{where}: {declared.name} has no key; say which tag its events have in common, key=…, or key=ONE_ORDER for all as one"
-            )
-        if declared.key is not None:
-            tags[declared.name] = declared.key[1]
-    if key is None and len(set(tags.values())) > 1:
-        shown = ", ".join(f"{tag!r} ({name})" for name, tag in tags.items())
-        raise DefinitionError(
-            f"{where}: its events have different keys: {shown}; say which tag they have in common, key=…"
-        )
-    return key
 
 
 def _skip(where: str, elements: tuple[Element, ...], given: Any) -> Skip:

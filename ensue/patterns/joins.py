@@ -31,9 +31,10 @@ from ensue.errors import DefinitionError
 from ensue.events.fingerprint import fingerprint_of
 from ensue.events.message import Event
 from ensue.events.recorded import instant
+from ensue.patterns.declaring import checked_duration, common_key
 from ensue.patterns.definition import TimeOf
 from ensue.patterns.operator import Closed, Taken
-from ensue.patterns.windows import checked_duration, common_key, timing_of
+from ensue.patterns.windows import timing_of
 
 __all__ = ["Join", "JoinDefinition", "Side", "left", "right"]
 

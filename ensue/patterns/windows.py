@@ -26,12 +26,13 @@ from ensue.events.fingerprint import fingerprint_of
 from ensue.events.message import Event, declaration
 from ensue.events.recorded import instant
 from ensue.patterns.aggregates import Aggregate
+from ensue.patterns.declaring import checked_duration, common_key
 from ensue.patterns.definition import TimeOf
 from ensue.patterns.expressions import Candidate, Field
 from ensue.patterns.operator import Closed
 from ensue.patterns.tracing import trace
 
-__all__ = ["Timing", "Window", "WindowDefinition", "checked_duration", "common_key", "timing_of"]
+__all__ = ["Timing", "Window", "WindowDefinition", "timing_of"]
 
 _MICROSECOND = timedelta(microseconds=1)
 _DAY = 24 * 3600 * 1_000_000
@@ -241,15 +242,6 @@ def _uuid(id: bytes) -> str:
 _instant = lru_cache(maxsize=1024)(instant)
 
 
-def checked_duration(where: str, word: str, given: object) -> int | None:
-    """In microseconds. Errors: `DefinitionError` for what is no positive duration."""
-    if given is None:
-        return None
-    if not isinstance(given, timedelta) or given <= timedelta():
-        raise DefinitionError(f"{where}: {word}={given!r}; it is a positive duration, such as minutes(10)")
-    return given // _MICROSECOND
-
-
 def timing_of(
     where: str,
     *,
@@ -279,32 +271,6 @@ def timing_of(
         idle=checked_duration(where, "idle", idle) or 0,
         watermark=watermark,
     )
-
-
-def common_key(where: str, events: tuple[type[Event], ...], key: str | None) -> str | None:
-    """The tag that is the key, as `WindowDefinition.key_tag`. Errors: `DefinitionError` where the events have none in common."""
-    if key == "":
-        return key
-    tags: dict[str, str] = {}
-    for event in events:
-        declared = declaration(event)
-        own = [tag for _, tag in ((declared.key,) if declared.key else ()) + declared.tags]
-        if key is not None and own.count(key) != 1:
-            raise DefinitionError(
-                f"{where}: key={key!r} must be one tag of every event; the tags of {declared.name} are: {', '.join(own) or 'none'}"
-            )
-        if key is None and declared.key is None:
-            raise DefinitionError(
-                f"{where}: {declared.name} has no key; say which tag its events have in common, key=…, or key=ONE_ORDER for all as one"
-            )
-        if declared.key is not None:
-            tags[declared.name] = declared.key[1]
-    if key is None and len(set(tags.values())) > 1:
-        shown = ", ".join(f"{tag!r} ({name})" for name, tag in tags.items())
-        raise DefinitionError(
-            f"{where}: its events have different keys: {shown}; say which tag they have in common, key=…"
-        )
-    return key
 
 
 def _kind(where: str, **given: object) -> Literal["aligned", "session", "sliding", "last"]:
